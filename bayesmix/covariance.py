@@ -1,0 +1,233 @@
+"""How the covariances of the clusters are stored, constrained and estimated: the table `STRUCTURES`.
+
+Celeux & Govaert's family writes each covariance as Σ_k = λ_k D_k A_k D_kᵀ: volume, shape, orientation.
+mclust's three letters say of each in turn whether it is Equal over the clusters, Varying, or the
+Identity. A structure is a row: one of three ways to store Σ (`STORAGES`), a function that estimates it
+(its M-step), and what else differs. Adding a structure is one function and one row.
+
+The quadratic part of log p(x, z=k) is linear in the products that a storage keeps of x; `products`
+computes them for a block of points, points last, and `second` reads moments back from their sums.
+
+References:
+    Celeux & Govaert (1995), Gaussian parsimonious clustering models, Pattern Recognition 28, table 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+__all__ = ["ALIASES", "STORAGES", "STRUCTURES", "Storage", "Structure", "structure_of"]
+
+
+class Storage(NamedTuple):
+    """One way to keep k covariances (or one that they share: a leading axis of length one).
+
+    `values` below is (k|1, d, d), (k|1, d) or (k|1,). `factor` is the inverse W of the Cholesky factor
+    in the same layout, so that |W (x - m)|² is the squared Mahalanobis distance.
+    """
+
+    axes: int  # trailing axes of `values`: 2, 1 or 0
+    products: Callable[[Array], Array]  # block (d, b) -> (q, b), what is summed besides 1 and x
+    weigh: Callable[[Array, int], Array]  # precision, d -> (k|1, q): -1/2 xᵀPx = weigh(P) @ products(x)
+    second: Callable[[Array, int], Array]  # sums of products (k, q) -> second moments in storage
+    outer: Callable[[Array], Array]  # means (k, d) -> the storage's part of m mᵀ
+    cholesky: Callable[[Array], Array]
+    inverse: Callable[[Array], Array]  # Cholesky factor -> W
+    diagonal: Callable[[Array], Array]  # of a factor: (k|1, d) or, for a sphere, (k|1, 1)
+    gram: Callable[[Array], Array]  # W -> precision WᵀW
+    apply: Callable[[Array, Array], Array]  # matrices in storage times vectors (k, d)
+    whiten: Callable[[Array, Array], Array]  # W times deviations (k, d, b)
+    spread: Callable[[Array, Array, Array], Array]  # sum over points of r y yᵀ; r (k, b), y (k, d, b)
+    unwhiten: Callable[[Array, Array], Array]  # Cholesky factor L, second moments V -> L V Lᵀ
+    dense: Callable[[Any, int], Any]  # (..., k|1, d, d)
+    sparse: Callable[[Any], Any]  # dense -> values, dropping what the storage does not keep
+    rescale: Callable[[Any, Any], Any]  # covariance of scale * x; scale (d,)
+    part: Callable[[Any, Any], Any]  # the rows and columns of some features
+
+
+@cache
+def _pairs(d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which products x_i x_j a block keeps, and each one's coefficient in xᵀPx.
+
+    Up to four features the upper triangle, row by row. Beyond, cyclic shifts: x times x moved by
+    0 .. d//2 places, all of one shape, which XLA turns into fewer and longer loops; where d is even
+    the last shift holds each pair twice, so its coefficient is half.
+    """
+    if d <= 4:
+        i, j = np.triu_indices(d)
+    else:
+        shifts = d // 2 + 1
+        i = np.tile(np.arange(d), shifts)
+        j = (i + np.repeat(np.arange(shifts), d)) % d
+    times = np.zeros((d, d))
+    np.add.at(times, (np.minimum(i, j), np.maximum(i, j)), 1.0)
+    return i, j, np.where(i == j, 1.0, 2.0) / times[np.minimum(i, j), np.maximum(i, j)]
+
+
+def _full_products(x: Float[Array, "d b"]) -> Float[Array, "q b"]:
+    d = x.shape[0]
+    if d <= 4:
+        return jnp.concatenate([x[i : i + 1] * x[i:] for i in range(d)])
+    shifted = jnp.concatenate([x, x[: d // 2]])
+    return jnp.concatenate([x * shifted[s : s + d] for s in range(d // 2 + 1)])
+
+
+def _full_weigh(precision: Float[Array, "k d d"], d: int) -> Float[Array, "k q"]:
+    i, j, coefficient = _pairs(d)
+    return -0.5 * precision[:, i, j] * coefficient
+
+
+def _full_second(moments: Float[Array, "k q"], d: int) -> Float[Array, "k d d"]:
+    i, j, _ = _pairs(d)
+    where = np.empty((d, d), int)
+    where[i, j] = where[j, i] = np.arange(i.size)
+    return moments[:, where]
+
+
+def _full_inverse(factor: Float[Array, "k d d"]) -> Float[Array, "k d d"]:
+    identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
+    return lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+
+
+def _over_features(sphere: Array) -> Array:
+    return sphere[..., None]
+
+
+STORAGES: dict[str, Storage] = {
+    "full": Storage(
+        axes=2,
+        products=_full_products,
+        weigh=_full_weigh,
+        second=_full_second,
+        outer=lambda m: m[:, :, None] * m[:, None, :],
+        cholesky=jnp.linalg.cholesky,
+        inverse=_full_inverse,
+        diagonal=lambda f: jnp.diagonal(f, axis1=-2, axis2=-1),
+        gram=lambda w: jnp.swapaxes(w, -1, -2) @ w,
+        apply=lambda a, m: jnp.einsum("...kij,...kj->...ki", jnp.broadcast_to(a, (*m.shape, m.shape[-1])), m),
+        whiten=lambda w, y: jnp.broadcast_to(w, (y.shape[0], *w.shape[1:])) @ y,
+        spread=lambda r, y: (r[:, None] * y) @ jnp.swapaxes(y, -1, -2),
+        unwhiten=lambda f, v: f @ v @ jnp.swapaxes(f, -1, -2),
+        dense=lambda v, d: v,
+        sparse=lambda v: v,
+        rescale=lambda v, s: v * (s[:, None] * s),
+        part=lambda v, j: v[..., j, :][..., j],
+    ),
+    "diagonal": Storage(
+        axes=1,
+        products=lambda x: x * x,
+        weigh=lambda p, d: -0.5 * p,
+        second=lambda q, d: q,
+        outer=lambda m: m * m,
+        cholesky=jnp.sqrt,
+        inverse=lambda f: 1 / f,
+        diagonal=lambda f: f,
+        gram=lambda w: w * w,
+        apply=lambda a, m: a * m,
+        whiten=lambda w, y: w[:, :, None] * y,
+        spread=lambda r, y: jnp.einsum("kb,kdb->kd", r, y * y),
+        unwhiten=lambda f, v: f * f * v,
+        dense=lambda v, d: v[..., None] * np.eye(d, dtype=v.dtype),
+        sparse=lambda v: np.diagonal(v, axis1=-2, axis2=-1),
+        rescale=lambda v, s: v * (s * s),
+        part=lambda v, j: v[..., j],
+    ),
+    # One number a cluster, the mean over features: so one division serves every storage's M-step.
+    "spherical": Storage(
+        axes=0,
+        products=lambda x: jnp.mean(x * x, axis=0, keepdims=True),
+        weigh=lambda p, d: -0.5 * d * p[:, None],
+        second=lambda q, d: q[:, 0],
+        outer=lambda m: jnp.mean(m * m, axis=-1),
+        cholesky=jnp.sqrt,
+        inverse=lambda f: 1 / f,
+        diagonal=_over_features,
+        gram=lambda w: w * w,
+        apply=lambda a, m: a[..., None] * m,
+        whiten=lambda w, y: w[:, None, None] * y,
+        spread=lambda r, y: jnp.einsum("kb,kdb->k", r, y * y) / y.shape[1],
+        unwhiten=lambda f, v: f * f * v,
+        dense=lambda v, d: v[..., None, None] * np.eye(d, dtype=v.dtype),
+        sparse=lambda v: np.diagonal(v, axis1=-2, axis2=-1).mean(-1),
+        rescale=lambda v, s: v * (s[0] * s[0]),
+        part=lambda v, j: v,
+    ),
+}
+
+
+class Structure(NamedTuple):
+    """One row of `STRUCTURES`.
+
+    Attributes:
+        name: mclust's letters.
+        storage: which row of `STORAGES`.
+        shared: one Σ for all clusters, so logits are linear in x and only the total scatter is needed.
+        estimate: the M-step, (count (k,), scatter in storage (k|1, ...), previous values) -> values.
+            An iterative M-step starts from the previous values.
+        n_parameters: (k, d) -> free parameters of the covariances.
+        by_column: the family is closed under rescaling each column by itself, not only all by one number.
+        unbounded: volumes vary, so a cluster that shrinks to a point drives the likelihood to infinity.
+        n_features: the only number of features that it is for, if there is one.
+    """
+
+    name: str
+    storage: str
+    shared: bool
+    estimate: Callable[[Array, Array, Array], Array]
+    n_parameters: Callable[[int, int], int]
+    by_column: bool
+    unbounded: bool
+    n_features: int | None = None
+
+
+def _each(count: Array, scatter: Array, previous: Array) -> Array:
+    """Σ_k = S_k / n_k."""
+    return scatter / count.reshape((-1,) + (1,) * (scatter.ndim - 1))
+
+
+def _pooled(count: Array, scatter: Array, previous: Array) -> Array:
+    """Σ = (Σ_k S_k) / n."""
+    return jnp.sum(scatter, axis=0, keepdims=True) / jnp.sum(count)
+
+
+STRUCTURES: dict[str, Structure] = {
+    row.name: row
+    for row in (
+        Structure("E", "spherical", True, _pooled, lambda k, d: 1, False, False, 1),
+        Structure("V", "spherical", False, _each, lambda k, d: k, False, True, 1),
+        Structure("EII", "spherical", True, _pooled, lambda k, d: 1, False, False),
+        Structure("VII", "spherical", False, _each, lambda k, d: k, False, True),
+        Structure("EEI", "diagonal", True, _pooled, lambda k, d: d, True, False),
+        Structure("VVI", "diagonal", False, _each, lambda k, d: k * d, True, True),
+        Structure("EEE", "full", True, _pooled, lambda k, d: d * (d + 1) // 2, True, False),
+        Structure("VVV", "full", False, _each, lambda k, d: k * d * (d + 1) // 2, True, True),
+    )
+}
+
+ALIASES = {"full": "VVV", "tied": "EEE", "diag": "VVI", "spherical": "VII"}
+
+
+def structure_of(covariance: Any, n_features: int | None = None) -> Structure:
+    """The row for mclust's letters or scikit-learn's word.
+
+    Raises:
+        ValueError: no such structure, or one that is for another number of features.
+    """
+    name = ALIASES.get(covariance, covariance) if isinstance(covariance, str) else covariance
+    if not isinstance(name, str) or name not in STRUCTURES:
+        known = ", ".join([*STRUCTURES, *ALIASES])
+        raise ValueError(f"covariance must be one of {known}; it is {covariance!r}")
+    row = STRUCTURES[name]
+    if n_features is not None and row.n_features not in (None, n_features):
+        raise ValueError(
+            f"covariance {name!r} is for {row.n_features} feature, and the data have {n_features}; "
+            f"use {name + 'II'!r} or another three-letter structure"
+        )
+    return row

@@ -1,0 +1,213 @@
+"""The door: what may come in, as which numbers, and the one error for what may not.
+
+Every public function passes its data, weights, keys and options through here once, before anything
+is compiled. Inside, arrays are finite, two-dimensional and of one floating type; outside, a user sees
+either results or one `ValueError` that names the argument, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+__all__ = ["Points", "as_count", "as_generator", "as_key", "as_name", "as_points", "as_weights"]
+__all__ += ["double_precision", "is_traced", "points_last", "to_numpy"]
+
+
+class Points(NamedTuple):
+    """Rows of data that passed the door: `values` (n, d), float64 or float32, and a name per column."""
+
+    values: np.ndarray
+    names: tuple[str, ...]
+
+
+def is_traced(*trees: Any) -> bool:
+    """Whether any leaf belongs to a user's own `jit`, `vmap` or `grad`."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def double_precision():
+    """The context in which the shell calls compiled code, whatever the global JAX flag says.
+
+    Arrays keep the type they came with: float32 data stay float32 inside it.
+    """
+    return jax.enable_x64(True)
+
+
+def to_numpy(tree: Any) -> Any:
+    """The same pytree with NumPy leaves, which survive outside `double_precision`."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def points_last(values: np.ndarray, size: int) -> np.ndarray:
+    """(n, ...) as blocks of `size` points, points last: (blocks, ..., size), the rest zero.
+
+    Below one block n is padded to a multiple of 64, above it the number of blocks is rounded up to
+    eighths of a power of two, so that few shapes, and few compilations, serve every n.
+    """
+    n = values.shape[0]
+    if n <= size:
+        count, size = 1, -(-n // 64) * 64
+    else:
+        count = -(-n // size)
+        step = max(1, 2 ** (count.bit_length() - 4))
+        count = -(-count // step) * step
+    padded = np.zeros((count * size, *values.shape[1:]), values.dtype)
+    padded[:n] = values
+    return np.ascontiguousarray(np.moveaxis(padded.reshape(count, size, *values.shape[1:]), 1, -1))
+
+
+def as_points(
+    x: Any,
+    name: str = "x",
+    *,
+    n_features: int | None = None,
+    feature_names: Iterable[str] | None = None,
+) -> Points:
+    """Data as an (n, d) float array; (n,) is one feature.
+
+    float32 stays float32; float64, integers, booleans and lists become float64.
+
+    Raises:
+        ValueError: not numeric, missing or infinite cells, empty, more than two axes, or not
+            `n_features` columns; the message names the argument, the column and the row.
+    """
+    names = _column_names(x)
+    values = _as_float(x, name, names)
+    if values.ndim == 1:
+        if n_features not in (None, 1):
+            raise ValueError(
+                f"{name} has shape {values.shape}, which is {values.size} points of one feature, but "
+                f"{n_features} features are needed; for a single point pass {name}[None, :]"
+            )
+        values = values[:, None]
+    if values.ndim != 2:
+        raise ValueError(
+            f"{name} must be (n, d) or (n,), points by features; it has shape {values.shape}"
+        )
+    n, d = values.shape
+    if n == 0 or d == 0:
+        raise ValueError(f"{name} is empty: its shape is {values.shape}")
+    if n_features is not None and d != n_features:
+        raise ValueError(f"{name} has {d} features, but {n_features} are needed")
+    names = tuple(feature_names) if feature_names is not None else names
+    if names is None or len(names) != d:
+        names = tuple(f"x{j}" for j in range(d))
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        cell = values[row, column]
+        rows = int((~np.isfinite(values)).any(axis=1).sum())
+        raise ValueError(
+            f"{name} has {'a missing' if np.isnan(cell) else 'an infinite'} value ({cell}) in row {row}, "
+            f"column {names[column]!r} ({rows} of {n} rows are affected); drop or impute such rows first"
+        )
+    return Points(values, names)
+
+
+def _column_names(x: Any) -> tuple[str, ...] | None:
+    columns = getattr(x, "columns", None)
+    if columns is not None and not callable(columns):
+        return tuple(str(c) for c in columns)
+    series_name = getattr(x, "name", None)
+    return (str(series_name),) if isinstance(series_name, str) and hasattr(x, "to_numpy") else None
+
+
+def _as_float(x: Any, name: str, names: tuple[str, ...] | None) -> np.ndarray:
+    if isinstance(x, np.ma.MaskedArray):
+        if np.ma.getmaskarray(x).any():
+            cell = np.argwhere(np.ma.getmaskarray(x))[0]
+            where = f"row {cell[0]}" + (f", column {cell[1]}" if len(cell) > 1 else "")
+            raise ValueError(
+                f"{name} has a masked value in {where}, which is a missing value; drop or impute such rows first"
+            )
+        x = x.data
+    try:
+        values = np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read as an array of numbers: {error}") from None
+    if values.dtype.kind == "c":
+        raise ValueError(f"{name} is complex ({values.dtype}); pass real numbers")
+    if values.dtype.kind not in "fiub" and values.dtype != jax.numpy.bfloat16:
+        values = _from_objects(values, name, names)
+    single = values.dtype.itemsize <= 4 and values.dtype.kind not in "iub"
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float32 if single else np.float64)
+
+
+def _from_objects(values: np.ndarray, name: str, names: tuple[str, ...] | None) -> np.ndarray:
+    """Numbers out of an object or text array, or an error that names the first cell that is none."""
+    cells = values.reshape(values.shape[0], -1) if values.ndim else values.reshape(1, 1)
+    out = np.empty(cells.shape)
+    for (row, column), cell in np.ndenumerate(cells):
+        try:
+            if isinstance(cell, str | bytes | complex):
+                raise TypeError
+            out[row, column] = np.nan if cell is None else float(cell)
+        except (TypeError, ValueError):
+            what = names[column] if names is not None and len(names) == cells.shape[1] else column
+            raise ValueError(
+                f"{name} is not numeric: row {row}, column {what!r} holds {cell!r}; drop or encode that column"
+            ) from None
+    return out.reshape(values.shape)
+
+
+def as_weights(sample_weight: Any, n: int, name: str = "sample_weight") -> np.ndarray:
+    """Observation weights (n,), float64; `None` is a weight of one each.
+
+    Raises:
+        ValueError: wrong shape, negative, not finite, or all zero.
+    """
+    if sample_weight is None:
+        return np.ones(n)
+    weight = as_points(sample_weight, name, n_features=1).values[:, 0].astype(np.float64)
+    if weight.shape != (n,):
+        raise ValueError(f"{name} has {weight.size} entries for {n} rows")
+    if (weight < 0).any():
+        row = int(np.argmax(weight < 0))
+        raise ValueError(f"{name} is negative ({weight[row]}) in row {row}; a weight counts repetitions")
+    if not weight.any():
+        raise ValueError(f"{name} is zero for every row, so there are no data")
+    return weight
+
+
+def as_count(value: Any, name: str, minimum: int = 1) -> int:
+    """A whole number of at least `minimum`."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, not {value}")
+    return int(value)
+
+
+def as_name(value: Any, name: str, choices: Iterable[str]) -> str:
+    """One of a table's names."""
+    choices = tuple(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; it is {value!r}")
+    return value
+
+
+def _key_words(key: Any) -> np.ndarray:
+    """The 32-bit words behind a key: for an int the two that `jax.random.key` gives it under x64."""
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        return np.array(divmod(int(key) % 2**64, 2**32), dtype=np.uint32)
+    if isinstance(key, jax.Array):
+        typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if (typed and key.ndim == 0) or (key.dtype == np.uint32 and key.ndim == 1):
+            return np.asarray(jax.random.key_data(key) if typed else key)
+    raise ValueError(f"key must be an int or one JAX key such as jax.random.key(0); it is {key!r}")
+
+
+def as_key(key: Any) -> jax.Array:
+    """A JAX key out of an int or a key; ints mean the same under every setting of JAX."""
+    if isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
+        return key
+    return jax.random.wrap_key_data(jax.numpy.asarray(_key_words(key)), impl="threefry2x32")
+
+
+def as_generator(key: Any) -> np.random.Generator:
+    """A NumPy generator for the few draws that are made before anything is compiled (starts)."""
+    return np.random.default_rng([int(word) for word in _key_words(key)])

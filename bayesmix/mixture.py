@@ -1,0 +1,511 @@
+"""A Gaussian mixture is its parameters: everything else follows from log p(x, z).
+
+    z ~ Categorical(weights),    x | z ~ Normal(means[z], covariances[z])
+
+    log p(x, z=k) = log w_k - d/2 log 2π + log |W_k| - |W_k (x - m_k)|² / 2,   W_k the inverse of the
+    Cholesky factor of Σ_k; summing over z is the density, normalising over z the responsibilities.
+
+`GaussianMixture` is a JAX pytree. On ordinary arrays its methods compute in float64 (float32 for float32
+data) whatever the global JAX flag says and return NumPy arrays; under a user's own `jit`, `vmap` or
+`grad` they return JAX arrays and follow the flag that is set outside.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bayesmix.covariance import STORAGES, STRUCTURES, Storage, Structure, structure_of
+from bayesmix.inputs import (
+    as_count,
+    as_key,
+    as_name,
+    as_points,
+    double_precision,
+    is_traced,
+    points_last,
+    to_numpy,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Covariance", "GaussianMixture", "log_joint_block", "log_sum", "precision_factor"]
+
+_FORMAT, _VERSION = "bayesmix.GaussianMixture", 1
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["structure"])
+@dataclass(frozen=True)
+class Covariance:
+    """Covariances in their structure's storage: `values` (k|1, d, d), (k|1, d) or (k|1,)."""
+
+    values: Any
+    structure: str
+
+    @property
+    def row(self) -> Structure:
+        return STRUCTURES[self.structure]
+
+    @property
+    def storage(self) -> Storage:
+        return STORAGES[self.row.storage]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["weights", "means", "covariance"],
+    meta_fields=["feature_names"],
+)
+@dataclass(frozen=True)
+class GaussianMixture:
+    """p(x) = Σ_k weights[k] Normal(x | means[k], covariances[k]).
+
+    Make one with `GaussianMixture.of`, which checks; the constructor does not, because JAX runs it.
+
+    Attributes:
+        weights: mixing proportions (k,), adding up to one.
+        means: (k, d), in the data's units.
+        covariance: the covariances as their structure stores them.
+        feature_names: a name per feature, or `None`.
+
+    Example:
+        >>> import bayesmix as bm
+        >>> mixture = bm.GaussianMixture.of([0.7, 0.3], [[-5.0], [5.0]], [[[1.0]], [[1.0]]])
+        >>> x, z = mixture.simulate(1000, key=0)
+        >>> x.shape, z.shape
+        ((1000, 1), (1000,))
+        >>> mixture.classify([[-4.0], [6.0]])
+        array([0, 1])
+    """
+
+    weights: Any
+    means: Any
+    covariance: Covariance
+    feature_names: tuple[str, ...] | None = field(default=None)
+
+    @classmethod
+    def of(
+        cls,
+        weights: Any,
+        means: Any,
+        covariances: Any,
+        *,
+        covariance: str = "VVV",
+        feature_names: Any = None,
+    ) -> GaussianMixture:
+        """A mixture with known parameters.
+
+        Args:
+            weights: (k,), not negative, adding up to one.
+            means: (k, d), or (k,) for one feature.
+            covariances: (k, d, d), symmetric and positive definite; variances (k,) for one feature; or
+                what the structure stores: (d, d) tied, (k, d) diagonal, (k,) spherical.
+            covariance: the structure, in mclust's letters or scikit-learn's words.
+            feature_names: a name per feature.
+
+        Raises:
+            ValueError: shapes that do not fit each other, weights that are no probabilities, a matrix that
+                is not symmetric, not positive definite or not of the structure.
+        """
+        m, names = as_points(means, "means", feature_names=feature_names)
+        k, d = m.shape
+        w = as_points(weights, "weights", n_features=1).values[:, 0]
+        if w.shape != (k,):
+            raise ValueError(f"weights has {w.size} entries for {k} means")
+        if (w < 0).any() or abs(float(w.sum(dtype=np.float64)) - 1) > 1e-6:
+            raise ValueError(
+                f"weights must not be negative and must add up to one; they are {w.tolist()}, "
+                f"which add up to {w.sum(dtype=np.float64):.8g}"
+            )
+        row = structure_of(covariance, d)
+        values = _covariance_values(covariances, row, k, d)
+        dtype = np.float32 if w.dtype == m.dtype == values.dtype == np.float32 else np.float64
+        return cls(
+            w.astype(dtype),
+            m.astype(dtype),
+            Covariance(values.astype(dtype), row.name),
+            names if feature_names is not None else None,
+        )
+
+    @property
+    def n_components(self) -> int:
+        return self.means.shape[-2]
+
+    @property
+    def n_features(self) -> int:
+        return self.means.shape[-1]
+
+    @property
+    def structure(self) -> str:
+        """mclust's letters for the covariance structure."""
+        return self.covariance.structure
+
+    @property
+    def covariances(self) -> Float[Any, "*batch k d d"]:
+        """The dense covariance matrices, for every structure."""
+        dense = self.covariance.storage.dense(self.covariance.values, self.n_features)
+        library = jnp if isinstance(dense, jax.Array) else np
+        return library.broadcast_to(dense, (*self.means.shape, self.n_features))
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters: k - 1 weights, k d means and the structure's covariance parameters."""
+        k, d = self.n_components, self.n_features
+        return k - 1 + k * d + self.covariance.row.n_parameters(k, d)
+
+    def log_joint(self, x: Any) -> Float[Any, "n k"]:
+        """log p(x, z=k) in nats, of each point with each cluster."""
+        return self._each(log_joint_block, x)
+
+    def log_density(self, x: Any) -> Float[Any, " n"]:
+        """log p(x) in nats, of each point.
+
+        Example:
+            >>> import bayesmix as bm
+            >>> bm.GaussianMixture.of([1.0], [[0.0]], [[[1.0]]]).log_density([0.0]).round(4)
+            array([-0.9189])
+        """
+        return self._each(_log_density_block, x)
+
+    def responsibilities(self, x: Any) -> Float[Any, "n k"]:
+        """p(z=k | x), the soft assignment of each point; rows add up to one."""
+        return self._each(_responsibilities_block, x)
+
+    def classify(self, x: Any) -> Int[Any, " n"]:
+        """The most probable cluster of each point; a tie goes to the lowest index."""
+        return self._each(_classify_block, x)
+
+    def within(
+        self,
+        x: Any,
+        radius: float = 2.5,
+        *,
+        coverage: float | None = None,
+        distance: str = "mahalanobis",
+    ) -> Int[Any, " n"]:
+        """The nearest cluster of each point if it is closer than the radius, else -1.
+
+        Args:
+            x: points (n, d).
+            radius: in standard deviations. A ball of Mahalanobis radius 2.5 holds 99% of a cluster's
+                points at d = 1, but 21% at d = 10.
+            coverage: in place of a radius, the share of its own points that a cluster's ball holds,
+                between 0 and 1: radius² is then that quantile of the chi-square law with d degrees.
+            distance: "mahalanobis", or "euclidean": nearest in plain distance, with the radius counted in that
+                cluster's standard deviation along the way, (uᵀ Σ u)^½ for the unit vector u towards the point.
+
+        Raises:
+            ValueError: a radius that is not positive, a coverage outside (0, 1) or together with "euclidean".
+        """
+        as_name(distance, "distance", _DISTANCES)
+        if coverage is not None:
+            if not 0 < coverage < 1:
+                raise ValueError(f"coverage must be between 0 and 1, not {coverage!r}")
+            if distance != "mahalanobis":
+                raise ValueError("coverage goes with distance='mahalanobis'; pass a radius for 'euclidean'")
+            from scipy.special import gammaincinv
+
+            radius = math.sqrt(2 * gammaincinv(self.n_features / 2, coverage))
+        elif not radius > 0:
+            raise ValueError(f"radius must be positive, not {radius!r}")
+        return self._each(_DISTANCES[distance], x, radius)
+
+    def simulate(self, n: int, *, key: Any) -> tuple[Float[Any, "n d"], Int[Any, " n"]]:
+        """Draw n points in two steps: flip the k-sided coin for z, then draw x from cluster z.
+
+        Args:
+            n: how many points.
+            key: a JAX key or an int.
+
+        Returns:
+            x (n, d) and z (n,); row i of x was drawn from cluster z[i].
+        """
+        n = as_count(n, "n")
+        if is_traced(self, key):
+            return _simulate(self._arrays(), as_key(key), n)
+        with double_precision():
+            return to_numpy(_simulate_compiled(self._arrays(), as_key(key), n))
+
+    def marginal(self, features: Any) -> GaussianMixture:
+        """The law of some of the features, by index or name: again a mixture, with the same weights."""
+        keep = [self._feature(f) for f in (features if isinstance(features, list | tuple) else [features])]
+        if not keep or len(set(keep)) != len(keep):
+            raise ValueError(f"features must be different features, at least one; they are {features!r}")
+        return self._restrict(self.weights, self.means[..., keep], self.covariance.values, keep)
+
+    def condition(self, given: Mapping[Any, float]) -> GaussianMixture:
+        """The law of the other features given the values of some: again a mixture.
+
+        With a the free and b the given features, w_k becomes proportional to w_k Normal(b | m_b, Σ_bb) and
+        cluster k has mean m_a + Σ_ab Σ_bb⁻¹ (b - m_b) and covariance Σ_aa - Σ_ab Σ_bb⁻¹ Σ_ba.
+
+        Args:
+            given: feature (index or name) to value, for example `{0: 1.5}`.
+        """
+        if not isinstance(given, Mapping) or not given:
+            raise ValueError(f"given must map features to values, such as {{0: 1.5}}; it is {given!r}")
+        b = [self._feature(f) for f in given]
+        a = [j for j in range(self.n_features) if j not in b]
+        if not a or len(set(b)) != len(b):
+            raise ValueError(f"condition needs at least one feature left free, each given once; given {given!r}")
+        value = list(given.values())
+        if is_traced(self, value):
+            weights, means, values = _condition(self._arrays(), jnp.asarray(value), tuple(a), tuple(b))
+        else:
+            point = as_points([value], "given").values.astype(self.means.dtype)[0]
+            with double_precision():
+                weights, means, values = to_numpy(
+                    jax.jit(_condition, static_argnums=(2, 3))(self._arrays(), point, tuple(a), tuple(b))
+                )
+        return self._restrict(weights, means, values, a, already=True)
+
+    def summary(self) -> pandas.DataFrame:
+        """A row per cluster: its weight, and each feature's mean and standard deviation."""
+        import pandas
+
+        names = self.feature_names or [f"x{j}" for j in range(self.n_features)]
+        deviations = np.sqrt(np.diagonal(self.covariances, axis1=-2, axis2=-1))
+        columns = {"weight": np.asarray(self.weights)}
+        columns |= {f"mean {name}": np.asarray(self.means)[:, j] for j, name in enumerate(names)}
+        columns |= {f"sd {name}": deviations[:, j] for j, name in enumerate(names)}
+        return pandas.DataFrame(columns, index=pandas.RangeIndex(self.n_components, name="cluster"))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the mixture as JSON, every number with all its digits."""
+        document = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "dtype": str(np.asarray(self.means).dtype),
+            "covariance": self.structure,
+            "feature_names": list(self.feature_names) if self.feature_names else None,
+            "weights": np.asarray(self.weights).tolist(),
+            "means": np.asarray(self.means).tolist(),
+            "covariances": np.asarray(self.covariance.values).tolist(),
+        }
+        Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> GaussianMixture:
+        """Read what `save` wrote, to the last bit.
+
+        Raises:
+            ValueError: the file is no such JSON document, or its parameters make no mixture.
+        """
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            if document["format"] != _FORMAT or document["version"] != _VERSION:
+                raise KeyError(f"format {document['format']!r}, version {document['version']!r}")
+            dtype = np.dtype(as_name(document["dtype"], "dtype", ("float64", "float32")))
+            arrays = (np.asarray(document[name], dtype) for name in ("weights", "means", "covariances"))
+            return cls.of(
+                *arrays, covariance=document["covariance"], feature_names=document["feature_names"]
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a mixture that bayesmix {_VERSION} wrote: {error}") from None
+
+    def _arrays(self) -> GaussianMixture:
+        """Without names, so that compiled code does not depend on them."""
+        return replace(self, feature_names=None)
+
+    def _feature(self, feature: Any) -> int:
+        if isinstance(feature, str):
+            as_name(feature, "feature", self.feature_names or ())
+            return (self.feature_names or ()).index(feature)
+        if isinstance(feature, int | np.integer) and 0 <= feature < self.n_features:
+            return int(feature)
+        raise ValueError(f"feature must be a name or an index below {self.n_features}; it is {feature!r}")
+
+    def _restrict(
+        self, weights: Any, means: Any, values: Any, keep: list[int], already: bool = False
+    ) -> GaussianMixture:
+        values = values if already else self.covariance.storage.part(values, np.asarray(keep))
+        names = tuple(self.feature_names[j] for j in keep) if self.feature_names else None
+        return GaussianMixture(weights, means, Covariance(values, self.structure), names)
+
+    def _each(self, block: Callable[..., Array], x: Any, *more: float) -> Any:
+        """Apply a function of one block, points last, to all points; points first again in the result."""
+        if is_traced(self, x, more):
+            points = jnp.asarray(x)
+            points = points[:, None] if points.ndim == 1 and self.n_features == 1 else points
+            if points.ndim != 2 or points.shape[1] != self.n_features:
+                raise ValueError(f"x must be (n, {self.n_features}); it is {jnp.shape(x)}")
+            return jnp.moveaxis(block(self._arrays(), points.T, *more), -1, 0)
+        if self.means.ndim != 2:
+            raise ValueError(
+                f"this is a batch of mixtures (means {self.means.shape}); map the method over it with jax.vmap"
+            )
+        points = as_points(x, n_features=self.n_features).values
+        size = min(4096, max(256, 2 ** (16 - (self.n_components * self.n_features).bit_length())))
+        with double_precision():
+            out = to_numpy(_map_blocks(block, self._arrays(), points_last(points, size), more))
+        out = np.moveaxis(out, -1, 1)
+        return np.ascontiguousarray(out.reshape(-1, *out.shape[2:])[: points.shape[0]])
+
+
+def _covariance_values(covariances: Any, row: Structure, k: int, d: int) -> np.ndarray:
+    """Checked covariances in the row's storage, from dense matrices or from the storage itself."""
+    storage = STORAGES[row.storage]
+    given = np.asarray(covariances)
+    if given.dtype.kind not in "fiub":
+        raise ValueError(f"covariances must be numbers, not {given.dtype}")
+    given = given.astype(np.float32 if given.dtype == np.float32 else np.float64)
+    if d == 1 and given.shape == (k,):
+        given = given[:, None, None]
+    leading = 1 if row.shared else k
+    stored = (leading,) + (d,) * storage.axes
+    if given.shape in (stored, stored[1:]) and given.shape != (k, d, d):
+        dense = storage.dense(given.reshape(stored), d)
+        values = given.reshape(stored)
+    elif given.shape == (k, d, d):
+        dense, values = given, storage.sparse(given)[:leading]
+        allowed = np.broadcast_to(storage.dense(values, d), (k, d, d))
+        if not np.allclose(given, allowed, rtol=1e-6, atol=1e-9 * np.abs(given).max()):
+            raise ValueError(f"covariances are not of the structure {row.name}: as {row.name} they would be {allowed.tolist()}")
+    else:
+        raise ValueError(
+            f"covariances have shape {given.shape}; {row.name} with {k} clusters and {d} features takes "
+            f"{(k, d, d)} or {stored}"
+        )
+    if not np.isfinite(dense).all():
+        raise ValueError(f"covariances have a value that is not finite: {given.tolist()}")
+    for index, matrix in enumerate(dense):
+        scale = np.abs(matrix).max()
+        if np.abs(matrix - matrix.T).max() > 1e-6 * scale:
+            raise ValueError(f"covariance {index} is not symmetric: {matrix.tolist()}")
+        lowest = np.linalg.eigvalsh(matrix.astype(np.float64))[0]
+        if lowest <= 0:
+            raise ValueError(f"covariance {index} is not positive definite (smallest eigenvalue {lowest:.3g}): {matrix.tolist()}")
+    return values
+
+
+def log_sum(logits: Float[Array, "k b"]) -> Float[Array, " b"]:
+    """log Σ_k exp(logits), finite where any logit is."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    return top + jnp.log(jnp.sum(jnp.exp(logits - top), axis=0))
+
+
+def precision_factor(covariance: Covariance, n_features: int) -> tuple[Array, Array]:
+    """W, the inverse of the Cholesky factor in its storage, and log |W| (k|1,)."""
+    storage = covariance.storage
+    factor = storage.inverse(storage.cholesky(jnp.asarray(covariance.values)))
+    diagonal = storage.diagonal(factor)
+    return factor, jnp.sum(jnp.log(jnp.broadcast_to(diagonal, (diagonal.shape[0], n_features))), axis=-1)
+
+
+def _log_weights(weights: Array) -> Array:
+    positive = weights > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, weights, 1)), -jnp.inf)
+
+
+def _whitened(mixture: GaussianMixture, x: Float[Array, "d b"]) -> tuple[Array, Array]:
+    """W_k (x - m_k) for every cluster (k, d, b), and log |W_k|; the factor in the mixture's own precision."""
+    factor, log_det = precision_factor(mixture.covariance, mixture.n_features)
+    deviations = x - jnp.asarray(mixture.means).astype(x.dtype)[:, :, None]
+    return mixture.covariance.storage.whiten(factor.astype(x.dtype), deviations), log_det
+
+
+def log_joint_block(mixture: GaussianMixture, x: Float[Array, "d b"]) -> Float[Array, "k b"]:
+    """log p(x, z=k) of one block of points, from deviations: accurate however far or thin a cluster is."""
+    y, log_det = _whitened(mixture, x)
+    constant = _log_weights(jnp.asarray(mixture.weights)) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
+    return constant.astype(x.dtype)[:, None] - jnp.sum(y * y, axis=1) / 2
+
+
+def _log_density_block(mixture: GaussianMixture, x: Array) -> Array:
+    return log_sum(log_joint_block(mixture, x))
+
+
+def _responsibilities_block(mixture: GaussianMixture, x: Array) -> Array:
+    return jax.nn.softmax(log_joint_block(mixture, x), axis=0)
+
+
+def _classify_block(mixture: GaussianMixture, x: Array) -> Array:
+    return jnp.argmax(log_joint_block(mixture, x), axis=0)
+
+
+def _nearest(distance: Array, z_score: Array, radius: float) -> Array:
+    nearest = jnp.argmin(distance, axis=0)
+    closest = jnp.take_along_axis(z_score, nearest[None], axis=0)[0]
+    return jnp.where(closest < radius, nearest, -1)
+
+
+def _within_mahalanobis(mixture: GaussianMixture, x: Array, radius: float) -> Array:
+    y, _ = _whitened(mixture, x)
+    distance = jnp.sqrt(jnp.sum(y * y, axis=1))
+    return _nearest(distance, distance, radius)
+
+
+def _within_euclidean(mixture: GaussianMixture, x: Array, radius: float) -> Array:
+    deviations = x - jnp.asarray(mixture.means).astype(x.dtype)[:, :, None]
+    squared = jnp.sum(deviations**2, axis=1)
+    dense = jnp.asarray(mixture.covariances).astype(x.dtype)
+    along = jnp.einsum("kib,kij,kjb->kb", deviations, dense, deviations)
+    away = squared > 0
+    score = jnp.where(away, squared / jnp.sqrt(jnp.where(away, along, 1)), 0)
+    return _nearest(squared, score, radius)
+
+
+_DISTANCES: dict[str, Callable[..., Array]] = {
+    "mahalanobis": _within_mahalanobis,
+    "euclidean": _within_euclidean,
+}
+
+
+@partial(jax.jit, static_argnums=0)
+def _map_blocks(function: Callable, mixture: GaussianMixture, blocks: Array, more: tuple) -> Array:
+    if blocks.shape[0] == 1:
+        return function(mixture, blocks[0], *more)[None]
+    return jax.lax.map(lambda block: function(mixture, block, *more), blocks)
+
+
+def _simulate(mixture: GaussianMixture, key: Array, n: int) -> tuple[Array, Array]:
+    """Block by block, so that no (n, d, d) array of factors is ever made."""
+    k, d, size = mixture.n_components, mixture.n_features, min(n, 4096)
+    means = jnp.asarray(mixture.means)
+    storage = mixture.covariance.storage
+    factor = storage.cholesky(jnp.asarray(mixture.covariance.values))
+    factor = jnp.broadcast_to(factor, (k, *factor.shape[1:]))
+    logits = _log_weights(jnp.asarray(mixture.weights))
+
+    def block(key: Array) -> tuple[Array, Array]:
+        coin, noise = jax.random.split(key)
+        z = jax.random.categorical(coin, logits, shape=(size,))
+        standard = jax.random.normal(noise, (size, d), means.dtype)
+        return means[z] + storage.apply(factor[z], standard), z
+
+    x, z = jax.lax.map(block, jax.random.split(key, -(-n // size)))
+    return x.reshape(-1, d)[:n], z.reshape(-1)[:n]
+
+
+_simulate_compiled = jax.jit(_simulate, static_argnums=2)
+
+
+def _condition(
+    mixture: GaussianMixture, value: Array, a: tuple[int, ...], b: tuple[int, ...]
+) -> tuple[Array, Array, Array]:
+    storage, means = mixture.covariance.storage, jnp.asarray(mixture.means)
+    values = jnp.asarray(mixture.covariance.values)
+    free, given = np.asarray(a), np.asarray(b)
+    part = Covariance(storage.part(values, given), mixture.structure)
+    logits = log_joint_block(GaussianMixture(mixture.weights, means[:, given], part), value[:, None])[:, 0]
+    values_free = storage.part(values, free)
+    if storage.axes < 2:
+        return jax.nn.softmax(logits), means[:, free], values_free
+    cross = values[:, free][:, :, given]
+    gain = jnp.swapaxes(jnp.linalg.solve(part.values, jnp.swapaxes(cross, -1, -2)), -1, -2)
+    gains = jnp.broadcast_to(gain, (means.shape[0], *gain.shape[1:]))
+    shift = jnp.einsum("kij,kj->ki", gains, value - means[:, given])
+    return jax.nn.softmax(logits), means[:, free] + shift, values_free - gain @ jnp.swapaxes(cross, -1, -2)
