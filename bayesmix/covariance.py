@@ -36,8 +36,10 @@ class Storage(NamedTuple):
     axes: int  # trailing axes of `values`: 2, 1 or 0
     products: Callable[[Array], Array]  # block (d, b) -> (q, b), what is summed besides 1 and x
     weigh: Callable[[Array, int], Array]  # precision, d -> (k|1, q): -1/2 xᵀPx = weigh(P) @ products(x)
+    size: Callable[[int], int]  # d -> q
     second: Callable[[Array, int], Array]  # sums of products (k, q) -> second moments in storage
-    outer: Callable[[Array], Array]  # means (k, d) -> the storage's part of m mᵀ
+    pack: Callable[[Any, int], Any]  # and back
+    outer: Callable[[Any], Any]  # means (k, d) -> the storage's part of m mᵀ
     cholesky: Callable[[Array], Array]
     inverse: Callable[[Array], Array]  # Cholesky factor -> W
     diagonal: Callable[[Array], Array]  # of a factor: (k|1, d) or, for a sphere, (k|1, 1)
@@ -105,7 +107,9 @@ STORAGES: dict[str, Storage] = {
         axes=2,
         products=_full_products,
         weigh=_full_weigh,
+        size=lambda d: len(_pairs(d)[0]),
         second=_full_second,
+        pack=lambda v, d: v[:, *_pairs(d)[:2]],
         outer=lambda m: m[:, :, None] * m[:, None, :],
         cholesky=jnp.linalg.cholesky,
         inverse=_full_inverse,
@@ -124,7 +128,9 @@ STORAGES: dict[str, Storage] = {
         axes=1,
         products=lambda x: x * x,
         weigh=lambda p, d: -0.5 * p,
+        size=lambda d: d,
         second=lambda q, d: q,
+        pack=lambda v, d: v,
         outer=lambda m: m * m,
         cholesky=jnp.sqrt,
         inverse=lambda f: 1 / f,
@@ -144,8 +150,10 @@ STORAGES: dict[str, Storage] = {
         axes=0,
         products=lambda x: jnp.mean(x * x, axis=0, keepdims=True),
         weigh=lambda p, d: -0.5 * d * p[:, None],
+        size=lambda d: 1,
         second=lambda q, d: q[:, 0],
-        outer=lambda m: jnp.mean(m * m, axis=-1),
+        pack=lambda v, d: v[:, None],
+        outer=lambda m: (m * m).mean(-1),
         cholesky=jnp.sqrt,
         inverse=lambda f: 1 / f,
         diagonal=_over_features,

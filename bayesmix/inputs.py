@@ -85,9 +85,7 @@ def as_points(
             )
         values = values[:, None]
     if values.ndim != 2:
-        raise ValueError(
-            f"{name} must be (n, d) or (n,), points by features; it has shape {values.shape}"
-        )
+        raise ValueError(f"{name} must be (n, d) or (n,), points by features; it has shape {values.shape}")
     n, d = values.shape
     if n == 0 or d == 0:
         raise ValueError(f"{name} is empty: its shape is {values.shape}")

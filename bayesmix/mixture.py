@@ -41,7 +41,14 @@ from bayesmix.inputs import (
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Covariance", "GaussianMixture", "log_joint_block", "log_sum", "precision_factor"]
+__all__ = [
+    "Covariance",
+    "GaussianMixture",
+    "inverse_factor",
+    "log_joint_block",
+    "log_sum",
+    "precision_factor",
+]
 
 _FORMAT, _VERSION = "bayesmix.GaussianMixture", 1
 
@@ -259,7 +266,9 @@ class GaussianMixture:
         b = [self._feature(f) for f in given]
         a = [j for j in range(self.n_features) if j not in b]
         if not a or len(set(b)) != len(b):
-            raise ValueError(f"condition needs at least one feature left free, each given once; given {given!r}")
+            raise ValueError(
+                f"condition needs at least one feature left free, each given once; given {given!r}"
+            )
         value = list(given.values())
         if is_traced(self, value):
             weights, means, values = _condition(self._arrays(), jnp.asarray(value), tuple(a), tuple(b))
@@ -309,9 +318,7 @@ class GaussianMixture:
                 raise KeyError(f"format {document['format']!r}, version {document['version']!r}")
             dtype = np.dtype(as_name(document["dtype"], "dtype", ("float64", "float32")))
             arrays = (np.asarray(document[name], dtype) for name in ("weights", "means", "covariances"))
-            return cls.of(
-                *arrays, covariance=document["covariance"], feature_names=document["feature_names"]
-            )
+            return cls.of(*arrays, covariance=document["covariance"], feature_names=document["feature_names"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a mixture that bayesmix {_VERSION} wrote: {error}") from None
 
@@ -372,7 +379,9 @@ def _covariance_values(covariances: Any, row: Structure, k: int, d: int) -> np.n
         dense, values = given, storage.sparse(given)[:leading]
         allowed = np.broadcast_to(storage.dense(values, d), (k, d, d))
         if not np.allclose(given, allowed, rtol=1e-6, atol=1e-9 * np.abs(given).max()):
-            raise ValueError(f"covariances are not of the structure {row.name}: as {row.name} they would be {allowed.tolist()}")
+            raise ValueError(
+                f"covariances are not of the structure {row.name}: as {row.name} they would be {allowed.tolist()}"
+            )
     else:
         raise ValueError(
             f"covariances have shape {given.shape}; {row.name} with {k} clusters and {d} features takes "
@@ -386,7 +395,9 @@ def _covariance_values(covariances: Any, row: Structure, k: int, d: int) -> np.n
             raise ValueError(f"covariance {index} is not symmetric: {matrix.tolist()}")
         lowest = np.linalg.eigvalsh(matrix.astype(np.float64))[0]
         if lowest <= 0:
-            raise ValueError(f"covariance {index} is not positive definite (smallest eigenvalue {lowest:.3g}): {matrix.tolist()}")
+            raise ValueError(
+                f"covariance {index} is not positive definite (smallest eigenvalue {lowest:.3g}): {matrix.tolist()}"
+            )
     return values
 
 
@@ -399,9 +410,13 @@ def log_sum(logits: Float[Array, "k b"]) -> Float[Array, " b"]:
 
 def precision_factor(covariance: Covariance, n_features: int) -> tuple[Array, Array]:
     """W, the inverse of the Cholesky factor in its storage, and log |W| (k|1,)."""
-    storage = covariance.storage
-    factor = storage.inverse(storage.cholesky(jnp.asarray(covariance.values)))
-    diagonal = storage.diagonal(factor)
+    return inverse_factor(covariance, covariance.storage.cholesky(jnp.asarray(covariance.values)), n_features)
+
+
+def inverse_factor(covariance: Covariance, cholesky: Array, n_features: int) -> tuple[Array, Array]:
+    """`precision_factor` from the Cholesky factor, where that is known already."""
+    factor = covariance.storage.inverse(cholesky)
+    diagonal = covariance.storage.diagonal(factor)
     return factor, jnp.sum(jnp.log(jnp.broadcast_to(diagonal, (diagonal.shape[0], n_features))), axis=-1)
 
 
@@ -420,7 +435,9 @@ def _whitened(mixture: GaussianMixture, x: Float[Array, "d b"]) -> tuple[Array, 
 def log_joint_block(mixture: GaussianMixture, x: Float[Array, "d b"]) -> Float[Array, "k b"]:
     """log p(x, z=k) of one block of points, from deviations: accurate however far or thin a cluster is."""
     y, log_det = _whitened(mixture, x)
-    constant = _log_weights(jnp.asarray(mixture.weights)) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
+    constant = (
+        _log_weights(jnp.asarray(mixture.weights)) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
+    )
     return constant.astype(x.dtype)[:, None] - jnp.sum(y * y, axis=1) / 2
 
 

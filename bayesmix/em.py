@@ -1,0 +1,277 @@
+"""Point estimates: `fit` finds a maximum of the likelihood, from many starts, and says whether to trust it.
+
+Every start runs for a while, the best goes on to convergence. Clean runs come before collapsed and spurious
+ones, because with cluster-specific volumes the likelihood is unbounded and its largest value is not the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bayesmix.covariance import STRUCTURES
+from bayesmix.engines import METHODS
+from bayesmix.initialize import SEEDS, Start, from_means, from_partition, given_start, nearest
+from bayesmix.inputs import as_count, as_generator, as_name
+from bayesmix.loop import Options, Path, begin, run
+from bayesmix.mixture import Covariance, GaussianMixture, log_joint_block, log_sum
+from bayesmix.model import MixtureModel
+from bayesmix.problem import Problem, prepare
+from bayesmix.results import STATUS, Fit
+from bayesmix.statistics import observe
+from bayesmix.verdict import agreeing, best_start, judge, mixture_at
+
+__all__ = ["fit", "solve"]
+
+_STARTS = ("kmeans", *SEEDS)
+_START_ALIASES = {"k-means": "kmeans", "kmeans++": "k-means++"}
+_LLOYD_STEPS = 100
+
+
+def fit(
+    model: MixtureModel,
+    x: Any,
+    *,
+    method: str = "soft",
+    n_starts: int | None = None,
+    init: Any = None,
+    sample_weight: Any = None,
+    hold: Collection[str] = (),
+    key: Any = 0,
+    tol: float = 1e-4,
+    max_steps: int | None = None,
+) -> Fit:
+    """Maximise the likelihood Π_n Σ_k w_k Normal(x_n | m_k, Σ_k) of a mixture by EM or a relative.
+
+    Args:
+        model: the number of clusters and the covariance structure; its prior must be `None`.
+        x: data (n, d), or (n,) for one feature.
+        method: "soft" (EM), "hard" (classification EM: each point wholly in its most probable cluster),
+            "stochastic" (z drawn each step; the mixture of the averaged statistics of the later half of
+            `max_steps` is returned) or "annealed" (responsibilities ∝ p(x, z)^β, β rising to 1).
+        n_starts: how many starts; 10 by default, 1 for stochastic and annealed EM and for a given start.
+        init: "kmeans" (default: k-means from k-means++ seeds), "k-means++", "random" (k different rows); or a
+            start: labels (n,), responsibilities (n, k), means (k, d), a `GaussianMixture`.
+        sample_weight: (n,); an integer weight is repetition, zero is absence.
+        hold: what stays as the start has it: "weights", "covariance" or both. Starts that are no mixture
+            have equal weights.
+        key: seeds the starts and draws; a JAX key or an int.
+        tol: stop when the gain that remains, predicted by Aitken's extrapolation, is below this many nats (never
+            below rounding). Hard EM stops when the assignment repeats. 0 runs exactly `max_steps` steps.
+        max_steps: M-steps at most; 10,000 (soft, annealed), 1,000 (hard), 300 (stochastic) by default.
+
+    Returns:
+        A `Fit`. Its log-likelihood is that of its mixture.
+
+    Raises:
+        ValueError: bad data or options, fewer rows than clusters, or a model with a prior.
+
+    Status:
+        converged; reached max_steps; collapsed component; spurious; degenerate data; non-finite: each with a
+        sentence in `Fit.status`. Collapse never raises and never gives NaN.
+
+    References:
+        Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
+        Celeux & Govaert (1992), A classification EM algorithm for clustering and two stochastic versions.
+        Ueda & Nakano (1998), Deterministic annealing EM algorithm.
+
+    Example:
+        >>> import bayesmix as bm
+        >>> x = bm.datasets.load("old_faithful")
+        >>> fit = bm.fit(bm.MixtureModel(n_components=2), x)
+        >>> round(float(fit.log_likelihood), 3), fit.status
+        (-1130.264, 'converged')
+    """
+    if not isinstance(model, MixtureModel):
+        raise ValueError(f"model must be a MixtureModel, such as MixtureModel(3); it is {model!r}")
+    if model.prior is not None:
+        raise ValueError(
+            "fit maximises the likelihood, which has no prior: pass a model with prior=None, or sample the posterior"
+        )
+    return solve(
+        model.n_components,
+        model.covariance,
+        x,
+        method=method,
+        n_starts=n_starts,
+        init=init,
+        sample_weight=sample_weight,
+        hold=hold,
+        key=key,
+        tol=tol,
+        max_steps=max_steps,
+    )
+
+
+def solve(
+    n_components: int,
+    covariance: str,
+    x: Any,
+    *,
+    method: str = "soft",
+    n_starts: int | None = None,
+    init: Any = None,
+    sample_weight: Any = None,
+    hold: Collection[str] = (),
+    key: Any = 0,
+    tol: float = 1e-4,
+    max_steps: int | None = None,
+    relocate: bool = False,
+) -> Fit:
+    """`fit` without the model; `relocate` moves emptied clusters to far points, as k-means does."""
+    row = METHODS[as_name(method, "method", METHODS)]
+    if not (isinstance(tol, int | float | np.number) and 0 <= tol < np.inf):
+        raise ValueError(f"tol must be a number of nats, zero or more; it is {tol!r}")
+    max_steps = as_count(row.max_steps if max_steps is None else max_steps, "max_steps", minimum=0)
+    hold = (hold,) if isinstance(hold, str) else tuple(sorted(hold))
+    for name in hold:
+        as_name(name, "hold", ("weights", "covariance"))
+    if "covariance" in hold and not isinstance(init, GaussianMixture):
+        raise ValueError("hold='covariance' needs init=GaussianMixture(...), which says what to hold")
+    named = init is None or isinstance(init, str)
+    if not named and n_starts not in (None, 1):
+        raise ValueError(f"a given init is one start, so n_starts must be 1, not {n_starts!r}")
+    count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named else 1
+    problem = prepare(n_components, covariance, x, sample_weight, float(tol))
+    if method == "stochastic" and (problem.w != np.round(problem.w)).any():
+        bad = int(np.argmax(problem.weight != np.round(problem.weight)))
+        raise ValueError(
+            f"stochastic EM draws a whole number of points, so sample_weight must be whole numbers; "
+            f"row {bad} has {problem.weight[bad]}; use method='soft'"
+        )
+    if named:
+        name = as_name(_START_ALIASES.get(init or "kmeans", init or "kmeans"), "init", _STARTS)
+        starts, copies = _own_starts(problem, name, count, key, relocate)
+    else:
+        starts, copies = [given_start(init, problem)], np.zeros(1, int)
+        if max_steps == 0 and starts[0].statistics is not None:
+            raise ValueError("max_steps must be at least 1 for a start from labels or responsibilities")
+    if method == "annealed":  # draws differ, so starts that are the same need not end the same
+        copies = np.arange(len(starts))
+    options = Options(row.responsibilities, hold, problem.x.dtype == np.float32, relocate)
+    path = row.engine(problem, starts, copies, options, max_steps, key)
+    return _finish(problem, path, copies, method, hold, max_steps, relocate)
+
+
+def _own_starts(
+    problem: Problem, name: str, count: int, key: Any, bare: bool
+) -> tuple[list[Start], np.ndarray]:
+    """Starts by name, and for each the index of the first that is the same one."""
+    x, w, k = problem.x, problem.w, problem.n_components
+    draw = SEEDS["k-means++" if name == "kmeans" else name]
+    generators = as_generator(key).spawn(1 if k == 1 else count)
+    seeds = [draw(x, w, k, generator).astype(np.float64) for generator in generators]
+    if bare:
+        return [from_means(x, w, seed, problem.structure) for seed in seeds], np.arange(len(seeds))
+    if name == "kmeans" and k > 1:
+        seeds = _lloyd(problem, seeds)
+    starts, marks = [], []
+    for seed in seeds:
+        labels, squared = nearest(x, seed.astype(x.dtype))
+        starts.append(from_partition(x, w, labels, seed, problem.structure))
+        sizes = np.sort(np.bincount(labels, weights=w, minlength=k))
+        marks.append((*sizes, f"{w @ squared:.9g}"))
+    return starts, np.array([marks.index(mark) for mark in marks])
+
+
+def _lloyd(problem: Problem, seeds: list[np.ndarray]) -> list[np.ndarray]:
+    """Each set of centres taken to its k-means optimum: hard steps with equal weights and one sphere."""
+    k = problem.n_components
+    sphere = Covariance(np.ones(1), "EII")
+    starts = [Start(GaussianMixture(np.full(k, 1 / k), seed, sphere)) for seed in seeds]
+    options = Options("hard", ("weights",), False, True)
+    tiny = np.full(1, 1e-12)
+    rules = problem.rules._replace(
+        floor=problem.rules.floor._replace(collapsed=tiny, thin=tiny, ridge=tiny), tol=1.0
+    )
+    observations = observe(problem.x, problem.w, STRUCTURES["EII"], like=problem.observations)
+    limits = np.full(len(seeds), _LLOYD_STEPS)
+    return list(
+        run(
+            begin(starts, options), limits, observations, rules, options, title="k-means"
+        ).states.mixture.means
+    )
+
+
+def _report_block(mixture: GaussianMixture, x: Array) -> Array:
+    """Of each point: log density, largest log joint, entropy of its responsibilities, label."""
+    logits = log_joint_block(mixture, x)
+    density, top = log_sum(logits), jnp.max(logits, axis=0)
+    r = jnp.exp(logits - density)
+    entropy = -jnp.sum(jnp.where(r > 0, r * jnp.log(jnp.where(r > 0, r, 1)), 0), axis=0)
+    return jnp.stack([density, top, entropy, jnp.argmax(logits, axis=0).astype(x.dtype)])
+
+
+def _finish(
+    problem: Problem,
+    path: Path,
+    copies: np.ndarray,
+    method: str,
+    hold: tuple[str, ...],
+    max_steps: int,
+    relocate: bool,
+) -> Fit:
+    """The best run in the data's own units, with its verdict."""
+    verdicts = [judge(problem, path, s, relocate=relocate) for s in copies]
+    winner = best_start(verdicts, path)
+    states, units = path.states, problem.units
+    mixture = _outside(problem, mixture_at(path, winner))
+    report = mixture._each(_report_block, problem.points).astype(np.float64)
+    density, top, entropy = problem.weight @ report[:, :3]
+    labels = report[:, 3].astype(np.int64)
+    total = float(problem.weight.sum())
+    name, reasons = verdicts[winner]
+    name = "max_steps" if name == "running" else name
+    k = problem.n_components
+    best = None
+    if states.best is not None:
+        best = _outside(
+            problem, mixture_at(path._replace(states=states._replace(mixture=states.best[0])), winner)
+        )
+    held = {"weights": k - 1, "covariance": mixture.covariance.row.n_parameters(k, mixture.n_features)}
+    return Fit(
+        mixture=mixture,
+        objective=path.traces[winner] + units.log_volume * total,
+        log_likelihood=density,
+        classification_log_likelihood=top,
+        entropy=entropy,
+        labels=labels,
+        n_observations=total,
+        method=method,
+        n_steps=int(states.step[winner]),
+        code=STATUS[name][0],
+        status=STATUS[name][1].format(
+            max_steps=max_steps,
+            gain=float(states.gain[winner]),
+            clusters="; ".join(_cluster(c, why, labels) for c, why in reasons.items()),
+            columns=units.degenerate,
+            structure=problem.structure.name,
+            k=k,
+            distinct=len(np.unique(labels)),
+            empty=k - len(np.unique(labels)),
+        ),
+        n_starts=len(copies),
+        n_agree=agreeing(path, verdicts, copies, winner),
+        n_spurious=sum(not v.clean for v in verdicts),
+        n_redraws=int(states.redraws[winner]),
+        n_held=sum(held[h] for h in hold),
+        best_visited=best,
+    )
+
+
+def _outside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
+    """A mixture of the loop in the data's own units, type and names."""
+    outer = problem.units.leave(mixture)
+    dtype = problem.points.dtype
+    values = Covariance(outer.covariance.values.astype(dtype), outer.structure)
+    return GaussianMixture(outer.weights.astype(dtype), outer.means.astype(dtype), values, problem.names)
+
+
+def _cluster(cluster: int, why: str, labels: np.ndarray) -> str:
+    rows = np.flatnonzero(labels == cluster)
+    shown = ", ".join(map(str, rows[:8])) + (", ..." if rows.size > 8 else "")
+    return f"{cluster} (rows {shown or 'none'})" + (f" {why}" if why else "")

@@ -1,0 +1,157 @@
+"""The methods of `fit` as drivers of the one loop: plain (soft, hard), annealed, stochastic.
+
+Each takes starts to a `Path`: the state that every start ended in, with all its objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from bayesmix.inputs import as_generator
+from bayesmix.initialize import Start
+from bayesmix.labels import match_moments
+from bayesmix.loop import Options, Path, State, begin, run
+from bayesmix.mixture import Covariance, GaussianMixture
+from bayesmix.problem import Problem
+from bayesmix.results import STATUS
+from bayesmix.statistics import Statistics
+from bayesmix.verdict import best_start, judge, mixture_at
+
+__all__ = ["METHODS", "Method"]
+
+_CODE = {name: code for name, (code, _) in STATUS.items()}
+
+# What each start may cost, in products n k p, before only the best goes on; 20 steps at least. On a few
+# thousand numbers that lets every start converge.
+_SHORT_WORK = 3e8
+
+# Annealed EM: the inverse temperatures before the last, plain level, and the steps of each.
+_LEVELS = tuple(float(beta) for beta in np.geomspace(0.1, 0.9, 12))
+_LEVEL_STEPS = 20
+_SPLIT = 0.02  # means nearer than this, in pooled standard deviations, are moved apart by as much
+
+
+def _plain(
+    problem: Problem, starts: list[Start], copies: np.ndarray, options: Options, steps: int, key
+) -> Path:
+    """Every distinct start for a while, then the best until it has ended and is still the best."""
+    n, k, structure = problem.x.shape[0], problem.n_components, problem.structure
+    features = starts[0].mixture.n_features * (1 if structure.shared else 1 + starts[0].mixture.n_features)
+    short = int(max(20, _SHORT_WORK // (n * k * features)))
+    distinct = copies == np.arange(len(starts))
+    limits = np.where(distinct, steps if distinct.sum() == 1 else min(short, steps), 0)
+    states = begin(starts, options)
+    states = states._replace(skip=states.skip & distinct)
+    path = run(states, limits, problem.observations, problem.rules, options, title="EM")
+    while True:
+        verdicts = [judge(problem, path, s, relocate=options.relocate) for s in copies]
+        winner = best_start(verdicts, path)
+        left = steps - int(path.states.step[winner])
+        if path.states.code[winner] or left <= 0:
+            return path
+        limits = np.where(np.arange(len(starts)) == winner, left, 0)
+        options = options._replace(whitened=path.whitened)
+        more = run(path.states, limits, problem.observations, problem.rules, options, title="EM")
+        path = more._replace(traces=[np.concatenate(pair) for pair in zip(path.traces, more.traces)])
+
+
+def _annealed(
+    problem: Problem, starts: list[Start], copies: np.ndarray, options: Options, steps: int, key
+) -> Path:
+    """Levels of rising β, coincident means split after each, then plain EM to convergence."""
+    generator = as_generator(key)
+    states = begin(starts, options)
+    for beta in _LEVELS:
+        left = np.minimum(_LEVEL_STEPS, steps - states.step)
+        path = run(states, left, problem.observations, problem.rules, options, beta=beta, title="annealing")
+        options = options._replace(whitened=path.whitened)
+        states = _anew(path, _split(path, generator))
+    return run(states, steps - states.step, problem.observations, problem.rules, options, title="EM")
+
+
+def _anew(path: Path, means: np.ndarray) -> State:
+    """The states made to begin again at other means."""
+    states = path.states
+    return states._replace(
+        mixture=replace(states.mixture, means=means),
+        skip=np.ones_like(states.skip),
+        gain=np.full_like(states.gain, np.nan),
+        calm=np.zeros_like(states.calm),
+        code=np.where(states.code == _CODE["converged"], 0, states.code),
+    )
+
+
+def _split(path: Path, generator: np.random.Generator) -> np.ndarray:
+    """Means that coincide moved a little, in random directions: their common point is a saddle."""
+    means = path.states.mixture.means.copy()
+    for s in range(means.shape[0]):
+        mixture = mixture_at(path, s)
+        pooled = np.einsum("k,kij->ij", mixture.weights, mixture.covariances)
+        deviations = np.sqrt(np.diag(pooled))
+        apart = np.abs((means[s][:, None] - means[s]) / deviations).max(axis=-1)
+        np.fill_diagonal(apart, np.inf)
+        near = (apart < _SPLIT).any(axis=1)
+        means[s] += _SPLIT * near[:, None] * generator.standard_normal(means[s].shape) * deviations
+    return means
+
+
+def _stochastic(
+    problem: Problem, starts: list[Start], copies: np.ndarray, options: Options, steps: int, key
+) -> Path:
+    """A chain of draws from each start, then the mixture of the averaged statistics of its later half."""
+    if (problem.w != 1).any():
+        options = options._replace(responsibilities="sampled_counts")
+    seeds = as_generator(key).integers(0, 2**32, size=(len(starts), 2), dtype=np.uint32)
+    limits = np.full(len(starts), steps)
+    chain = run(
+        begin(starts, options, seeds), limits, problem.observations, problem.rules, options, title="draws"
+    )
+    ends = []
+    for s, drawn in enumerate(chain.chains):
+        later = drawn[len(drawn) // 2 :]
+        second = chain.states.statistics.second
+        average = _average(later, problem.x.shape[1]) if len(later) else chain.states.statistics.moments[s]
+        statistics = Statistics(average, np.float64(-np.inf), None if second is None else second[s])
+        ends.append(Start(mixture_at(chain, s), statistics))
+    options = options._replace(responsibilities="soft", whitened=chain.whitened)
+    rules = problem.rules._replace(tol=0.0)
+    last = run(begin(ends, options), np.ones(len(ends), int), problem.observations, rules, options)
+    code = np.where(chain.states.code == 0, _CODE["converged"], chain.states.code)
+    return last._replace(
+        states=last.states._replace(
+            code=np.where(last.states.code == 0, code, last.states.code),
+            step=chain.states.step,
+            redraws=chain.states.redraws,
+            best=chain.states.best,
+        ),
+        traces=[np.concatenate(pair) for pair in zip(chain.traces, last.traces)],
+    )
+
+
+def _average(moments: np.ndarray, d: int) -> np.ndarray:
+    """The mean of moments (steps, k, p), each step's clusters matched to the running mean."""
+    average = moments[0]
+    for i, drawn in enumerate(moments[1:], start=2):
+        average = average + (drawn[match_moments(drawn, average, d)] - average) / i
+    return average
+
+
+class Method(NamedTuple):
+    """A driver, its row of `statistics.RESPONSIBILITIES`, and defaults of the number of starts and of steps."""
+
+    engine: Callable[..., Path]
+    responsibilities: str
+    n_starts: int
+    max_steps: int
+
+
+METHODS: dict[str, Method] = {
+    "soft": Method(_plain, "soft", 10, 10_000),
+    "hard": Method(_plain, "hard", 10, 1_000),
+    "stochastic": Method(_stochastic, "sampled", 1, 300),
+    "annealed": Method(_annealed, "soft", 1, 10_000),
+}

@@ -1,0 +1,234 @@
+"""First mixtures: where a search for an optimum starts.
+
+A start is drawn before anything is compiled, in NumPy, on centred and scaled data. Draws go by cumulative
+weight and exclude rows by equal value, so that a weight of three and three copies of a row give the same
+starts. Means are distinct unless the data have fewer distinct rows than clusters.
+
+References:
+    Arthur & Vassilvitskii (2007), k-means++: the advantages of careful seeding, SODA.
+    Grunau, Özüdoğru, Rozhoň & Tětek (2023), A nearly tight analysis of greedy k-means++, SODA.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bayesmix.covariance import STORAGES, Structure
+from bayesmix.inputs import as_points
+from bayesmix.mixture import Covariance, GaussianMixture
+from bayesmix.statistics import Statistics, moments_of
+
+__all__ = [
+    "SEEDS",
+    "Start",
+    "from_means",
+    "from_partition",
+    "from_responsibilities",
+    "given_start",
+    "nearest",
+]
+
+
+class Start(NamedTuple):
+    """A mixture, or statistics from which the first M-step makes one (the mixture then fills empty clusters)."""
+
+    mixture: GaussianMixture
+    statistics: Statistics | None = None
+
+
+def _draw(weight: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices drawn with chances proportional to weight, never one of weight zero, however u rounds."""
+    cumulative = np.cumsum(weight, dtype=np.float64)
+    index = np.searchsorted(cumulative, rng.random(size) * cumulative[-1], side="right")
+    return np.minimum(index, np.flatnonzero(weight)[-1])
+
+
+def random_rows(x: np.ndarray, weight: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """k rows of different values, drawn by weight."""
+    free = weight.copy()
+    chosen = []
+    for _ in range(k):
+        pick = _draw(free if free.any() else weight, 1, rng)[0]
+        chosen.append(x[pick])
+        free[(x == x[pick]).all(axis=1)] = 0
+    return np.array(chosen)
+
+
+def plus_plus(x: np.ndarray, weight: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Greedy k-means++: each next row drawn by weighted squared distance to those chosen, best of 2 + ln k."""
+    lengths = np.einsum("nd,nd->n", x, x)
+
+    def squared(rows: np.ndarray) -> np.ndarray:
+        away = lengths[rows][:, None] + lengths - 2 * (x[rows] @ x.T)
+        # Equal rows are at distance zero, whatever the rounding of the three terms leaves.
+        return np.where(away > 8 * np.finfo(x.dtype).eps * (lengths[rows][:, None] + lengths), away, 0)
+
+    chosen = _draw(weight, 1, rng)
+    away = squared(chosen)[0]
+    for _ in range(k - 1):
+        chances = weight * away
+        if not chances.any():
+            chosen = np.append(chosen, _draw(weight, 1, rng))
+            continue
+        candidates = _draw(chances, 2 + int(math.log(k)), rng)
+        left = np.minimum(away, squared(candidates))
+        best = int(np.argmin(left @ weight))
+        chosen, away = np.append(chosen, candidates[best]), left[best]
+    return x[chosen]
+
+
+SEEDS: dict[str, Callable[[np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]] = {
+    "k-means++": plus_plus,
+    "random": random_rows,
+}
+
+
+def _chunks(n: int, size: int = 65536) -> Iterator[slice]:
+    return (slice(i, min(i + size, n)) for i in range(0, n, size))
+
+
+def nearest(x: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest mean of each row (n,), a tie to the lowest index, and the squared distance to it."""
+    labels = np.empty(x.shape[0], np.int64)
+    squared = np.empty(x.shape[0])
+    half = np.einsum("kd,kd->k", means, means) / 2
+    for rows in _chunks(x.shape[0]):
+        labels[rows] = np.argmax(x[rows] @ means.T - half, axis=1)
+        squared[rows] = ((x[rows] - means[labels[rows]]) ** 2).sum(axis=1)
+    return labels, squared
+
+
+def _cluster_moments(
+    x: np.ndarray, rows: Iterator[tuple[Any, np.ndarray]], structure: Structure
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts (k,), means (k, d) and scatters about the means in storage, from (rows, weights) of each cluster."""
+    d = x.shape[1]
+    counts, means, scatters = [], [], []
+    for members, weight in rows:
+        points = x[members].astype(np.float64)
+        count = weight.sum()
+        mean = weight @ points / count if count > 0 else np.zeros(d)
+        points = points - mean
+        if structure.storage == "full":
+            scatter = (points * weight[:, None]).T @ points
+        else:
+            scatter = weight @ (points * points)
+            scatter = scatter if structure.storage == "diagonal" else scatter.mean()
+        counts.append(count)
+        means.append(mean)
+        scatters.append(scatter)
+    return np.array(counts), np.array(means), np.array(scatters)
+
+
+def _over(count: np.ndarray, axes: int) -> np.ndarray:
+    return count.reshape((-1,) + (1,) * axes)
+
+
+def _mixture(means: np.ndarray, values: np.ndarray, structure: Structure) -> GaussianMixture:
+    k = means.shape[0]
+    values = np.broadcast_to(values, (1 if structure.shared else k, *values.shape[1:])).copy()
+    return GaussianMixture(np.full(k, 1 / k), means.astype(np.float64), Covariance(values, structure.name))
+
+
+def from_means(x: np.ndarray, weight: np.ndarray, means: np.ndarray, structure: Structure) -> Start:
+    """Equal weights, these means, and the pooled within-cluster covariance of the nearest-mean partition."""
+    labels, _ = nearest(x, means.astype(x.dtype))
+    rows = ((labels == j, weight[labels == j]) for j in range(means.shape[0]))
+    _, _, scatters = _cluster_moments(x, rows, structure)
+    return Start(_mixture(means, scatters.sum(axis=0)[None] / weight.sum(), structure))
+
+
+def from_partition(
+    x: np.ndarray, weight: np.ndarray, labels: np.ndarray, seeds: np.ndarray, structure: Structure
+) -> Start:
+    """Our own starts: each cluster's own moments, but the pooled covariance where it has at most d + 1 points."""
+    k, d = seeds.shape
+    axes = STORAGES[structure.storage].axes
+    rows = ((labels == j, weight[labels == j]) for j in range(k))
+    counts, means, scatters = _cluster_moments(x, rows, structure)
+    pooled = scatters.sum(axis=0)[None] / counts.sum()
+    means = np.where(counts[:, None] > 0, means, seeds)
+    few = counts <= d + 1
+    scatters = np.where(_over(few, axes), pooled * _over(counts, axes), scatters)
+    return Start(_mixture(means, pooled, structure), _statistics(counts, means, scatters, structure))
+
+
+def from_responsibilities(x: np.ndarray, weight: np.ndarray, r: np.ndarray, structure: Structure) -> Start:
+    """The M-step from given responsibilities (n, k)."""
+    counts, means, scatters = _cluster_moments(
+        x, ((slice(None), weight * r[:, j]) for j in range(r.shape[1])), structure
+    )
+    pooled = scatters.sum(axis=0)[None] / counts.sum()
+    return Start(_mixture(means, pooled, structure), _statistics(counts, means, scatters, structure))
+
+
+def _statistics(
+    counts: np.ndarray, means: np.ndarray, scatters: np.ndarray, structure: Structure
+) -> Statistics:
+    second = None
+    if structure.shared:
+        storage = STORAGES[structure.storage]
+        second = (scatters + storage.outer(means) * _over(counts, storage.axes)).sum(axis=0)[None]
+    return Statistics(moments_of(counts, means, scatters, structure), np.float64(-np.inf), second)
+
+
+def given_start(init: Any, problem: Any) -> Start:
+    """A start from a user's mixture, means (k, d), responsibilities (n, k) or labels (n,).
+
+    Raises:
+        ValueError: what came fits none of these.
+    """
+    x, weight, keep, units = problem.x, problem.w, problem.keep, problem.units
+    k, structure = problem.n_components, problem.structure
+    n, d = keep.size, x.shape[1]
+    if isinstance(init, GaussianMixture):
+        if (init.n_components, init.n_features) != (k, d):
+            raise ValueError(
+                f"init is a mixture of {init.n_components} clusters in {init.n_features} features; "
+                f"{k} clusters in {d} features are needed"
+            )
+        if init.structure == structure.name:
+            values = np.asarray(init.covariance.values, np.float64)
+        else:
+            values = GaussianMixture.of(
+                np.asarray(init.weights),
+                np.asarray(init.means),
+                np.asarray(init.covariances),
+                covariance=structure.name,
+            ).covariance.values.astype(np.float64)
+        mixture = GaussianMixture(
+            np.asarray(init.weights, np.float64),
+            np.asarray(init.means, np.float64),
+            Covariance(values, structure.name),
+        )
+        return Start(units.enter(mixture))
+    given = np.asarray(init)
+    if given.ndim == 1 and given.shape == (n,) and (given.dtype.kind in "iub" or n != k):
+        labels = as_points(given, "init").values[:, 0]
+        bad = (labels != np.floor(labels)) | (labels < 0) | (labels >= k)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"init as labels must be whole numbers from 0 to {k - 1}; row {row} holds {given[row]!r}"
+            )
+        one_hot = (labels[keep, None] == np.arange(k)).astype(np.float64)
+        return from_responsibilities(x, weight, one_hot, structure)
+    array = as_points(given, "init").values.astype(np.float64)
+    if array.shape == (k, d):
+        return from_means(x, weight, (array - units.origin) / units.scale, structure)
+    if array.shape == (n, k):
+        off = np.abs(array.sum(axis=1) - 1)
+        if (array < 0).any() or off.max() > 1e-6:
+            row = int(np.argmax(np.where((array < 0).any(axis=1), np.inf, off)))
+            raise ValueError(
+                f"init as responsibilities must not be negative and each row must add up to one; row {row} is {array[row].tolist()}"
+            )
+        return from_responsibilities(x, weight, array[keep], structure)
+    raise ValueError(
+        f"init has shape {given.shape}; pass labels ({n},), responsibilities ({n}, {k}), means ({k}, {d}), "
+        f"a GaussianMixture, or one of 'kmeans', 'k-means++', 'random'"
+    )

@@ -1,0 +1,344 @@
+"""The one loop: responsibilities, statistics, M-step, and again.
+
+EM, hard EM, stochastic EM, annealed EM and k-means differ in how p(z | x) becomes responsibilities (a row of
+`statistics.RESPONSIBILITIES`), in the inverse temperature, and in what is held fixed; each maximises the free
+energy  F(r, θ) = Σ_n Σ_k r_nk (log p(x_n, z=k | θ) - log r_nk)  over r and θ in turn.
+
+A step is an M-step, then the E-step at its result, in that order: so the state always holds the statistics and
+the objective of its own mixture. `advance` is the compiled part: a `lax.while_loop` a start, `lax.map` over starts,
+a limited number of steps a call, so that the host can show progress, be interrupted, and see to what is
+rare (an emptied cluster of k-means, a cluster that became too thin for raw moments) outside compiled code.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from bayesmix.initialize import Start, nearest
+from bayesmix.inputs import double_precision
+from bayesmix.mixture import Covariance, GaussianMixture, inverse_factor
+from bayesmix.results import STATUS
+from bayesmix.statistics import Observations, Statistics, summarize
+from bayesmix.units import Floor
+
+__all__ = ["Options", "Rules", "State", "advance", "begin", "maximize", "run"]
+
+_CODE = {name: code for name, (code, _) in STATUS.items()}
+_CAPACITY = 256  # steps a call at most; the length of the trace that the device keeps
+_MAX_REDRAWS = 200
+
+
+class Options(NamedTuple):
+    """What is static in the compiled loop: a different value is a different program."""
+
+    responsibilities: str = "soft"
+    hold: tuple[str, ...] = ()
+    whitened: bool = False
+    relocate: bool = False
+
+
+class Rules(NamedTuple):
+    """What is dynamic: changing it compiles nothing."""
+
+    floor: Floor
+    tol: Any
+    rounding: Any  # relative error of a sum of the data's precision
+    total: Any  # total weight times features, the size of the sum
+
+
+class State(NamedTuple):
+    """What the loop carries: `mixture`, the statistics at it, and how the run is going."""
+
+    mixture: GaussianMixture
+    statistics: Statistics
+    skip: Any  # no M-step next: the mixture was given, or the draw at it is to be repeated
+    step: Any  # M-steps done
+    gain: Any  # what the last step added to the objective
+    calm: Any  # steps in a row whose predicted remaining gain is below tol
+    code: Any
+    collapsed: Any  # (k,) clusters that the floor holds, or that are empty
+    tolerant: Any  # k-means: an empty cluster cannot be helped
+    key: Any  # key data, for the rows that draw
+    redraws: Any
+    failed: Any  # redraws in a row
+    best: Any  # (mixture, log-likelihood) seen so far, where draws make the path rise and fall
+    trace: Any  # objectives of this call, and
+    chain: Any  # moments of each step of this call, where draws are averaged
+    filled: Any  # how many entries of them hold
+
+
+def maximize(
+    mixture: GaussianMixture, statistics: Statistics, hold: tuple[str, ...] = ()
+) -> tuple[Array, Array, Array]:
+    """The M-step: weights, means and covariance values that maximise F given the statistics.
+
+    An empty cluster keeps the mean and covariance of `mixture` and takes weight zero.
+    """
+    row, storage, d = mixture.covariance.row, mixture.covariance.storage, mixture.n_features
+    moments = statistics.moments
+    count = moments[:, 0]
+    filled = count > 0
+    safe = jnp.maximum(count, 1e-300)
+    fitted = moments[:, 1 : 1 + d] / safe[:, None]
+    each = safe.reshape((-1,) + (1,) * storage.axes)
+    about = storage.outer(fitted) * each
+    if row.shared:
+        scatter = statistics.second - jnp.sum(about, axis=0, keepdims=True)
+    else:
+        scatter = storage.second(moments[:, 1 + d :], d) - about
+    values = row.estimate(safe, scatter, mixture.covariance.values)
+    if not row.shared:
+        values = jnp.where(filled.reshape(each.shape), values, mixture.covariance.values)
+    weights = mixture.weights if "weights" in hold else count / jnp.sum(count)
+    values = mixture.covariance.values if "covariance" in hold else values
+    return weights, jnp.where(filled[:, None], fitted, mixture.means), values
+
+
+def _factorize(covariance: Covariance, floor: Floor, held: bool) -> tuple[Array, Array, Bool, Bool]:
+    """Covariance values that have a Cholesky factor, the factor, and which (k|1,) collapsed or are thin."""
+    storage = covariance.storage
+
+    def pivots(factor: Array) -> Array:
+        return storage.diagonal(factor) ** 2
+
+    factor = storage.cholesky(covariance.values)
+    collapsed = ~jnp.all(pivots(factor) >= floor.collapsed, axis=-1)  # NaN is no factor, so it collapsed too
+    values = covariance.values
+    if not held:
+
+        def raised(_: None) -> tuple[Array, Array]:
+            each = collapsed.reshape((-1,) + (1,) * storage.axes)
+            lifted = jnp.where(each, values + floor.ridge, values)
+            return lifted, storage.cholesky(lifted)
+
+        values, factor = jax.lax.cond(jnp.any(collapsed), raised, lambda _: (values, factor), None)
+    return values, factor, collapsed, jnp.any(pivots(factor) < floor.thin, axis=-1) & ~collapsed
+
+
+def _step(state: State, observations: Observations, beta: Array, rules: Rules, options: Options) -> State:
+    """One M-step, unless it is to be skipped, and the E-step after it."""
+    draws = options.responsibilities.startswith("sampled")
+    k, d, structure = state.mixture.n_components, state.mixture.n_features, state.mixture.structure
+    weights, means, values = jax.tree.map(
+        lambda old, new: jnp.where(state.skip, old, new),
+        (state.mixture.weights, state.mixture.means, state.mixture.covariance.values),
+        maximize(state.mixture, state.statistics, options.hold),
+    )
+    values, factor, collapsed, thin = _factorize(
+        Covariance(values, structure), rules.floor, "covariance" in options.hold
+    )
+    mixture = GaussianMixture(weights, means, Covariance(values, structure))
+    key, draw = jax.random.split(jax.random.wrap_key_data(state.key)) if draws else (None, None)
+    statistics = summarize(
+        mixture,
+        observations,
+        options.responsibilities,
+        whitened=options.whitened,
+        beta=beta,
+        key=draw,
+        factor=inverse_factor(mixture.covariance, factor, d),
+    )
+    count = statistics.moments[:, 0]
+    finite = jnp.isfinite(statistics.objective) & jnp.all(jnp.isfinite(statistics.moments))
+    gain = statistics.objective - state.statistics.objective
+    calm = _calm(state, statistics, gain, rules, options)
+    code = jnp.where(calm >= 2, _CODE["converged"], 0)
+    if not options.whitened and not mixture.covariance.row.shared:
+        code = jnp.where(jnp.any(thin & (count > d + 1)), _CODE["thin"], code)
+    if options.relocate:
+        code = jnp.where(jnp.any(count <= 0) & ~state.tolerant, _CODE["empty"], code)
+    bad = finite & jnp.any(count < d + 1) if draws else jnp.zeros((), bool)
+    failed = jnp.where(bad, state.failed + 1, 0)
+    code = jnp.where(failed > _MAX_REDRAWS, _CODE["collapsed"], code)
+    code = jnp.where(finite, code, _CODE["non_finite"])
+    mixture, statistics = jax.tree.map(
+        lambda old, new: jnp.where(finite, new, old), (state.mixture, state.statistics), (mixture, statistics)
+    )
+    best, chain = state.best, state.chain
+    if draws:
+        better = finite & (statistics.objective > best[1])
+        best = jax.tree.map(
+            lambda old, new: jnp.where(better, new, old), best, (mixture, statistics.objective)
+        )
+        chain = chain.at[state.filled].set(statistics.moments, mode="drop")
+    return State(
+        mixture=mixture,
+        statistics=statistics,
+        skip=bad,
+        step=state.step + ~state.skip,
+        gain=jnp.where(state.skip | ~jnp.isfinite(gain), jnp.nan, gain),
+        calm=calm,
+        code=code.astype(state.code.dtype),
+        collapsed=jnp.broadcast_to(collapsed, (k,)) | (count <= 0),
+        tolerant=state.tolerant,
+        key=jax.random.key_data(key) if draws else state.key,
+        redraws=state.redraws + bad,
+        failed=failed,
+        best=best,
+        trace=state.trace.at[state.filled].set(statistics.objective, mode="drop"),
+        chain=chain,
+        filled=state.filled + (finite & ~bad),
+    )
+
+
+def _calm(state: State, statistics: Statistics, gain: Array, rules: Rules, options: Options) -> Array:
+    """Steps in a row that promise to gain less than tol; two are enough. tol = 0 never stops.
+
+    Aitken: gains shrink by a = gain / previous gain a step, so gain a / (1 - a) remains. Hard responsibilities
+    have come to rest when the statistics, so the assignment, repeat exactly. One cluster is a closed form.
+    """
+    stepped = ~state.skip & (rules.tol > 0)
+    if options.responsibilities == "hard":
+        return jnp.where(stepped & jnp.all(statistics.moments == state.statistics.moments), 2, 0)
+    if options.responsibilities != "soft":
+        return state.calm
+    if state.mixture.n_components == 1:
+        return jnp.where(stepped, 2, 0)
+    ratio = gain / state.gain
+    remaining = jnp.where(ratio < 1, gain * ratio / (1 - ratio), jnp.inf)
+    rounding = rules.rounding * (jnp.abs(statistics.objective) + rules.total)
+    still = (gain <= rounding) | ((gain > 0) & (state.gain > 0) & (remaining < rules.tol))
+    return jnp.where(stepped & still, state.calm + 1, 0)
+
+
+@partial(jax.jit, static_argnames="options")
+def advance(
+    states: State, limits: Array, observations: Observations, beta: Array, rules: Rules, options: Options
+) -> State:
+    """Up to limits[s] more steps of each start s, none of one that has ended."""
+
+    def one(pair: tuple[State, Array]) -> State:
+        state, limit = pair
+        state = state._replace(filled=jnp.zeros_like(state.filled))
+        last = state.step + limit
+        return jax.lax.while_loop(
+            lambda s: (s.code == 0) & ((s.step < last) | s.skip),
+            lambda s: _step(s, observations, beta, rules, options),
+            state,
+        )
+
+    return jax.lax.map(one, (states, limits))
+
+
+def begin(starts: Sequence[Start], options: Options, seeds: np.ndarray | None = None) -> State:
+    """The states of some starts, stacked; `seeds` (starts, 2) is key data for rows that draw."""
+    draws = options.responsibilities.startswith("sampled")
+
+    def state(start: Start, seed: Any) -> State:
+        mixture = start.mixture
+        k, d, row = mixture.n_components, mixture.n_features, mixture.covariance.row
+        statistics = start.statistics
+        if statistics is None:
+            width = 1 + d + (0 if row.shared else mixture.covariance.storage.size(d))
+            second = np.zeros_like(mixture.covariance.values) if row.shared else None
+            statistics = Statistics(np.zeros((k, width)), np.float64(-np.inf), second)
+        capacity = max(16, min(_CAPACITY, 2**24 // statistics.moments.size)) if draws else _CAPACITY
+        return State(
+            mixture=mixture,
+            statistics=statistics,
+            skip=np.bool_(start.statistics is None),
+            step=np.int64(0),
+            gain=np.float64(np.nan),
+            calm=np.int64(0),
+            code=np.int64(0),
+            collapsed=np.zeros(k, bool),
+            tolerant=np.bool_(False),
+            key=seed,
+            redraws=np.int64(0),
+            failed=np.int64(0),
+            best=(mixture, np.float64(-np.inf)) if draws else None,
+            trace=np.zeros(capacity + 1),
+            chain=np.zeros((capacity + 1, *statistics.moments.shape)) if draws else None,
+            filled=np.int64(0),
+        )
+
+    states = [state(start, None if seeds is None else seeds[i]) for i, start in enumerate(starts)]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+
+
+class Path(NamedTuple):
+    """Where `run` came to: the states, and per start the objectives (and moments) of all its steps."""
+
+    states: State
+    traces: list[np.ndarray]
+    chains: list[np.ndarray]
+    whitened: bool
+
+
+def run(
+    states: State,
+    limits: np.ndarray,
+    observations: Observations,
+    rules: Rules,
+    options: Options,
+    *,
+    beta: float = 1.0,
+    title: str = "",
+) -> Path:
+    """Take each start up to limits[s] steps further, with a progress bar where that takes over two seconds."""
+    from tqdm import tqdm
+
+    ends = states.step + limits
+    capacity = states.trace.shape[1] - 1
+    traces: list[list[np.ndarray]] = [[] for _ in ends]
+    chains: list[list[np.ndarray]] = [[] for _ in ends]
+    chunk = 16
+    with tqdm(desc=title, unit=" steps", delay=2, disable=None, leave=False) as bar:
+        while ((states.code == 0) & ((states.step < ends) | states.skip)).any():
+            before = states.step.sum()
+            clock = time.perf_counter()
+            with double_precision():
+                budget = np.where(states.code == 0, np.minimum(ends - states.step, min(chunk, capacity)), 0)
+                states = advance(states, budget, observations, np.float64(beta), rules, options)
+                states = jax.tree.map(np.array, states)
+            seconds = time.perf_counter() - clock
+            done = int(states.step.sum() - before)
+            bar.update(done)
+            chunk = int(np.clip(chunk * 0.5 / max(seconds, 1e-3), 4, capacity))
+            for s, filled in enumerate(states.filled):
+                traces[s].append(states.trace[s, :filled])
+                if states.chain is not None:
+                    chains[s].append(states.chain[s, :filled])
+            if (states.code == _CODE["thin"]).any():
+                options = options._replace(whitened=True)
+                states = states._replace(code=np.where(states.code == _CODE["thin"], 0, states.code))
+            for s in np.flatnonzero(states.code == _CODE["empty"]):
+                states = _relocate(states, s, observations)
+    return Path(
+        states,
+        [np.concatenate(t) if t else np.zeros(0) for t in traces],
+        [np.concatenate(c) if c else np.zeros(0) for c in chains],
+        options.whitened,
+    )
+
+
+def _relocate(states: State, s: int, observations: Observations) -> State:
+    """Move the emptied clusters of k-means to the points farthest from their own centres, one each.
+
+    Where no point is away from its centre there are fewer distinct rows than clusters, and they stay empty.
+    """
+    means = states.mixture.means[s].copy()
+    d = means.shape[1]
+    x = np.moveaxis(observations.x, 1, -1).reshape(-1, d)
+    weight = observations.weight.reshape(-1)
+    empty = np.flatnonzero(states.statistics.moments[s, :, 0] <= 0)
+    for k in empty:
+        occupied = np.setdiff1d(np.arange(means.shape[0]), empty[np.searchsorted(empty, k) :])
+        _, squared = nearest(x, means[occupied].astype(x.dtype))
+        squared = np.where(weight > 0, squared, 0)
+        farthest = int(np.argmax(squared))
+        if squared[farthest] <= 0:
+            states.tolerant[s] = True
+            break
+        means[k] = x[farthest]
+    states.mixture.means[s] = means
+    states.code[s], states.skip[s] = 0, True
+    return states

@@ -1,0 +1,59 @@
+"""A problem: data that passed the door, in the units of the loop, and what a run needs beside them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bayesmix.covariance import Structure, structure_of
+from bayesmix.inputs import as_points, as_weights
+from bayesmix.loop import Rules
+from bayesmix.statistics import Observations, observe
+from bayesmix.units import Units, spacing, standardize
+
+__all__ = ["Problem", "prepare"]
+
+
+class Problem(NamedTuple):
+    """Data and the rules of a run; rows of weight zero are absent from `x`."""
+
+    names: tuple[str, ...]
+    points: np.ndarray  # all rows, in the data's units
+    weight: np.ndarray  # of all rows
+    keep: np.ndarray  # which rows have positive weight
+    x: np.ndarray  # those rows, in loop units
+    w: np.ndarray
+    grid: np.ndarray  # spacing of each column's values in loop units, zero where it is on no grid
+    units: Units
+    structure: Structure
+    observations: Observations
+    rules: Rules
+    n_components: int
+
+
+def prepare(n_components: int, covariance: str, x: Any, sample_weight: Any, tol: float) -> Problem:
+    """Check the data against the question, centre and scale them, and lay them out in blocks.
+
+    Raises:
+        ValueError: bad data, or fewer rows than clusters.
+    """
+    points, names = as_points(x)
+    structure = structure_of(covariance, points.shape[1])
+    weight = as_weights(sample_weight, points.shape[0])
+    keep = weight > 0
+    rows, w = (points, weight) if keep.all() else (points[keep], weight[keep])
+    if rows.shape[0] < n_components:
+        raise ValueError(
+            f"x has {rows.shape[0]} rows{'' if keep.all() else ' of positive weight'}, fewer than "
+            f"n_components={n_components}; ask for fewer clusters"
+        )
+    scaled, units = standardize(rows, w, names, structure)
+    grid = np.array([spacing(column) for column in scaled.T])
+    rules = Rules(
+        units.floor, float(tol), float(4 * np.finfo(points.dtype).eps), float(w.sum() * points.shape[1])
+    )
+    observations = observe(scaled, w, structure)
+    return Problem(
+        names, points, weight, keep, scaled, w, grid, units, structure, observations, rules, n_components
+    )

@@ -1,0 +1,212 @@
+"""What a fit is: a mixture, how it was reached, and one sentence that says whether to trust it.
+
+The criteria follow Schwarz's sign, bic = -2 log L + p log n: lower is better. mclust prints the negative.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from bayesmix.mixture import GaussianMixture
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["STATUS", "Fit"]
+
+# Why a run ended: an integer inside the loop, a sentence at the boundary. The braces are filled by `fit`.
+STATUS: dict[str, tuple[int, str]] = {
+    "running": (0, "still running"),
+    "converged": (1, "converged"),
+    "max_steps": (
+        2,
+        "reached max_steps={max_steps} before converging (the last step gained {gain:.2g} nats); raise max_steps",
+    ),
+    "non_finite": (
+        3,
+        "non-finite: a step left the finite numbers, so the last finite mixture is returned; "
+        'check the starting mixture, or use prior="weak"',
+    ),
+    "degenerate": (
+        4,
+        "degenerate data: {columns}, so {structure} has no maximum-likelihood estimate along it and the variance "
+        'floor held there; drop the column, choose a structure that does not need it, or use prior="weak"',
+    ),
+    "collapsed": (
+        5,
+        "collapsed component: cluster {clusters} shrank onto a point, line or plane and was held by the variance floor; "
+        'its likelihood means nothing: use prior="weak", fewer clusters or a structure with equal volumes',
+    ),
+    "spurious": (
+        6,
+        'spurious: {clusters}; such a fit follows a few points, not a group: use prior="weak", fewer clusters or a '
+        "structure with equal volumes",
+    ),
+    "few_rows": (
+        7,
+        "converged, but the data have only {distinct} distinct rows for {k} clusters, so {empty} stay empty",
+    ),
+    "empty": (-1, "a cluster lost all its points"),
+    "thin": (-2, "a cluster became too thin for raw moments"),
+}
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "mixture",
+        "objective",
+        "log_likelihood",
+        "classification_log_likelihood",
+        "entropy",
+        "labels",
+        "n_observations",
+        "best_visited",
+        "inertia",
+    ],
+    meta_fields=[
+        "method",
+        "n_steps",
+        "code",
+        "status",
+        "n_starts",
+        "n_agree",
+        "n_spurious",
+        "n_redraws",
+        "n_held",
+    ],
+)
+@dataclass(frozen=True)
+class Fit:
+    """A mixture fitted to data.
+
+    Attributes:
+        mixture: the fitted parameters, in the data's own units.
+        objective: the free energy Σ r (log_joint - log r) in nats after each step of the run that won, that
+            of its starting mixture first where it had one: the log-likelihood for soft responsibilities, the
+            classification log-likelihood for hard ones. The last entry is that of `mixture`.
+        log_likelihood: Σ log p(x) in nats under `mixture`, with observation weights as repetitions.
+        classification_log_likelihood: Σ max_k log p(x, z=k) in nats.
+        entropy: -Σ_n Σ_k r log r in nats, of the soft assignments.
+        labels: the most probable cluster of each row (n,).
+        n_observations: total weight; BIC's n.
+        method: "soft", "hard", "stochastic" or "annealed".
+        n_steps: M-steps of the run that won.
+        code: the number behind `status`; see `STATUS`.
+        status: a sentence that says how the fit ended and what to do.
+        n_starts: how many starts were run.
+        n_agree: how many of them reached the best optimum, or are headed there by Aitken's extrapolation
+            (within 0.1 nats).
+        n_spurious: how many ended in a collapsed or spurious optimum.
+        n_redraws: stochastic EM: draws that were repeated because a cluster fell below d + 1 points.
+        n_held: parameters that were held fixed, so not counted by the criteria.
+        best_visited: stochastic EM: the mixture with the largest likelihood along the chain.
+        inertia: k-means: weighted sum of squared distances to the assigned centres, in squared data units.
+    """
+
+    mixture: GaussianMixture
+    objective: Any
+    log_likelihood: Any
+    classification_log_likelihood: Any
+    entropy: Any
+    labels: Any
+    n_observations: Any
+    method: str
+    n_steps: int
+    code: int
+    status: str
+    n_starts: int = 1
+    n_agree: int = 1
+    n_spurious: int = 0
+    n_redraws: int = 0
+    n_held: int = 0
+    best_visited: GaussianMixture | None = field(default=None)
+    inertia: Any = field(default=None)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the run that won came to rest at an optimum that can be trusted."""
+        return self.code in (STATUS["converged"][0], STATUS["few_rows"][0])
+
+    @property
+    def spurious(self) -> bool:
+        """Whether the optimum is collapsed or spurious: such a fit ranks below every clean one."""
+        return self.code in [
+            STATUS[name][0] for name in ("non_finite", "degenerate", "collapsed", "spurious")
+        ]
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters that were estimated."""
+        return self.mixture.n_parameters - self.n_held
+
+    @property
+    def bic(self) -> float:
+        """-2 log L + p log n; lower is better. mclust's BIC is the negative."""
+        return -2 * self.log_likelihood + self.n_parameters * math.log(self.n_observations)
+
+    @property
+    def aic(self) -> float:
+        """-2 log L + 2 p; lower is better."""
+        return -2 * self.log_likelihood + 2 * self.n_parameters
+
+    @property
+    def icl(self) -> float:
+        """Integrated completed likelihood with hard labels, bic - 2 Σ log max r; lower is better.
+
+        References:
+            Biernacki, Celeux & Govaert (2000), IEEE PAMI 22, 719-725; the negative of mclust's ICL.
+        """
+        return -2 * self.classification_log_likelihood + self.n_parameters * math.log(self.n_observations)
+
+    @property
+    def icl_entropy(self) -> float:
+        """Integrated completed likelihood with soft labels, bic + 2 entropy; lower is better."""
+        return self.bic + 2 * self.entropy
+
+    def summary(self) -> pandas.DataFrame:
+        """The fit in one column: how it was made, its likelihood, criteria and status.
+
+        The clusters' parameters are in `fit.mixture.summary()`.
+        """
+        import pandas
+
+        off = (
+            ""
+            if self.method == "soft" and not self.n_held
+            else f" (not at the likelihood's maximum: {self._why()})"
+        )
+        rows = {
+            "covariance": self.mixture.structure,
+            "method": self.method,
+            "clusters": self.mixture.n_components,
+            "observations": f"{self.n_observations:g}",
+            "log-likelihood": f"{self.log_likelihood:.4f}",
+            "parameters": self.n_parameters,
+            f"BIC{off}": f"{self.bic:.4f}",
+            f"AIC{off}": f"{self.aic:.4f}",
+            f"ICL{off}": f"{self.icl:.4f}",
+            "steps": self.n_steps,
+            "starts that agree": f"{self.n_agree} of {self.n_starts}",
+            "spurious starts": self.n_spurious,
+            "status": self.status,
+        }
+        if self.inertia is not None:
+            rows["inertia"] = f"{self.inertia:.6g}"
+        return pandas.DataFrame({"value": rows})
+
+    def _why(self) -> str:
+        if self.inertia is not None:
+            return "k-means"
+        return f"{self.method} EM" if self.method != "soft" else "parameters were held"
+
+    def __repr__(self) -> str:
+        return (
+            f"Fit({self.mixture.structure}, k={self.mixture.n_components}, method={self.method!r}, "
+            f"log_likelihood={float(self.log_likelihood):.4f}, n_steps={self.n_steps}, status={self.status!r})"
+        )

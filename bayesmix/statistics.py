@@ -1,0 +1,275 @@
+"""Statistics add: one pass over the data gives all that an M-step needs.
+
+log p(x, z=k) is linear in the features T(x) = [1, x, products of x], so with Θ the natural parameters
+
+    logits = Θ @ T(x),    moments = R @ T(x)ᵀ,    R = responsibilities
+
+and the moments of the whole are the sum of the moments of its parts. Blocks, streams and devices live
+here and nowhere else. Inside a block points are the last axis; blocks are small enough to stay in cache.
+
+Where one covariance is shared, the quadratic part of the logits is the same for every cluster: logits are
+linear in x, and the total second moment is computed once, in `observe`.
+
+Two rules give the moments, and which one holds is a fact, not an option. "raw" sums T(x) itself, about the
+data's own mean: exact to 1e-7 in float64 while no cluster is thinner than 1e-3.5 of the data's spread.
+"whitened" sums T(W_k (x - m_k)) and maps back in float64; it serves float32 data always, and float64 data
+from the step at which a cluster becomes thinner than that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bayesmix.covariance import STORAGES, Structure
+from bayesmix.inputs import points_last
+from bayesmix.mixture import GaussianMixture, log_sum, precision_factor
+
+__all__ = ["RESPONSIBILITIES", "Observations", "Statistics", "moments_of", "observe", "summarize"]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["x", "weight", "second"], meta_fields=[])
+@dataclass(frozen=True)
+class Observations:
+    """Data in blocks, points last.
+
+    Attributes:
+        x: (blocks, d, b).
+        weight: (blocks, b); padding weighs nothing.
+        second: for a shared covariance the total second moment in storage (1, ...), else absent.
+    """
+
+    x: Any
+    weight: Any
+    second: Any = None
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["moments", "objective", "second"], meta_fields=[])
+@dataclass(frozen=True)
+class Statistics:
+    """What the data say to an M-step; `+` adds the statistics of two parts of the data.
+
+    Attributes:
+        moments: sums over points of r T(x) (k, p), float64: counts, first moments and products.
+        objective: the free energy Σ r (log_joint - log r / β) of these responsibilities, in nats.
+        second: total second moment (1, ...) where the covariance is shared, else absent.
+    """
+
+    moments: Any
+    objective: Any
+    second: Any = None
+
+    def __add__(self, other: Statistics) -> Statistics:
+        return jax.tree.map(jnp.add, self, other)
+
+
+def observe(
+    x: np.ndarray, weight: np.ndarray, structure: Structure, like: Observations | None = None
+) -> Observations:
+    """Blocks of the rows of x (n, d), which should be centred and scaled, with weights (n,).
+
+    `like` holds the same rows in blocks already, for another structure.
+    """
+    n, d = x.shape
+    features = 1 + d + (0 if structure.shared else STORAGES[structure.storage].size(d))
+    size = 2 ** int(math.log2(min(4096, max(256, 65536 // features))))
+    second = None
+    if structure.shared:
+        chunks = (slice(i, i + 65536) for i in range(0, n, 65536))
+        second = sum(_second_moment(x[rows], weight[rows], structure) for rows in chunks)
+        second = np.asarray(second)[None]
+    if like is not None:
+        return Observations(like.x, like.weight, second)
+    return Observations(points_last(x, size), points_last(weight.astype(x.dtype), size), second)
+
+
+def _second_moment(x: np.ndarray, weight: np.ndarray, structure: Structure) -> np.ndarray:
+    x = x.astype(np.float64)
+    if structure.storage == "full":
+        return (x * weight[:, None]).T @ x
+    by_feature = weight @ (x * x)
+    return by_feature if structure.storage == "diagonal" else by_feature.mean()
+
+
+Assign = Callable[[Array, Array, Any], tuple[Array, Array]]
+
+
+def _soft(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
+    """r = softmax; the free energy is then the log-likelihood."""
+    top = jnp.max(logits, axis=0)
+    unnormalised = jnp.exp(logits - top)
+    total = jnp.sum(unnormalised, axis=0)
+    return unnormalised * (weight / total), jnp.sum(weight * (top + jnp.log(total)))
+
+
+def _hard(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
+    """r = 1 at the largest logit, a tie going to the lowest index; faster than argmax and one-hot."""
+    top = jnp.max(logits, axis=0)
+    index = jnp.arange(logits.shape[0], dtype=jnp.int32)[:, None]
+    first = jnp.min(jnp.where(logits == top, index, logits.shape[0]), axis=0)
+    return jnp.where(index == first, weight, 0), jnp.sum(weight * top)
+
+
+def _sampled(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
+    """r drawn: one categorical draw a point. The objective is the log-likelihood."""
+    noise = jax.random.gumbel(key, logits.shape, logits.dtype)
+    drawn, _ = _hard(logits + noise, weight, key)
+    return drawn, jnp.sum(weight * log_sum(logits))
+
+
+def _sampled_counts(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
+    """r drawn for whole-number weights: a multinomial count, which is `weight` independent draws."""
+    chances = jax.nn.softmax(logits, axis=0).T
+    counts = jax.random.multinomial(key, weight, chances, dtype=logits.dtype).T
+    return counts, jnp.sum(weight * log_sum(logits))
+
+
+# How p(z | x) becomes responsibilities, which carry the observation's weight. Logits come multiplied by the
+# inverse temperature β, so "soft" at β < 1 is the tempered step of annealed EM.
+RESPONSIBILITIES: dict[str, Assign] = {
+    "soft": _soft,
+    "hard": _hard,
+    "sampled": _sampled,
+    "sampled_counts": _sampled_counts,
+}
+
+
+def summarize(
+    mixture: GaussianMixture,
+    observations: Observations,
+    responsibilities: str = "soft",
+    *,
+    whitened: bool = False,
+    beta: Any = 1.0,
+    key: Any = None,
+    factor: tuple[Array, Array] | None = None,
+) -> Statistics:
+    """One E-step: the statistics of the data under the mixture, in one pass over the blocks.
+
+    Args:
+        mixture: parameters in the units of the observations, float64.
+        observations: from `observe`, for the same structure.
+        responsibilities: a row of `RESPONSIBILITIES`.
+        whitened: the rule for the moments; see the module's text. No matter where Σ is shared.
+        beta: inverse temperature.
+        key: for the rows that draw.
+        factor: `precision_factor` of the mixture's covariance, where the caller has it already.
+    """
+    assign = RESPONSIBILITIES[responsibilities]
+    factor = precision_factor(mixture.covariance, mixture.n_features) if factor is None else factor
+    shared = mixture.covariance.row.shared
+    natural, block = (_whitened if whitened and not shared else _raw)(
+        mixture, observations.x.dtype, beta, factor
+    )
+
+    def sums(x: Array, weight: Array, key: Any) -> tuple[Array, ...]:
+        parts, objective = block(natural, x, weight, assign, key)
+        return tuple(part.astype(jnp.float64) for part in (*parts, objective))
+
+    count = observations.x.shape[0]
+    keys = None if key is None else jax.random.split(key, count)
+    xs = (observations.x, observations.weight, keys)
+    first = jax.tree.map(lambda a: a[0], xs)
+    if count == 1:
+        totals = sums(*first)
+    else:
+        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(sums, *first))
+        totals, _ = jax.lax.scan(lambda c, b: (jax.tree.map(jnp.add, c, sums(*b)), None), zero, xs)
+    *parts, objective = totals
+    objective = objective / beta
+    moments = jnp.concatenate(parts, axis=1)
+    if shared:
+        # -xᵀPx/2, the same for every cluster, was left out of the logits: add its sum, -tr(P Σ w x xᵀ)/2.
+        w, log_det = factor
+        precision = mixture.covariance.storage.gram(w)
+        times = 1 if mixture.covariance.storage.axes else mixture.n_features
+        objective = objective - times * jnp.sum(precision * observations.second) / 2
+        return Statistics(moments, objective, jnp.asarray(observations.second))
+    if whitened:
+        moments = _about_origin(mixture, moments, factor)
+    return Statistics(moments, objective)
+
+
+def _constant(mixture: GaussianMixture, log_det: Array) -> Array:
+    weights = jnp.maximum(mixture.weights, 1e-300)  # an empty cluster takes no point, and makes no NaN
+    return jnp.log(weights) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
+
+
+def _raw(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> tuple[tuple, Callable]:
+    """Natural parameters Θ, and the block function that uses them."""
+    storage, shared = mixture.covariance.storage, mixture.covariance.row.shared
+    w, log_det = factor
+    linear = storage.apply(storage.gram(w), mixture.means)
+    constant = _constant(mixture, log_det) - jnp.sum(linear * mixture.means, axis=1) / 2
+    quadratic = jnp.zeros((0, 0)) if shared else storage.weigh(storage.gram(w), mixture.n_features)
+    natural = tuple((beta * part).astype(dtype) for part in (constant[:, None], linear, quadratic))
+
+    def block(natural: tuple, x: Array, weight: Array, assign: Assign, key: Any) -> tuple[list, Array]:
+        constant, linear, quadratic = natural
+        if shared:
+            r, objective = assign(linear @ x + constant, weight, key)
+            return [jnp.sum(r, axis=1, keepdims=True), r @ x.T], objective
+        products = storage.products(x)
+        r, objective = assign(quadratic @ products + linear @ x + constant, weight, key)
+        return [jnp.sum(r, axis=1, keepdims=True), r @ x.T, r @ products.T], objective
+
+    return natural, block
+
+
+def _whitened(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> tuple[tuple, Callable]:
+    """The same in each cluster's whitened coordinates y = W_k (x - m_k): no large numbers cancel."""
+    storage = mixture.covariance.storage
+    w, log_det = factor
+    natural = (
+        (beta * _constant(mixture, log_det)).astype(dtype)[:, None],
+        mixture.means.astype(dtype),
+        w.astype(dtype),
+        jnp.asarray(beta, dtype),
+    )
+
+    def block(natural: tuple, x: Array, weight: Array, assign: Assign, key: Any) -> tuple[list, Array]:
+        constant, means, w, beta = natural
+        y = storage.whiten(w, x - means[:, :, None])
+        r, objective = assign(constant - beta / 2 * jnp.sum(y * y, axis=1), weight, key)
+        spread = storage.spread(r, y)
+        return [
+            jnp.sum(r, axis=1, keepdims=True),
+            jnp.einsum("kb,kdb->kd", r, y),
+            spread.reshape(spread.shape[0], -1),
+        ], objective
+
+    return natural, block
+
+
+def _about_origin(mixture: GaussianMixture, moments: Array, factor: tuple) -> Array:
+    """Moments of y = W (x - m) as moments of x: from x = m + L y, in float64."""
+    storage, d, means = mixture.covariance.storage, mixture.n_features, mixture.means
+    cholesky = storage.cholesky(mixture.covariance.values)
+    count, first, spread = moments[:, :1], moments[:, 1 : 1 + d], moments[:, 1 + d :]
+    spread = spread.reshape(-1, *(d,) * storage.axes)
+    moved = storage.apply(cholesky, first)  # Σ r (x - m)
+    mean = means + moved / jnp.maximum(count, 1e-300)
+    about_mean = storage.unwhiten(cholesky, spread - storage.outer(first) / _over(count, storage.axes))
+    return moments_of(count[:, 0], mean, about_mean, mixture.covariance.row)
+
+
+def _over(count: Array, axes: int) -> Array:
+    return jnp.maximum(count, 1e-300).reshape((-1,) + (1,) * axes)
+
+
+def moments_of(count: Any, means: Any, scatter: Any, structure: Structure) -> Any:
+    """Moments (k, p) about the origin from counts (k,), means (k, d) and scatters about the means in storage."""
+    storage, d = STORAGES[structure.storage], means.shape[1]
+    parts = [count[:, None], count[:, None] * means]
+    if not structure.shared:
+        second = scatter + storage.outer(means) * count.reshape((-1,) + (1,) * storage.axes)
+        parts.append(storage.pack(second, d))
+    return (jnp if isinstance(count, jax.Array) else np).concatenate(parts, axis=1)

@@ -1,0 +1,165 @@
+"""The units of the loop: data about their own mean, divided by a power of two.
+
+    u = (x - origin) / scale
+
+Powers of two make the way back exact, so that a fit of a x + c is the fit of x moved and rescaled, at
+1e±12 and at offset 1e8. The scale is per feature where the structure's family is closed under it, one number
+otherwise. What a collapsed, a thin or a spurious cluster is, is said here too, relative to the data themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bayesmix.covariance import STORAGES, Structure
+from bayesmix.mixture import Covariance, GaussianMixture
+
+__all__ = ["SPURIOUS_RATIO", "Floor", "Units", "spacing", "spurious_clusters", "standardize"]
+
+# A cluster collapses where its variance, given the features before it, falls below `relative` times that of
+# the data, or below `absolute` times the feature's own; float32 data carry fewer digits.
+_COLLAPSE = {"float64": (1e-10, 1e-13), "float32": (1e-6, 1e-6)}
+# Below this share of a feature's variance raw float64 moments keep fewer than 8 digits of a cluster's own.
+_THIN = 1e-7
+# A cluster whose smallest variance, in units of the pooled within-cluster covariance, is below this is spurious.
+SPURIOUS_RATIO = 1e-3
+
+
+class Floor(NamedTuple):
+    """Limits on the squared diagonal of a cluster's Cholesky factor, and what is added below them."""
+
+    collapsed: np.ndarray
+    thin: np.ndarray
+    ridge: np.ndarray
+
+
+@dataclass(frozen=True)
+class Units:
+    """The map between the data's units and those of the loop.
+
+    Attributes:
+        origin: (d,).
+        scale: (d,), powers of two.
+        floor: in the units of the loop.
+        degenerate: a sentence part that names constant or collinear columns, empty where there are none.
+    """
+
+    origin: np.ndarray
+    scale: np.ndarray
+    floor: Floor
+    degenerate: str
+
+    def enter(self, mixture: GaussianMixture) -> GaussianMixture:
+        """Parameters in the units of the loop."""
+        return self._map(mixture, (mixture.means - self.origin) / self.scale, 1 / self.scale)
+
+    def leave(self, mixture: GaussianMixture) -> GaussianMixture:
+        """Parameters in the data's own units."""
+        return self._map(mixture, mixture.means * self.scale + self.origin, self.scale)
+
+    def _map(self, mixture: GaussianMixture, means: Any, scale: np.ndarray) -> GaussianMixture:
+        values = mixture.covariance.storage.rescale(np.asarray(mixture.covariance.values), scale)
+        return replace(mixture, means=means, covariance=Covariance(values, mixture.structure))
+
+    @property
+    def log_volume(self) -> float:
+        """log |du/dx| of one point: add it to a log-density in loop units to have the data's."""
+        return -float(np.log(self.scale).sum())
+
+
+def _power_of_two(scale: np.ndarray) -> np.ndarray:
+    return np.exp2(np.round(np.log2(scale)))
+
+
+def standardize(
+    x: np.ndarray, weight: np.ndarray, names: tuple[str, ...], structure: Structure
+) -> tuple[np.ndarray, Units]:
+    """The data in the units of the loop, in their own precision, and those units."""
+    total, d = weight.sum(), x.shape[1]
+    first = x[0].astype(np.float64)
+    origin = first + (weight @ (x - first)) / total
+    u = x - origin
+    constant = (x == x[0]).all(axis=0)
+    u[:, constant] = 0
+    largest = np.abs(u).max(axis=0)
+    largest[constant] = 1
+    deviation = largest * np.sqrt(weight @ (u / largest) ** 2 / total)
+    varying = deviation[~constant]
+    typical = np.sqrt(np.mean((varying / varying.max()) ** 2)) * varying.max() if varying.size else 1.0
+    deviation[constant] = typical
+    scale = _power_of_two(deviation if structure.by_column else np.full(d, typical))
+    u /= scale
+    floor, degenerate = _floor(u, weight, constant, names, structure, x.dtype.name)
+    return u.astype(x.dtype), Units(origin, scale, floor, degenerate)
+
+
+def _floor(
+    u: np.ndarray,
+    weight: np.ndarray,
+    constant: np.ndarray,
+    names: tuple[str, ...],
+    structure: Structure,
+    dtype: str,
+) -> tuple[Floor, str]:
+    """Limits from the data's own covariance, and which columns have no variance of their own."""
+    relative, absolute = _COLLAPSE[dtype]
+    storage = STORAGES[structure.storage]
+    covariance = (u * weight[:, None]).T @ u / weight.sum()
+    variance = np.diag(covariance).copy()
+    variance[constant] = variance.max() or 1.0
+    degenerate = [f"column {names[j]!r} is constant" for j in np.flatnonzero(constant)]
+    if structure.storage == "spherical":
+        mean = np.array([variance.mean()])
+        degenerate = degenerate if constant.all() else []
+        return Floor(mean * relative, mean * _THIN, mean * relative), "; ".join(degenerate)
+    if structure.storage == "diagonal":
+        return Floor(variance * relative, variance * _THIN, variance[None] * relative), "; ".join(degenerate)
+    correlation = covariance / np.sqrt(np.outer(variance, variance))
+    pivots = np.diag(np.linalg.cholesky(correlation + 0.5 * absolute * np.eye(len(variance)))) ** 2
+    degenerate += [
+        f"column {names[j]!r} is a linear combination of those before it"
+        for j in np.flatnonzero((pivots < 2 * absolute) & ~constant)
+    ]
+    ridge = relative * covariance + absolute * np.diag(variance)
+    limit = variance * np.maximum(relative * pivots, 0.5 * absolute)
+    return Floor(limit, variance * _THIN, storage.sparse(ridge[None])), "; ".join(degenerate)
+
+
+def spacing(column: np.ndarray) -> float:
+    """The spacing of the grid that a column was recorded on; zero where its values do not repeat."""
+    head = column[:2000]
+    if np.unique(head).size == head.size:
+        return 0.0
+    gaps = np.diff(np.unique(column))
+    return float(gaps.min()) if gaps.size else 0.0
+
+
+def spurious_clusters(mixture: GaussianMixture, count: np.ndarray, grid: np.ndarray) -> dict[int, str]:
+    """Which clusters follow a few points rather than a group, and why.
+
+    Only where volumes vary, so that the likelihood is unbounded: at most d + 1 effective points; the smallest
+    variance in units of the pooled within-cluster covariance below `SPURIOUS_RATIO`; or a variance below that of
+    rounding to the column's grid, spacing² / 12.
+    """
+    if not mixture.covariance.row.unbounded or mixture.n_components == 1:
+        return {}
+    d = mixture.n_features
+    covariances = np.asarray(mixture.covariances, np.float64)
+    pooled = np.einsum("k,kij->ij", count / count.sum(), covariances)
+    deviations = np.sqrt(np.diag(pooled))
+    correlation = pooled / np.outer(deviations, deviations)
+    values, vectors = np.linalg.eigh(correlation)
+    whiten = vectors / np.sqrt(np.maximum(values, 1e-300))
+    reasons = {}
+    for k, matrix in enumerate(covariances):
+        ratio = np.linalg.eigvalsh(whiten.T @ (matrix / np.outer(deviations, deviations)) @ whiten)[0]
+        if count[k] <= d + 1:
+            reasons[k] = f"holds {count[k]:.3g} points, no more than d + 1 = {d + 1}"
+        elif ratio < SPURIOUS_RATIO:
+            reasons[k] = f"has a direction with {max(ratio, 0):.1e} of the pooled within-cluster variance"
+        elif (narrow := np.flatnonzero(np.diag(matrix) < grid**2 / 12)).size:
+            reasons[k] = f"is narrower than the rounding of feature {narrow[0]}"
+    return reasons

@@ -1,0 +1,78 @@
+"""The verdict on a run: is it clean, which run is best, and the sentence that a user reads."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bayesmix.loop import Path
+from bayesmix.mixture import Covariance, GaussianMixture
+from bayesmix.problem import Problem
+from bayesmix.results import STATUS
+from bayesmix.units import spurious_clusters
+
+__all__ = ["Verdict", "agreeing", "best_start", "judge", "mixture_at"]
+
+_CODE = {name: code for name, (code, _) in STATUS.items()}
+_NAME = {code: name for name, code in _CODE.items()}
+_AGREE = 0.1  # nats within which two runs count as one optimum
+
+
+class Verdict(tuple[str, dict[int, str]]):
+    """A name of `STATUS`, and a reason per cluster for those that are not clean."""
+
+    @property
+    def clean(self) -> bool:
+        return self[0] in ("running", "converged", "few_rows")
+
+
+def mixture_at(path: Path, s: int) -> GaussianMixture:
+    """The mixture of start s, in loop units."""
+    mixture = path.states.mixture
+    return GaussianMixture(
+        mixture.weights[s],
+        mixture.means[s],
+        Covariance(mixture.covariance.values[s], mixture.structure),
+    )
+
+
+def judge(problem: Problem, path: Path, s: int, *, relocate: bool = False) -> Verdict:
+    """Whether start s is clean; k-means (`relocate`) may shrink to nothing, which is its best."""
+    code = int(path.states.code[s])
+    if code == _CODE["non_finite"]:
+        return Verdict(("non_finite", {}))
+    if relocate:
+        return Verdict(("few_rows" if path.states.tolerant[s] else _NAME[code], {}))
+    if problem.units.degenerate:
+        return Verdict(("degenerate", {}))
+    held = np.flatnonzero(path.states.collapsed[s])
+    if held.size or code == _CODE["collapsed"]:
+        return Verdict(("collapsed", dict.fromkeys(held.tolist(), "")))
+    count = path.states.statistics.moments[s, :, 0]
+    reasons = spurious_clusters(mixture_at(path, s), count, problem.grid)
+    return Verdict(("spurious", reasons)) if reasons else Verdict((_NAME[code], {}))
+
+
+def best_start(verdicts: list[Verdict], path: Path) -> int:
+    """The start with the largest objective among the clean ones, or among all where none is clean."""
+    objective = np.where(
+        np.isnan(path.states.statistics.objective), -np.inf, path.states.statistics.objective
+    )
+    clean = np.array([v.clean for v in verdicts])
+    usable = clean if clean.any() else np.array([v[0] != "non_finite" for v in verdicts])
+    return int(np.argmax(np.where(usable | ~usable.any(), objective, -np.inf)))
+
+
+def agreeing(path: Path, verdicts: list[Verdict], copies: np.ndarray, winner: int) -> int:
+    """How many starts reached the winner's optimum, or are headed there by Aitken's extrapolation."""
+    target = path.states.statistics.objective[winner] - _AGREE
+
+    def limit(s: int) -> float:
+        trace = path.traces[s][-3:]
+        objective = float(path.states.statistics.objective[s])
+        if path.states.code[s] or trace.size < 3 or not (gains := np.diff(trace))[0] > gains[1] > 0:
+            return objective
+        ratio = gains[1] / gains[0]
+        return objective + gains[1] * ratio / (1 - ratio)
+
+    same = [verdicts[s].clean == verdicts[winner].clean and limit(s) >= target for s in copies]
+    return int(np.sum(same))
