@@ -1,0 +1,247 @@
+"""The same data and the same start as other software had must give the same numbers.
+
+The references are results, not code: mclust 6.0.0, Rmixmod 2.1.10 and scikit-learn 1.9.1 ran elsewhere.
+"""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from reference import load, one_hot, rows
+
+import bayesmix as bm
+from bayesmix.covariance import ALIASES, STRUCTURES
+
+ME = ("faithful", "faithful_eruptions", "faithful_waiting", "iris", "galaxies_mass_velocity")
+COLUMN = {"eruptions": 0, "waiting": 1, "velocity": 0}
+
+
+def me_cases():
+    for name in ME:
+        reference = load(f"me_{name}.json.gz")
+        for run in reference["runs"]:
+            if run["model"] in STRUCTURES and run["loglik"] is not None:
+                yield pytest.param(name, run, id=f"{name}-{run['model']}-{run['z']}-{run['stage']}")
+
+
+@pytest.mark.parametrize(("name", "run"), list(me_cases()))
+def test_em_from_given_memberships_is_mclusts(name, run):
+    reference = load(f"me_{name}.json.gz")
+    x = rows(reference["dataset"])
+    x = (x if reference["column"] is None else x[:, [COLUMN[reference["column"]]]]) / reference["divided_by"]
+    z = np.array(reference["z_inputs"][run["z"]]["z"], float)
+    steps = {"iter1": 1, "iter5": 5}.get(run["stage"])
+    fit = bm.fit(
+        bm.MixtureModel(run["G"], run["model"]),
+        x,
+        init=z / z.sum(axis=1, keepdims=True),
+        max_steps=steps or 100_000,
+        tol=0 if steps else 1e-8,
+    )
+    assert fit.n_parameters == run["df"]
+    assert_array_equal(fit.labels, np.argmax(fit.mixture.responsibilities(x), axis=1))
+    if steps is None:  # mclust stops earlier, so ours is at least as high, and the same optimum
+        assert fit.log_likelihood >= run["loglik"] - 1e-8 * abs(run["loglik"])
+        if run["stage"] == "tight":
+            assert_allclose(fit.log_likelihood, run["loglik"], atol=1e-4)
+        return
+    assert fit.n_steps == steps
+    assert_allclose(fit.log_likelihood, run["loglik"], rtol=1e-8)
+    if steps == 1:
+        scale = np.abs(x).max(axis=0)
+        assert_allclose(fit.mixture.weights, run["pro"], rtol=1e-8)
+        assert_allclose(
+            fit.mixture.means / scale, np.reshape(run["mean"], fit.mixture.means.shape) / scale, rtol=1e-8
+        )
+        covariances = run["covariances"] if run.get("covariances") else run["variances"]
+        assert_allclose(
+            fit.mixture.covariances,
+            np.reshape(covariances, fit.mixture.covariances.shape),
+            rtol=1e-8,
+            atol=1e-8 * x.var(axis=0).min(),
+        )
+        assert_allclose(-fit.icl, run["icl"], rtol=1e-8)
+
+
+def cem_cases():
+    for run in load("cem.json.gz")["runs"]:
+        if run["model"] in STRUCTURES and not run.get("degenerate_at"):
+            yield pytest.param(run, id=f"{run['dataset']}-{run['model']}-{run['G']}")
+
+
+@pytest.mark.parametrize("run", list(cem_cases()))
+def test_hard_em_from_a_given_partition_is_mclusts(run):
+    x = rows(run["dataset"]) / run["divided_by"]
+    start = np.array(run["start_class"]) - 1
+    model = bm.MixtureModel(run["G"], run["model"])
+    fit = bm.fit(model, x, method="hard", init=start)
+    assert fit.converged, fit.status
+    assert_array_equal(fit.labels, np.array(run["classification"]) - 1)
+    assert_allclose(fit.mixture.weights, run["pro"], rtol=1e-8)
+    assert_allclose(fit.mixture.means, np.reshape(run["mean"], fit.mixture.means.shape), rtol=1e-8)
+    assert np.all(np.diff(fit.objective) >= -1e-9 * abs(fit.objective[-1]))
+    first = bm.fit(model, x, method="hard", init=start, max_steps=1)
+    assert_array_equal(first.labels, np.array(run["class_after_1_2_3"][0]) - 1)
+
+
+def weighted_cases():
+    for run in load("weighted.json.gz")["runs"]:
+        if run["model"] in STRUCTURES:
+            yield pytest.param(run, id=f"{run['dataset']}-{run['model']}-{run['stage']}")
+
+
+@pytest.mark.parametrize("run", list(weighted_cases()))
+def test_weighted_em_is_mclusts(run):
+    x = rows(run["dataset"]) / run["divided_by"]
+    weight = (1 + np.arange(len(x)) % 3) / 3
+    fit = bm.fit(
+        bm.MixtureModel(run["G"], run["model"]),
+        x,
+        init=np.array(run["z_in_class"]) - 1,
+        sample_weight=weight,
+        max_steps=1 if run["stage"] == "iter1" else 100_000,
+        tol=0 if run["stage"] == "iter1" else 1e-9,
+    )
+    last = run["stage"] == "tight"
+    assert_allclose(fit.log_likelihood, run["weighted_loglik"], rtol=1e-8)
+    assert_allclose(fit.mixture.weights, run["pro"], rtol=1e-4 if last else 1e-8)
+    assert_allclose(
+        fit.mixture.means, np.reshape(run["mean"], fit.mixture.means.shape), rtol=1e-4 if last else 1e-8
+    )
+
+
+def mixmod_cases():
+    for name in ("faithful", "iris", "galaxies_mass"):
+        for run in load(f"mixmod_{name}.json.gz")["runs"]:
+            if run["model"] in STRUCTURES and run.get("loglik") is not None:
+                words = (name, run["algorithm"], run["proportions"], run["model"], run["iterations"])
+                yield pytest.param(name, run, id="-".join(map(str, words)))
+
+
+@pytest.mark.parametrize(("name", "run"), list(mixmod_cases()))
+def test_em_and_hard_em_from_given_parameters_are_mixmods(name, run):
+    reference = load(f"mixmod_{name}.json.gz")
+    x = rows(name) / reference["divided_by"]
+    k, d = reference["K"], x.shape[1]
+    free = run["proportions"] == "free"
+    start = bm.GaussianMixture.of(
+        reference["start"]["pro_free"] if free else np.full(k, 1 / k),
+        np.reshape(reference["start"]["mean"], (k, d)),
+        np.broadcast_to(reference["start"]["v0"] * np.eye(d), (k, d, d)),
+        covariance=run["model"],
+    )
+    fit = bm.fit(
+        bm.MixtureModel(k, run["model"]),
+        x,
+        method={"CEM": "hard", "EM": "soft"}[run["algorithm"]],
+        init=start,
+        hold=() if free else ("weights",),
+        tol=0,
+        max_steps=run["iterations"],
+    )
+    assert fit.n_steps == run["iterations"]
+    assert_allclose(fit.log_likelihood, run["loglik"], rtol=1e-7)
+    assert_allclose(fit.mixture.means, np.reshape(run["mean"], (k, d)), rtol=1e-6)
+
+
+def sklearn_cases():
+    for name in ("faithful_k2", "faithful_k3", "iris_k3", "ruspini_k4", "galaxies_mass_k3"):
+        for run in load(f"gmm_{name}.json.gz")["runs"]:
+            if run["reg_covar"] == 0 and run["tol"] == 0 and run["max_iter"] <= 10:
+                yield pytest.param(name, run, id=f"{name}-{run['covariance_type']}-{run['max_iter']}")
+
+
+@pytest.mark.parametrize(("name", "run"), list(sklearn_cases()))
+def test_em_from_given_parameters_is_scikit_learns(name, run):
+    reference = load(f"gmm_{name}.json.gz")
+    x = rows(reference["dataset"])
+    k, d = reference["k"], x.shape[1]
+    kind = run["covariance_type"]
+    precisions = np.array(reference["precisions_init"][kind], float)
+    covariances = (
+        np.linalg.inv(precisions)
+        if precisions.shape[-2:] == (d, d) and kind in ("full", "tied")
+        else 1 / precisions
+    )
+    start = bm.GaussianMixture.of(
+        reference["weights_init"], np.reshape(reference["means_init"], (k, d)), covariances, covariance=kind
+    )
+    fit = bm.fit(bm.MixtureModel(k, kind), x, init=start, tol=0, max_steps=run["max_iter"])
+    assert fit.mixture.structure == ALIASES[kind]
+    assert_allclose(fit.log_likelihood / len(x), run["score"], rtol=1e-9)
+    assert_allclose(fit.mixture.weights, run["weights"], rtol=1e-7)
+    assert_allclose(fit.mixture.means, np.reshape(run["means"], (k, d)), rtol=1e-7)
+    assert_allclose(fit.bic, run["bic"], rtol=1e-9)
+    assert_allclose(fit.aic, run["aic"], rtol=1e-9)
+    assert fit.n_parameters == run["n_parameters"]
+    assert_array_equal(fit.labels, run["labels"])
+
+
+def kmeans_cases():
+    for name in (
+        "faithful_k2_r1",
+        "iris_k2_r100",
+        "iris_k3_r50",
+        "ruspini_k4_r1",
+        "ruspini_k4_r20",
+        "xclara_k3_r1000",
+    ):
+        for run in load(f"kmeans_{name}.json.gz")["runs"]:
+            if run["algorithm"] == "lloyd" and run["tol"] == 0:
+                yield pytest.param(name, run, id=f"{name}-{run['stage']}-{run['sample_weight']}")
+
+
+@pytest.mark.parametrize(("name", "run"), list(kmeans_cases()))
+def test_kmeans_is_scikit_learns_lloyd_step_for_step(name, run):
+    reference = load(f"kmeans_{name}.json.gz")
+    x = rows(reference["dataset"])
+    weight = 1 + np.arange(len(x)) % 3 if run["sample_weight"] else None
+    fit = bm.kmeans(
+        x, reference["k"], init=reference["init"], sample_weight=weight, max_steps=run["max_iter"]
+    )
+    assert_allclose(fit.mixture.means, run["centers"], rtol=1e-9, atol=1e-9)
+    assert_array_equal(fit.labels, run["labels"])
+    assert_allclose(fit.inertia, run["inertia"], rtol=1e-9)
+    if run["stage"] == "converged":
+        assert fit.converged
+        again = bm.kmeans(x, reference["k"], init=fit.mixture.means, sample_weight=weight)
+        assert_array_equal(again.labels, fit.labels)
+
+
+@pytest.mark.parametrize("name", ["faithful_k2_r1", "iris_k3_r50", "ruspini_k4_r1", "xclara_k3_r1000"])
+def test_kmeans_finds_scikit_learns_best_of_200(name):
+    reference = load(f"kmeans_{name}.json.gz")
+    fit = bm.kmeans(rows(reference["dataset"]), reference["k"])
+    assert fit.inertia <= reference["best_of_200_kmeanspp"]["inertia"] * (1 + 1e-9)
+
+
+def test_an_empty_cluster_of_kmeans_is_moved():
+    reference = load("kmeans_empty_cluster.json")
+    fit = bm.kmeans(reference["X"], 3, init=reference["init"])
+    assert fit.converged
+    assert set(fit.labels) == {0, 1, 2}
+    assert fit.inertia <= reference["sklearn_inertia"] + 1e-12
+    centres = [np.mean(np.array(reference["X"])[fit.labels == j]) for j in range(3)]
+    assert_allclose(fit.mixture.means[:, 0], centres, atol=1e-12)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_log_density_is_mclusts_out_to_a_million_standard_deviations(index):
+    case = load("density.json")["cases"][index]
+    parameters = case["parameters"]
+    if case["model"] not in STRUCTURES and len(case["model"]) == 3:
+        structure = "VVV"
+    else:
+        structure = case["model"]
+    k = case["G"]
+    means = np.reshape(parameters["mean"], (k, -1))
+    d = means.shape[1]
+    covariances = parameters.get("covariances") or parameters["variances"]
+    covariances = np.broadcast_to(np.reshape(covariances, (-1, d, d)), (k, d, d))
+    mixture = bm.GaussianMixture.of(parameters["pro"], means, covariances, covariance=structure)
+    points = np.reshape(case["points"], (-1, d))
+    expected = np.array([float(v) for v in case["log_density"]])
+    finite = np.isfinite(expected)
+    assert_allclose(mixture.log_density(points)[finite], expected[finite], rtol=1e-9)
+    r = mixture.responsibilities(points)
+    assert np.isfinite(r).all()
+    assert_allclose(r.sum(axis=1), 1, rtol=1e-12)
