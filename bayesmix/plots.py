@@ -1,0 +1,362 @@
+"""What does it look like? One function a figure, on Matplotlib.
+
+    `plot_clusters(mixture, x)`   the data, what each point's responsibilities are, and the law behind it
+    `plot_objective(fit)`         how the loop got there
+    `plot_criterion(fits)`        which number of clusters a criterion prefers
+
+Each function takes `ax=` and returns the Axes that it drew on; without `ax` it makes a new figure. Nothing
+is estimated here. A cluster keeps one colour and one marker in every panel; a point's colour is the mixture
+of its clusters' colours, weighted by its responsibilities. The colours are those of Okabe & Ito, which people
+with any colour vision tell apart; the markers say the same in print.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bayesmix.inputs import as_name, as_points
+from bayesmix.mixture import GaussianMixture
+from bayesmix.results import Fit
+from bayesmix.units import spacing
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+__all__ = ["COLORS", "MARKERS", "MOST_FEATURES", "plot_clusters", "plot_criterion", "plot_objective"]
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C00")
+MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+
+_CRITERIA = {"bic": "BIC", "aic": "AIC", "icl": "ICL"}
+_MOST_POINTS = 10_000
+MOST_FEATURES = 6
+_GRID = 120
+
+
+def plot_clusters(
+    mixture: GaussianMixture, x: Any = None, *, features: Sequence[Any] | None = None, ax: Any = None
+) -> Any:
+    """Draw a mixture, over the data if there are any.
+
+    Two features: points in the mixed colours of their responsibilities, each cluster's ellipses at one
+    (solid) and two (dashed) standard deviations, and contours of the density, each a third of the one inside.
+    One feature: a histogram, each component (dashed) and their sum. More: a grid of all pairs, whose colours
+    come from all features, and whose ellipses and contours from each pair's marginal.
+
+    Args:
+        mixture: what to draw.
+        x: data (n, d); above 10,000 rows evenly spaced ones are drawn as points.
+        features: which features, by index or name; all by default, the first six where there are more.
+        ax: an Axes, or for a grid an array of them (number of features in each direction).
+
+    Returns:
+        The Axes; for a grid the array of them.
+
+    Raises:
+        ValueError: a batch of mixtures, data that do not fit the mixture, or axes that do not fit the grid.
+
+    Example:
+        >>> import bayesmix as bm
+        >>> from bayesmix import plots
+        >>> from matplotlib.figure import Figure
+        >>> mixture = bm.GaussianMixture.of([0.6, 0.4], [[0, 0], [4, 4]], [1.0, 2.0], covariance="VII")
+        >>> ax = plots.plot_clusters(mixture, ax=Figure().subplots())
+        >>> len(ax.patches)
+        4
+    """
+    if mixture.means.ndim != 2:
+        raise ValueError(
+            f"plot_clusters draws one mixture; this is a batch, with means {mixture.means.shape}"
+        )
+    shown = list(range(min(mixture.n_features, MOST_FEATURES))) if features is None else list(features)
+    small = mixture.marginal(shown)
+    names = small.feature_names
+    columns = [mixture._feature(f) for f in shown]
+    cloud = None
+    if x is not None:
+        points, given = as_points(x, n_features=mixture.n_features)
+        named = names or tuple(given[j] for j in columns)
+        step = -(-points.shape[0] // _MOST_POINTS)
+        cloud = _Cloud(points[:, columns], step, mixture.responsibilities(points[::step]))
+    else:
+        named = names or tuple(f"x{j}" for j in columns)
+    if len(shown) > 2:
+        return _pair_grid(small, cloud, named, ax)
+    ax = _axes(ax)
+    _PANELS[len(shown)](ax, small, cloud)
+    _name_axes(ax, *named)
+    _legend(ax, small)
+    return ax
+
+
+def plot_objective(fit: Fit, *, ax: Any = None) -> Axes:
+    """Draw the objective of the run that won, in nats, after each of its steps.
+
+    Args:
+        fit: what `bayesmix.fit` or `bayesmix.kmeans` returned.
+        ax: an Axes.
+
+    Returns:
+        The Axes.
+    """
+    ax = _axes(ax)
+    objective = np.asarray(fit.objective)
+    steps = np.arange(objective.size) + fit.n_steps + 1 - objective.size
+    ax.plot(steps, objective, color=COLORS[0], marker="o" if objective.size <= 40 else "", markersize=4)
+    ax.set_xlabel("step")
+    ax.set_ylabel("objective (free energy), nats")
+    ax.set_title(f"{fit.mixture.structure}, k = {fit.mixture.n_components}, {fit.method} responsibilities")
+    _whole_numbers(ax)
+    ax.ticklabel_format(axis="y", useOffset=False, style="plain")
+    return ax
+
+
+def plot_criterion(
+    fits: Mapping[int, Fit] | pandas.DataFrame, *, criterion: str = "bic", ax: Any = None
+) -> Axes:
+    """Draw a criterion against the number of clusters, a line per covariance structure; lower is better.
+
+    Spurious fits are hollow and off the line; one outside the range of the clean fits sits on the edge. A
+    ring marks the lowest clean fit.
+
+    Args:
+        fits: a `Fit` for each number of clusters; or a table with the columns `n_components`, `covariance`,
+            `spurious` and the criterion.
+        criterion: "bic", "aic" or "icl".
+        ax: an Axes.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: no such criterion, no fits, or a table that lacks a column.
+    """
+    as_name(criterion, "criterion", _CRITERIA)
+    rows = _rows(fits, criterion)
+    ax = _axes(ax)
+    clean = [row for row in rows if not row.spurious and math.isfinite(row.value)]
+    low, high = _range([row.value for row in clean or rows])
+    ax.set_ylim(low, high)
+    structures = list(dict.fromkeys(row.structure for row in rows))
+    for index, structure in enumerate(structures):
+        style = {"color": COLORS[index % 7], "marker": MARKERS[index % 7], "markersize": 6}
+        line = sorted((row.k, row.value) for row in clean if row.structure == structure)
+        ax.plot(*np.transpose(line or [(math.nan, math.nan)]), label=structure, **style)
+        off = [
+            (row.k, np.clip(row.value, low, high))
+            for row in rows
+            if row.spurious and row.structure == structure
+        ]
+        if off:
+            ax.plot(*np.transpose(off), linestyle="", fillstyle="none", clip_on=False, **style)
+    if any(row.spurious for row in rows):
+        ax.plot([], [], "o", color="0.3", fillstyle="none", label="spurious, never chosen")
+    if clean:
+        best = min(clean, key=lambda row: row.value)
+        label = f"lowest: k = {best.k}"
+        ax.plot(best.k, best.value, "o", color="black", markersize=14, fillstyle="none", label=label)
+    ax.set_xlabel("number of clusters k")
+    ax.set_ylabel(f"{_CRITERIA[criterion]} (lower is better)")
+    _whole_numbers(ax)
+    ax.ticklabel_format(axis="y", useOffset=False, style="plain")
+    ax.legend(frameon=False)
+    return ax
+
+
+class _Cloud(NamedTuple):
+    """The data of a figure: all rows of the features drawn, every how many-th is a point, and their r."""
+
+    points: np.ndarray
+    step: int
+    r: np.ndarray
+
+
+class _Row(NamedTuple):
+    k: int
+    structure: str
+    value: float
+    spurious: bool
+
+
+def _rows(fits: Any, criterion: str) -> list[_Row]:
+    if isinstance(fits, Mapping):
+        rows = [
+            _Row(int(k), fit.mixture.structure, float(getattr(fit, criterion)), fit.spurious)
+            for k, fit in fits.items()
+        ]
+    else:
+        columns = ["n_components", "covariance", criterion, "spurious"]
+        missing = [name for name in columns if name not in fits]
+        if missing:
+            raise ValueError(f"fits must be a mapping of k to Fit or a table; the table lacks {missing}")
+        rows = [
+            _Row(int(k), str(s), float(v), bool(off)) for k, s, v, off in zip(*(fits[c] for c in columns))
+        ]
+    if not rows:
+        raise ValueError("fits is empty, so there is nothing to draw")
+    return rows
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    margin = 0.08 * (max(finite) - min(finite)) or 1.0
+    return min(finite) - margin, max(finite) + margin
+
+
+def _axes(ax: Any) -> Any:
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(layout="constrained")[1]
+
+
+def _whole_numbers(ax: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _style(cluster: int) -> tuple[str, str]:
+    """Colour and marker; pairs are distinct for 49 clusters."""
+    return COLORS[cluster % 7], MARKERS[(cluster + cluster // 7) % 7]
+
+
+def _name_axes(ax: Any, first: str, second: str = "density") -> None:
+    ax.set_xlabel(first)
+    ax.set_ylabel(second)
+
+
+def _legend(target: Any, mixture: GaussianMixture, **where: Any) -> None:
+    """A row per cluster, with its weight; above 10 clusters the numbers in the panel must do."""
+    from matplotlib.lines import Line2D
+
+    if not 1 < mixture.n_components <= 10:
+        return
+    handles = []
+    for cluster, weight in enumerate(np.asarray(mixture.weights)):
+        color, marker = _style(cluster)
+        handles.append(
+            Line2D([], [], color=color, marker=marker, linestyle="", label=f"{cluster}  ({weight:.2g})")
+        )
+    where = where or {"loc": "best"}
+    target.legend(handles=handles, title="cluster (weight)", frameon=False, **where)
+
+
+def _scatter(ax: Any, xy: np.ndarray, r: np.ndarray) -> None:
+    """Points in the mixed colours of their clusters, with the marker of the most probable one."""
+    from matplotlib.colors import to_rgb
+
+    palette = np.array([to_rgb(_style(cluster)[0]) for cluster in range(r.shape[1])])
+    colors, hard = np.clip(r @ palette, 0, 1), r.argmax(axis=1)
+    size = float(np.clip(9000 / len(xy), 4, 26))
+    for cluster in np.unique(hard):
+        mine = hard == cluster
+        marker = _style(int(cluster))[1]
+        ax.scatter(
+            *xy[mine].T, c=colors[mine], marker=marker, s=size, alpha=0.75, linewidths=0, rasterized=True
+        )
+
+
+def _limits(values: np.ndarray, mixture: GaussianMixture, feature: int) -> tuple[float, float]:
+    """All data and all clusters out to 2.2 standard deviations, and a little air."""
+    mean = np.asarray(mixture.means)[:, feature]
+    reach = 2.2 * np.sqrt(mixture.covariances[:, feature, feature])
+    low = min((mean - reach).min(), values.min(initial=math.inf))
+    high = max((mean + reach).max(), values.max(initial=-math.inf))
+    return low - 0.03 * (high - low), high + 0.03 * (high - low)
+
+
+def _draw_pair(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> None:
+    data = np.empty((0, 2)) if cloud is None else cloud.points
+    if cloud is not None:
+        _scatter(ax, cloud.points[:: cloud.step], cloud.r)
+    limits = [_limits(data[:, j], mixture, j) for j in range(2)]
+    ax.set(xlim=limits[0], ylim=limits[1])
+    u, v = (np.linspace(*limit, _GRID) for limit in limits)
+    grid = np.stack(np.meshgrid(u, v), axis=-1)
+    density = mixture.log_density(grid.reshape(-1, 2)).reshape(_GRID, _GRID)
+    levels = density.max() - math.log(3) * np.arange(6, 0, -1)
+    ax.contour(u, v, density, levels=levels, colors="0.45", linewidths=0.7, linestyles="solid", zorder=1)
+    for cluster in range(mixture.n_components):
+        _draw_ellipses(ax, mixture, cluster)
+
+
+def _draw_ellipses(ax: Any, mixture: GaussianMixture, cluster: int) -> None:
+    """Σ = V diag(λ) Vᵀ: half axes √λ along the columns of V, once and twice."""
+    from matplotlib.patches import Ellipse
+    from matplotlib.patheffects import withStroke
+
+    values, vectors = np.linalg.eigh(np.asarray(mixture.covariances, np.float64)[cluster])
+    angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
+    mean, color = np.asarray(mixture.means)[cluster], _style(cluster)[0]
+    for times, line in ((1, "-"), (2, "--")):
+        minor, major = 2 * times * np.sqrt(np.maximum(values, 0))
+        ax.add_patch(
+            Ellipse(
+                mean, major, minor, angle=angle, fill=False, edgecolor=color, linestyle=line, linewidth=1.6
+            )
+        )
+    halo = [withStroke(linewidth=3, foreground="white")]
+    ax.text(*mean, str(cluster), ha="center", va="center", weight="bold", path_effects=halo, clip_on=True)
+
+
+def _draw_single(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> None:
+    data = np.empty(0) if cloud is None else cloud.points[:, 0]
+    if cloud is not None:
+        ax.hist(data, bins=_bins(data, mixture), density=True, color="0.85", edgecolor="white", linewidth=0.5)
+    limits = _limits(data, mixture, 0)
+    grid = np.linspace(*limits, 4 * _GRID)
+    parts = np.exp(mixture.log_joint(grid))
+    ax.plot(grid, parts.sum(axis=1), color="0.35", linewidth=2.2)
+    for cluster in range(mixture.n_components):
+        color, marker = _style(cluster)
+        part = np.where(parts[:, cluster] > 0.01 * parts[:, cluster].max(), parts[:, cluster], math.nan)
+        ax.plot(grid, part, "--", color=color)
+        ax.plot(grid[np.nanargmax(part)], np.nanmax(part), marker, color=color, markersize=7)
+    ax.set_xlim(limits)
+    ax.set_ylim(bottom=0)
+
+
+def _bins(data: np.ndarray, mixture: GaussianMixture) -> np.ndarray:
+    """Bins half a standard deviation of the narrowest cluster wide, aligned with a grid of values."""
+    span = float(np.ptp(data)) or 1.0
+    narrowest = float(np.sqrt(mixture.covariances.min()))
+    width = span / np.clip(2 * span / narrowest, 8, min(60, 4 * math.sqrt(data.size) + 8))
+    grid = spacing(data)
+    width = max(1, round(width / grid)) * grid if grid > 0 and span < 200 * grid else width
+    return data.min() - grid / 2 + width * np.arange(math.ceil((span + grid) / width) + 1)
+
+
+_PANELS = {1: _draw_single, 2: _draw_pair}
+
+
+def _pair_grid(mixture: GaussianMixture, cloud: _Cloud | None, names: tuple[str, ...], ax: Any) -> np.ndarray:
+    """Marginals on the diagonal, pairs below it, nothing above."""
+    d = mixture.n_features
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots(d, d, figsize=(2.4 * d, 2.2 * d), layout="constrained")[1]
+    axes: Any = np.asarray(ax)
+    if axes.shape != (d, d):
+        raise ValueError(f"{d} features need ax as a ({d}, {d}) array of Axes, not {axes.shape}")
+    for i, j in np.ndindex(d, d):
+        panel, shown = axes[i, j], [i] if i == j else [j, i]
+        if j > i:
+            panel.set_axis_off()
+            continue
+        part = None if cloud is None else cloud._replace(points=cloud.points[:, shown])
+        _PANELS[len(shown)](panel, mixture.marginal(shown), part)
+        if i == j:
+            panel.set_yticks([])
+        bottom, left = i == d - 1, j == 0 and i > 0
+        _name_axes(panel, names[j] if bottom else "", names[i] if left else "")
+        panel.tick_params(labelbottom=bottom, labelleft=left)
+    _legend(axes[0, -1], mixture, loc="upper right")
+    return axes
