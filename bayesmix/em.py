@@ -53,7 +53,8 @@ def fit(
         method: "soft" (EM), "hard" (classification EM: each point wholly in its most probable cluster),
             "stochastic" (z drawn each step; the mixture of the averaged statistics of the later half of
             `max_steps` is returned) or "annealed" (responsibilities ∝ p(x, z)^β, β rising to 1).
-        n_starts: how many starts; 10 by default, 1 for stochastic and annealed EM and for a given start.
+        n_starts: how many starts; by default 10, 1 for stochastic EM, 4 for annealed EM (each with draws of its
+            own, from a given start too), 1 for a given start otherwise.
         init: "kmeans" (default: k-means from k-means++ seeds), "k-means++", "random" (k different rows); or a
             start: labels (n,), responsibilities (n, k), means (k, d), a `GaussianMixture`.
         sample_weight: (n,); an integer weight is repetition, zero is absence.
@@ -133,9 +134,9 @@ def solve(
     if "covariance" in hold and not isinstance(init, GaussianMixture):
         raise ValueError("hold='covariance' needs init=GaussianMixture(...), which says what to hold")
     named = init is None or isinstance(init, str)
-    if not named and n_starts not in (None, 1):
+    if not (named or row.draws) and n_starts not in (None, 1):
         raise ValueError(f"a given init is one start, so n_starts must be 1, not {n_starts!r}")
-    count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named else 1
+    count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named or row.draws else 1
     problem = prepare(n_components, covariance, x, sample_weight, float(tol))
     if method == "stochastic" and (problem.w != np.round(problem.w)).any():
         bad = int(np.argmax(problem.weight != np.round(problem.weight)))
@@ -147,10 +148,10 @@ def solve(
         name = as_name(_START_ALIASES.get(init or "kmeans", init or "kmeans"), "init", _STARTS)
         starts, copies = _own_starts(problem, name, count, key, relocate)
     else:
-        starts, copies = [given_start(init, problem)], np.zeros(1, int)
+        starts, copies = [given_start(init, problem)] * count, np.zeros(count, int)
         if max_steps == 0 and starts[0].statistics is not None:
             raise ValueError("max_steps must be at least 1 for a start from labels or responsibilities")
-    if method == "annealed":  # draws differ, so starts that are the same need not end the same
+    if row.draws:  # the same start need not end the same
         copies = np.arange(len(starts))
     options = Options(row.responsibilities, hold, problem.x.dtype == np.float32, relocate)
     path = row.engine(problem, starts, copies, options, max_steps, key)

@@ -29,9 +29,10 @@ _CODE = {name: code for name, (code, _) in STATUS.items()}
 # thousand numbers that lets every start converge.
 _SHORT_WORK = 3e8
 
-# Annealed EM: the inverse temperatures before the last, plain level, and the steps of each.
-_LEVELS = tuple(float(beta) for beta in np.geomspace(0.1, 0.9, 12))
-_LEVEL_STEPS = 20
+# Annealed EM: the inverse temperatures before the last, plain level, and the most steps of each. Which of two
+# clusters takes the next split is a coin toss, so annealing draws several paths by default.
+_LEVELS = tuple(float(beta) for beta in np.geomspace(0.15, 0.9, 12))
+_LEVEL_STEPS = 300
 _SPLIT = 0.02  # means nearer than this, in pooled standard deviations, are moved apart by as much
 
 
@@ -65,8 +66,9 @@ def _annealed(
     """Levels of rising β, coincident means split after each, then plain EM to convergence."""
     generator = as_generator(key)
     states = begin(starts, options)
+    each = min(_LEVEL_STEPS, steps // (2 * len(_LEVELS)))  # half of the steps are for the last level
     for beta in _LEVELS:
-        left = np.minimum(_LEVEL_STEPS, steps - states.step)
+        left = np.full(len(starts), each)
         path = run(states, left, problem.observations, problem.rules, options, beta=beta, title="annealing")
         options = options._replace(whitened=path.whitened)
         states = _anew(path, _split(path, generator))
@@ -141,17 +143,18 @@ def _average(moments: np.ndarray, d: int) -> np.ndarray:
 
 
 class Method(NamedTuple):
-    """A driver, its row of `statistics.RESPONSIBILITIES`, and defaults of the number of starts and of steps."""
+    """A driver, its row of `statistics.RESPONSIBILITIES`, defaults, and whether runs from one start differ."""
 
     engine: Callable[..., Path]
     responsibilities: str
     n_starts: int
     max_steps: int
+    draws: bool
 
 
 METHODS: dict[str, Method] = {
-    "soft": Method(_plain, "soft", 10, 10_000),
-    "hard": Method(_plain, "hard", 10, 1_000),
-    "stochastic": Method(_stochastic, "sampled", 1, 300),
-    "annealed": Method(_annealed, "soft", 1, 10_000),
+    "soft": Method(_plain, "soft", 10, 10_000, False),
+    "hard": Method(_plain, "hard", 10, 1_000, False),
+    "stochastic": Method(_stochastic, "sampled", 1, 300, True),
+    "annealed": Method(_annealed, "soft", 4, 10_000, True),
 }

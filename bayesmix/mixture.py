@@ -368,6 +368,8 @@ def _covariance_values(covariances: Any, row: Structure, k: int, d: int) -> np.n
     if given.dtype.kind not in "fiub":
         raise ValueError(f"covariances must be numbers, not {given.dtype}")
     given = given.astype(np.float32 if given.dtype == np.float32 else np.float64)
+    if not np.isfinite(given).all():
+        raise ValueError(f"covariances have a value that is not finite: {given.tolist()}")
     if d == 1 and given.shape == (k,):
         given = given[:, None, None]
     leading = 1 if row.shared else k
@@ -387,8 +389,6 @@ def _covariance_values(covariances: Any, row: Structure, k: int, d: int) -> np.n
             f"covariances have shape {given.shape}; {row.name} with {k} clusters and {d} features takes "
             f"{(k, d, d)} or {stored}"
         )
-    if not np.isfinite(dense).all():
-        raise ValueError(f"covariances have a value that is not finite: {given.tolist()}")
     for index, matrix in enumerate(dense):
         scale = np.abs(matrix).max()
         if np.abs(matrix - matrix.T).max() > 1e-6 * scale:

@@ -1,0 +1,343 @@
+"""Known parameters: the density, its parts, its draws, and what follows from them."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import NAMES, data, mixture
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import stats
+
+import bayesmix as bm
+from bayesmix.covariance import STRUCTURES
+
+
+def slow_log_joint(m, x):
+    """The definition, by SciPy, one cluster at a time."""
+    columns = [
+        np.log(w) + stats.multivariate_normal(mean, covariance).logpdf(x)
+        for w, mean, covariance in zip(m.weights, m.means, m.covariances, strict=True)
+    ]
+    return np.stack([np.reshape(c, len(x)) for c in columns], axis=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_densities_are_scipys(name):
+    m, (x, _) = mixture(name), data(name)
+    expected = slow_log_joint(m, x)
+    density = np.logaddexp.reduce(expected, axis=1)
+    assert_allclose(m.log_joint(x), expected, rtol=1e-10)
+    assert_allclose(m.log_density(x), density, rtol=1e-10)
+    assert_allclose(m.responsibilities(x), np.exp(expected - density[:, None]), rtol=1e-8, atol=1e-12)
+    assert_array_equal(m.classify(x), expected.argmax(axis=1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_data_are_computed_in_float32_and_agree(name):
+    m, (x, _) = mixture(name), data(name)
+    single = m.log_density(x.astype(np.float32))
+    assert single.dtype == np.float32
+    assert_allclose(single, m.log_density(x), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_draws_have_the_moments_of_their_cluster(name):
+    m = mixture(name)
+    n = 60_000
+    x, z = m.simulate(n, key=11)
+    counts = np.bincount(z, minlength=3)
+    assert stats.chisquare(counts, n * m.weights).pvalue > 1e-4
+    for k in range(3):
+        rows = x[z == k]
+        error = np.sqrt(np.diag(m.covariances[k]) / len(rows))
+        assert np.all(np.abs(rows.mean(axis=0) - m.means[k]) < 5 * error)
+        assert_allclose(np.cov(rows.T).reshape(m.covariances[k].shape), m.covariances[k], atol=0.08)
+    squared = np.array(
+        [stats.multivariate_normal(m.means[k], m.covariances[k]).logpdf(x[z == k]).mean() for k in range(3)]
+    )
+    entropy = np.array([stats.multivariate_normal(m.means[k], m.covariances[k]).entropy() for k in range(3)])
+    assert_allclose(squared, -entropy, atol=0.06)
+
+
+def test_rows_of_x_and_z_belong_together():
+    far = bm.GaussianMixture.of([0.5, 0.5], [[-100.0], [100.0]], [1.0, 1.0])
+    x, z = far.simulate(500, key=0)
+    assert_array_equal(z, (x[:, 0] > 0).astype(int))
+
+
+def test_a_cluster_of_weight_zero_is_never_drawn_and_makes_no_nan():
+    m = bm.GaussianMixture.of([1.0, 0.0], [[0.0], [1.0]], [1.0, 1.0])
+    x, z = m.simulate(2000, key=0)
+    assert (z == 0).all()
+    assert np.isneginf(m.log_joint(x)[:, 1]).all()
+    assert_allclose(m.log_density(x), stats.norm.logpdf(x[:, 0]), rtol=1e-12)
+    assert_allclose(m.responsibilities(x)[:, 0], 1)
+    gradient = jax.grad(lambda w: bm.GaussianMixture(w, m.means, m.covariance).log_density(x).sum())(
+        jnp.array([1.0, 0.0])
+    )
+    assert jnp.isfinite(gradient).all()
+
+
+def test_the_same_key_gives_the_same_draws_as_int_and_as_jax_key():
+    m = mixture("VVV")
+    first = m.simulate(10, key=5)
+    for key in (5, np.int64(5), jax.random.key(5), jax.random.PRNGKey(5)):
+        for a, b in zip(first, m.simulate(10, key=key), strict=True):
+            assert_array_equal(a, b)
+    assert not np.array_equal(first[0], m.simulate(10, key=6)[0])
+
+
+def test_results_do_not_depend_on_the_global_flag():
+    m, (x, _) = mixture("VVV"), data("VVV")
+    with jax.enable_x64(True):
+        inside = m.log_density(x), m.simulate(5, key=1)[0]
+    outside = m.log_density(x), m.simulate(5, key=1)[0]
+    for a, b in zip(inside, outside, strict=True):
+        assert type(a) is np.ndarray
+        assert a.dtype == np.float64
+        assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_under_jit_vmap_and_grad(name):
+    m, (x, _) = mixture(name), data(name)
+    with jax.enable_x64(True):
+        for method in ("log_joint", "log_density", "responsibilities", "classify", "within"):
+            traced = jax.jit(lambda m, x, method=method: getattr(m, method)(x))(m, x)
+            assert isinstance(traced, jax.Array)
+            assert_allclose(traced, getattr(m, method)(x), rtol=1e-9, atol=1e-12)
+        batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), m)
+        assert_allclose(jax.vmap(lambda m: m.log_density(x))(batch)[1], m.log_density(x), rtol=1e-9)
+        assert batch.covariances.shape == (2, *m.covariances.shape)
+        z = jax.jit(lambda m, key: m.simulate(7, key=key))(m, jax.random.key(2))[1]
+        assert_array_equal(z, m.simulate(7, key=2)[1])
+        loss = jax.jit(lambda m: m.log_density(x).sum())
+        gradient = jax.grad(loss)(m)
+        step = 1e-6
+        for i, leaf in enumerate(jax.tree.leaves(m)):
+            moved = []
+            for sign in (1, -1):
+                leaves = jax.tree.leaves(m)
+                leaves[i] = (
+                    leaf + sign * step * np.eye(leaf.shape[-1]) if leaf.ndim == 3 else leaf + sign * step
+                )
+                moved.append(loss(jax.tree.unflatten(jax.tree.structure(m), leaves)))
+            along = jax.tree.leaves(gradient)[i]
+            total = jnp.trace(along, axis1=-2, axis2=-1).sum() if leaf.ndim == 3 else along.sum()
+            assert_allclose(total, (moved[0] - moved[1]) / (2 * step), rtol=1e-5, atol=1e-4)
+
+
+def test_a_batch_of_mixtures_says_how_to_use_it():
+    m = mixture("VVV")
+    batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), m)
+    with pytest.raises(ValueError, match="vmap"):
+        batch.log_density(data("VVV")[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_marginal_and_conditional_multiply_to_the_joint(name):
+    m, (x, _) = mixture(name), data(name)
+    if m.n_features == 1:
+        with pytest.raises(ValueError, match="left free"):
+            m.condition({0: 0.0})
+        return
+    part = m.marginal([2, 0])
+    assert part.structure == name
+    assert_allclose(part.means, m.means[:, [2, 0]])
+    assert_allclose(part.covariances, m.covariances[:, [2, 0]][:, :, [2, 0]])
+    for row in x[:5]:
+        rest = m.condition({0: row[0], 2: row[2]})
+        together = part.log_density(row[None, [2, 0]]) + rest.log_density(row[None, [1]])
+        assert_allclose(together, m.log_density(row[None]), rtol=1e-9)
+
+
+def test_conditioning_far_away_stays_a_mixture():
+    m = mixture("VVV").condition({0: 1e6})
+    assert_allclose(m.weights.sum(), 1)
+    assert np.isfinite(m.means).all()
+
+
+def test_features_go_by_name():
+    m = bm.GaussianMixture.of([1.0], [[1.0, 2.0]], [np.eye(2)], feature_names=["a", "b"])
+    assert m.marginal("b").means == 2
+    assert m.condition({"a": 0.0}).feature_names == ("b",)
+    assert list(m.summary().columns) == ["weight", "mean a", "mean b", "sd a", "sd b"]
+
+
+def test_within_counts_by_mahalanobis_distance():
+    m, (x, _) = mixture("VVV"), data("VVV")
+    distance = np.stack(
+        [
+            np.sqrt(np.einsum("ni,ij,nj->n", x - mu, np.linalg.inv(s), x - mu))
+            for mu, s in zip(m.means, m.covariances, strict=True)
+        ]
+    )
+    expected = np.where(distance.min(axis=0) < 1.2, distance.argmin(axis=0), -1)
+    assert_array_equal(m.within(x, radius=1.2), expected)
+    assert set(m.within(x, radius=1.2)) == {-1, 0, 1, 2}
+
+
+def test_within_counts_by_euclidean_distance_along_the_way():
+    m, (x, _) = mixture("VVV"), data("VVV")
+    distance = np.linalg.norm(x[:, None] - m.means, axis=2)
+    nearest = distance.argmin(axis=1)
+    for i, k in enumerate(nearest):
+        u = (x[i] - m.means[k]) / distance[i, k]
+        sigma = np.sqrt(u @ m.covariances[k] @ u)
+        expected = k if distance[i, k] < 1.1 * sigma else -1
+        assert m.within(x[i : i + 1], radius=1.1, distance="euclidean")[0] == expected
+    assert m.within(m.means[:1], distance="euclidean")[0] == 0
+
+
+@pytest.mark.parametrize("d", [1, 2, 10])
+def test_coverage_is_the_share_of_a_clusters_own_points(d):
+    m = bm.GaussianMixture.of([1.0], np.zeros((1, d)), np.eye(d)[None])
+    x, _ = m.simulate(20_000, key=1)
+    for coverage in (0.5, 0.95):
+        share = (m.within(x, coverage=coverage) == 0).mean()
+        assert abs(share - coverage) < 4 * np.sqrt(coverage * (1 - coverage) / 20_000)
+    assert abs((m.within(x) == 0).mean() - stats.chi2.cdf(2.5**2, d)) < 0.015
+
+
+def test_far_points_keep_finite_responsibilities_and_the_nearest_cluster():
+    m = bm.GaussianMixture.of([0.5, 0.5], [[0.0, 0.0], [1.0, 0.0]], [np.eye(2), 4 * np.eye(2)])
+    r = m.responsibilities([[1e3, 1e3], [-1e6, 0.0]])
+    assert np.isfinite(r).all()
+    assert_allclose(r.sum(axis=1), 1)
+    assert_array_equal(r.argmax(axis=1), 1)
+    assert np.isfinite(m.log_density([[1e6, -1e6]])).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_file_gives_back_every_bit(tmp_path, name, dtype):
+    m = jax.tree.map(lambda leaf: (leaf / 3).astype(dtype), mixture(name))
+    m = bm.GaussianMixture(
+        m.weights / m.weights.sum(dtype=dtype), m.means, m.covariance, tuple("abc"[: m.n_features])
+    )
+    m.save(tmp_path / "m.json")
+    back = bm.GaussianMixture.load(tmp_path / "m.json")
+    assert back.feature_names == m.feature_names
+    assert back.structure == name
+    for a, b in zip(jax.tree.leaves(m), jax.tree.leaves(back), strict=True):
+        assert a.dtype == b.dtype
+        assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1, 2]", '{"format": "bayesmix.GaussianMixture"', '{"format": "other", "version": 1}']
+)
+def test_a_foreign_or_cut_file_is_one_error(tmp_path, text):
+    path = tmp_path / "m.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="is not a mixture"):
+        bm.GaussianMixture.load(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_number_of_parameters_is_the_formula(name):
+    m = mixture(name)
+    k, d = m.n_components, m.n_features
+    per = {"full": d * (d + 1) // 2, "diagonal": d, "spherical": 1}[STRUCTURES[name].storage]
+    assert m.n_parameters == (k - 1) + k * d + per * (1 if STRUCTURES[name].shared else k)
+
+
+GOOD = {"weights": [0.5, 0.5], "means": [[0.0, 0.0], [1.0, 1.0]], "covariances": [np.eye(2), np.eye(2)]}
+BAD = {
+    "weights add up": ({"weights": [0.5, 0.6]}, "add up to one"),
+    "negative weight": ({"weights": [1.5, -0.5]}, "must not be negative"),
+    "too many weights": ({"weights": [0.2, 0.3, 0.5]}, "3 entries for 2 means"),
+    "means not finite": ({"means": [[0.0, np.nan], [1.0, 1.0]]}, "means has a missing value"),
+    "means too deep": ({"means": np.zeros((2, 2, 2))}, "means must be"),
+    "covariances shape": ({"covariances": np.ones((3, 2, 2))}, r"shape \(3, 2, 2\)"),
+    "not symmetric": ({"covariances": [np.eye(2), [[1.0, 0.5], [0.0, 1.0]]]}, "covariance 1 is not symmetric"),
+    "not positive": ({"covariances": [np.eye(2), [[1.0, 2.0], [2.0, 1.0]]]}, "covariance 1 is not positive definite"),
+    "not finite": ({"covariances": [np.eye(2), np.full((2, 2), np.inf)]}, "not finite"),
+    "not of the structure": ({"covariances": [np.eye(2), 2 * np.eye(2)], "covariance": "tied"}, "not of the structure EEE"),
+    "unknown structure": ({"covariance": "VVX"}, "covariance must be one of"),
+    "structure for one feature": ({"covariance": "V"}, "for 1 feature"),
+    "text": ({"means": [["a", "b"], ["c", "d"]]}, "means is not numeric"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_parameters_are_one_error(case):
+    change, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        bm.GaussianMixture.of(**(GOOD | change))
+
+
+CALLS = {
+    "features": (lambda m: m.log_density([[1.0]]), "x has 1 features, but 2 are needed"),
+    "one point": (lambda m: m.log_density([1.0, 2.0]), r"x\[None, :\]"),
+    "radius": (lambda m: m.within([[0.0, 0.0]], radius=-1), "radius must be positive"),
+    "coverage": (lambda m: m.within([[0.0, 0.0]], coverage=1.5), "between 0 and 1"),
+    "distance": (lambda m: m.within([[0.0, 0.0]], distance="taxi"), "distance must be one of"),
+    "euclidean coverage": (lambda m: m.within([[0.0, 0.0]], coverage=0.5, distance="euclidean"), "coverage goes with"),
+    "n": (lambda m: m.simulate(0, key=0), "n must be at least 1"),
+    "n not whole": (lambda m: m.simulate(2.5, key=0), "n must be a whole number"),
+    "key": (lambda m: m.simulate(2, key="a"), "key must be"),
+    "several keys": (lambda m: m.simulate(2, key=jax.random.split(jax.random.key(0))), "key must be"),
+    "feature": (lambda m: m.marginal([5]), "feature must be"),
+    "feature twice": (lambda m: m.marginal([0, 0]), "different features"),
+    "all given": (lambda m: m.condition({0: 1.0, 1: 1.0}), "left free"),
+    "no mapping": (lambda m: m.condition([1.0]), "given must map"),
+    "missing": (lambda m: m.log_density([[0.0, 1.0], [np.nan, 1.0]]), r"row 1, column 'x0' \(1 of 2 rows"),
+    "infinite": (lambda m: m.log_density([[0.0, np.inf]]), "an infinite value"),
+    "masked": (lambda m: m.log_density(np.ma.array([[0.0, 1.0]], mask=[[0, 1]])), "masked value in row 0, column 1"),
+    "complex": (lambda m: m.log_density(np.ones((1, 2), complex)), "complex"),
+    "empty": (lambda m: m.log_density(np.ones((0, 2))), "empty"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_bad_calls_are_one_error(case):
+    call, message = CALLS[case]
+    with pytest.raises(ValueError, match=message):
+        call(bm.GaussianMixture.of(**GOOD))
+
+
+ARRAYS = {
+    "fortran": np.asfortranarray,
+    "strided": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "reversed": lambda x: x[::-1][::-1],
+    "big endian": lambda x: x.astype(">f8"),
+    "read only": lambda x: np.lib.stride_tricks.as_strided(x, writeable=False),
+    "list": lambda x: x.tolist(),
+    "jax": lambda x: jax.device_put(x),
+    "masked without masks": lambda x: np.ma.array(x),
+    "objects": lambda x: x.astype(object),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_any_array_gives_the_same_numbers(kind):
+    m, (x, _) = mixture("VVV"), data("VVV")
+    with jax.enable_x64(True):
+        given = ARRAYS[kind](x.copy())
+    assert_array_equal(m.log_density(given), m.log_density(x))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, bool, np.int32])
+def test_small_integers_do_not_overflow(dtype):
+    x = (np.arange(40).reshape(20, 2) * 6 % 251).astype(dtype)
+    m = bm.GaussianMixture.of(
+        [0.5, 0.5], [[50.0, 60.0], [150.0, 100.0]], [[400.0, 300.0], [300.0, 200.0]], covariance="diag"
+    )
+    assert_array_equal(m.log_density(x), m.log_density(x.astype(float)))
+
+
+def test_importing_is_light():
+    """Neither importing nor fitting loads what neither needs."""
+    heavy = {"numpyro", "arviz", "matplotlib", "sklearn", "pandas"}
+    code = (
+        "import sys, bayesmix as bm\n"
+        "one = set(sys.modules)\n"
+        "bm.fit(bm.MixtureModel(2), [[0.0], [0.1], [0.3], [5.0], [5.2], [5.3]])\n"
+        f"print(sorted({heavy!r} & one), sorted({heavy!r} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[] []"
