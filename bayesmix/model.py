@@ -1,0 +1,310 @@
+"""The generative story as a NumPyro model: θ from the prior, a cluster for each point, the point.
+
+    θ = (weights, means, covariances) ~ prior
+    z_n | θ       ~ Categorical(weights)
+    x_n | z_n, θ  ~ Normal(means[z_n], covariances[z_n])
+
+`model(x)` says just this; `model.marginal(x)` says it with z summed out, x_n | θ ~ Σ_k weights[k] Normal(·),
+which is what gradient kernels take. The covariances are drawn as precisions, in one site:
+
+    full storage         precision_cholesky (d, d)   WishartCholesky(degrees_of_freedom, rate=scale)
+    diagonal storage     precisions (d,)             Gamma(degrees_of_freedom / 2, rate=scale / 2)
+    spherical storage    precision                   Gamma(degrees_of_freedom / 2, rate=scale / 2)
+
+inside the plate `cluster`, or before it where all clusters share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bayesmix.covariance import Structure, structure_of
+from bayesmix.inputs import as_count, as_key, as_points, double_precision, is_traced, to_numpy
+from bayesmix.mixture import GaussianMixture, precision_factor
+from bayesmix.prior import ConjugatePrior, weak_prior
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["MixtureModel"]
+
+_CHOICES = "prior='weak', a ConjugatePrior, or a NumPyro program that returns a GaussianMixture"
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureModel:
+    """A mixture with unknown parameters: how many clusters, of which shape, and what is believed before.
+
+    It is a NumPyro model: `model(x)` has the sites `weights`, the covariance's own, `means`, `z` and `x` in
+    the plates `cluster` and `obs_id`, so handlers, `Predictive` and `render_model` take it; `model.marginal`
+    has them without `z`. Both follow the global JAX flag, as NumPyro does.
+
+    Args:
+        n_components: k.
+        covariance: mclust's letters or scikit-learn's words; kept in letters.
+        prior: `None` is maximum likelihood; "weak" is `weak_prior` of the data; a `ConjugatePrior`; or a
+            NumPyro program: it is called as `prior()`, declares whatever sites it likes but `z` and `x`, and
+            returns a `GaussianMixture` of k clusters and this structure, in the data's own units. A flat
+            prior has no posterior, so as a NumPyro model `None` means "weak".
+
+    Raises:
+        ValueError: no such number, structure or prior, or a prior that does not fit the other two.
+
+    Example:
+        >>> import bayesmix as bm
+        >>> from numpyro import handlers
+        >>> model = bm.MixtureModel(3, "full", prior="weak")
+        >>> model.covariance
+        'VVV'
+        >>> x = [[0.0], [1.0], [5.0], [6.0]]
+        >>> sites = handlers.trace(handlers.seed(model, 0)).get_trace(x)
+        >>> [name for name, site in sites.items() if site["type"] == "sample"]
+        ['weights', 'precision_cholesky', 'means', 'z', 'x']
+    """
+
+    n_components: int
+    covariance: str = "full"
+    prior: str | ConjugatePrior | Callable[[], GaussianMixture] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n_components", as_count(self.n_components, "n_components"))
+        object.__setattr__(self, "covariance", structure_of(self.covariance).name)
+        if isinstance(self.prior, ConjugatePrior):
+            self.prior.require(self.n_components, self._row)
+        elif self._needs_data:
+            pass
+        elif not callable(self.prior):
+            raise ValueError(f"prior must be None, {_CHOICES[6:]}; it is {self.prior!r}")
+
+    @property
+    def _row(self) -> Structure:
+        return structure_of(self.covariance)
+
+    @property
+    def _needs_data(self) -> bool:
+        return self.prior is None or (isinstance(self.prior, str) and self.prior == "weak")
+
+    def resolve(self, x: Any, *, sample_weight: Any = None) -> MixtureModel:
+        """The same model with its prior fixed: `None` and "weak" become `weak_prior(x)`, others stay.
+
+        Do so once, before the data are split, simulated or traced.
+
+        Raises:
+            ValueError: data that `weak_prior` refuses, or not as many features as the prior has.
+
+        Example:
+            >>> import bayesmix as bm
+            >>> model = bm.MixtureModel(2, prior="weak").resolve([[0.0], [2.0], [4.0]])
+            >>> model.prior.mean
+            array([2.])
+        """
+        if self._needs_data:
+            k, structure = self.n_components, self.covariance
+            prior = weak_prior(x, n_components=k, covariance=structure, sample_weight=sample_weight)
+            return replace(self, prior=prior)
+        if isinstance(self.prior, ConjugatePrior):
+            as_points(x, n_features=self.prior.n_features)
+        return self
+
+    def parameters(self) -> GaussianMixture:
+        """θ ~ prior, the first line of the story by itself: declares its sites and returns the mixture.
+
+        Under `handlers.substitute` it turns values of the sites into the mixture that they stand for.
+
+        Raises:
+            ValueError: the prior waits for data, or is a program that returns no such mixture.
+        """
+        return self._parameters()[0]
+
+    def __call__(self, x: Any = None, n: int | None = None) -> Any:
+        """The explicit story: the sites `weights`, the covariance's own, `means`, `z` and `x`.
+
+        Args:
+            x: the data (n, d); without them x is drawn too.
+            n: how many points to draw where there are no data, one by default.
+
+        Returns:
+            x, given or drawn.
+
+        Raises:
+            ValueError: bad data, both x and n, or a prior that waits for data that are absent or traced.
+        """
+        model, points, n = self._rows(x, n)
+        return model._explicit(points, n)[1]["x"]
+
+    def marginal(self, x: Any = None, n: int | None = None) -> Any:
+        """The same story with z summed out: x_n | θ ~ Σ_k weights[k] Normal(means[k], covariances[k]).
+
+        Takes, returns and raises what `model(x)` does.
+        """
+        import numpyro
+
+        from bayesmix.distribution import MixtureDistribution
+
+        model, points, n = self._rows(x, n)
+        mixture, factor = model._parameters(points)
+        with numpyro.plate("obs_id", n):
+            return numpyro.sample("x", MixtureDistribution(mixture, factor), obs=points)
+
+    def prior_predictive(self, n: int, *, key: Any, like: Any = None) -> xarray.DataTree:
+        """Draws of θ, z and x from the story, before any data are seen; in float64.
+
+        Args:
+            n: how many draws of θ.
+            key: a JAX key or an int.
+            like: data that give the rows of a draw, the names of the features, and "weak" its scale.
+                Without them each draw of θ comes with one row.
+
+        Returns:
+            A tree with the groups `prior` (weights, means, dense covariances, and the sites of a
+            program) and `prior_predictive` (x and z), as ArviZ reads it.
+
+        Raises:
+            ValueError: `prior` is `None`, which has nothing to draw from, or "weak" without `like`.
+
+        Example:
+            >>> import bayesmix as bm
+            >>> prior = bm.ConjugatePrior.of(mean=[0.0], degrees_of_freedom=3, scale=[[1.0]])
+            >>> draws = bm.MixtureModel(2, "full", prior).prior_predictive(100, key=0)
+            >>> dict(draws["prior"].sizes)
+            {'chain': 1, 'draw': 100, 'cluster': 2, 'feature': 1, 'feature_bis': 1}
+        """
+        from bayesmix.distribution import draws
+
+        n = as_count(n, "n")
+        if self.prior is None:
+            raise ValueError(f"prior is None, a flat one, which has nothing to draw from; choose {_CHOICES}")
+        if self._needs_data and like is None:
+            raise ValueError("prior='weak' takes its scale from data; pass them as like=x")
+        known = self.prior.n_features if isinstance(self.prior, ConjugatePrior) else None
+        points = None if like is None else as_points(like, "like", n_features=known)
+        model = self if points is None else self.resolve(points.values)
+        rows = 1 if points is None else points.values.shape[0]
+        prior = model.prior if isinstance(model.prior, ConjugatePrior) else None
+        story = model if prior is None else _without_prior(self.n_components, self.covariance)
+        with double_precision():
+            keys = jax.random.split(as_key(key), n)
+            mixture, sites, drawn = to_numpy(draws(story._simulate, prior, keys, rows))
+        d = mixture.means.shape[-1]
+        if points is not None and points.values.shape[1] != d:
+            raise ValueError(f"like has {points.values.shape[1]} features, but the prior's mixture has {d}")
+        names = points.names if points is not None else mixture.feature_names
+        return _tree(mixture, sites, drawn, names or tuple(f"x{j}" for j in range(d)))
+
+    def _rows(self, x: Any, n: int | None) -> tuple[MixtureModel, Array | None, int]:
+        """The model with its prior fixed, the data in the precision of the flag, and how many rows."""
+        if x is None:
+            return self, None, 1 if n is None else as_count(n, "n")
+        if n is not None:
+            raise ValueError(
+                "n is how many points to draw where there are no data; leave it out when x is given"
+            )
+        if is_traced(x):
+            if self._needs_data:
+                raise ValueError(
+                    f"prior={self.prior!r} takes its scale from the data, which are traced here (jit, vmap "
+                    "or grad); fix the prior first, with model.resolve(x)"
+                )
+            values, model = jnp.atleast_1d(x), self
+            values = values[:, None] if values.ndim == 1 else values
+        else:
+            values = as_points(x).values
+            model = self.resolve(values)
+        return model, jnp.asarray(values, float), values.shape[0]
+
+    def _parameters(self, points: Array | None = None) -> tuple[GaussianMixture, Array]:
+        """θ ~ prior as a mixture, and W of each cluster, |W (x - m)|² the squared Mahalanobis distance."""
+        from bayesmix.distribution import draw_parameters
+
+        if isinstance(self.prior, ConjugatePrior):
+            mixture, factor = draw_parameters(self.prior, self.n_components, self._row)
+        elif callable(self.prior):
+            mixture = _checked(self.prior(), self.n_components, self.covariance)
+            factor = precision_factor(mixture.covariance, mixture.n_features)[0]
+        else:
+            raise ValueError(
+                f"prior={self.prior!r} takes its scale from data, and none are given; pass x, or fix the "
+                "prior first, with model.resolve(x)"
+            )
+        if points is not None and points.shape[1] != mixture.n_features:
+            raise ValueError(f"x has {points.shape[1]} features, but the prior has {mixture.n_features}")
+        return mixture, factor
+
+    def _explicit(self, points: Array | None, n: int) -> tuple[GaussianMixture, dict[str, Any]]:
+        """The whole story: θ, and z and x, given or drawn."""
+        import numpyro
+        import numpyro.distributions as dist
+
+        from bayesmix.distribution import ClusterNormal
+
+        mixture, factor = self._parameters(points)
+        with numpyro.plate("obs_id", n):
+            z: Any = numpyro.sample("z", dist.CategoricalProbs(jnp.asarray(mixture.weights)))
+            x = numpyro.sample("x", ClusterNormal(mixture.means, factor, self._row.storage, z), obs=points)
+        return mixture, {"z": z, "x": x}
+
+    def _simulate(self, prior: ConjugatePrior | None, n: int) -> tuple[GaussianMixture, dict[str, Array]]:
+        """The whole story forward, under this prior if one is passed."""
+        return (self if prior is None else replace(self, prior=prior))._explicit(None, n)
+
+
+def _checked(mixture: Any, k: int, structure: str) -> GaussianMixture:
+    if not isinstance(mixture, GaussianMixture):
+        raise ValueError(
+            f"prior is a program that returned a {type(mixture).__name__}, not a GaussianMixture"
+        )
+    if mixture.means.ndim != 2 or (mixture.n_components, mixture.structure) != (k, structure):
+        raise ValueError(
+            f"prior returned a mixture with means {mixture.means.shape} and structure {mixture.structure}; "
+            f"the model has {k} clusters and {structure}"
+        )
+    structure_of(structure, mixture.n_features)
+    return mixture
+
+
+@cache
+def _without_prior(n_components: int, covariance: str) -> MixtureModel:
+    """One object for all models that differ in a conjugate prior only: they share compiled code."""
+    return MixtureModel(n_components, covariance)
+
+
+def _tree(
+    mixture: GaussianMixture, sites: dict[str, Any], drawn: dict[str, Any], names: tuple[str, ...]
+) -> xarray.DataTree:
+    """Bare arrays (draw, ...) with names on every dimension."""
+    import numpyro
+    import xarray
+    from arviz_base import dict_to_dataset
+
+    k, rows = mixture.n_components, drawn["x"].shape[1]
+    dims: dict[Any, Any] = {
+        "weights": ["cluster"],
+        "means": ["cluster", "feature"],
+        "covariances": ["cluster", "feature", "feature_bis"],
+        "x": ["obs_id", "feature"],
+        "z": ["obs_id"],
+    }
+    coords = {
+        "cluster": np.arange(k),
+        "feature": list(names),
+        "feature_bis": list(names),
+        "obs_id": np.arange(rows),
+    }
+    parameters = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
+    z = drawn["z"].astype(np.min_scalar_type(-k))
+
+    def dataset(arrays: dict[str, Any]) -> xarray.Dataset:
+        attributes = {"creation_library": "bayesmix", "covariance": mixture.structure}
+        chains = {name: values[None] for name, values in arrays.items()}
+        return dict_to_dataset(chains, dims=dims, coords=coords, attrs=attributes, inference_library=numpyro)
+
+    groups = {"prior": {**sites, **parameters}, "prior_predictive": {"x": drawn["x"], "z": z}}
+    return xarray.DataTree.from_dict({name: dataset(arrays) for name, arrays in groups.items()})
