@@ -50,8 +50,9 @@ def _fit(
     data: Annotated[
         str,
         typer.Argument(
+            metavar="DATA",
             help="A CSV file with a header line and numeric columns, - for standard input, or the name of a "
-            "bundled data set: old_faithful, iris, galaxies."
+            "bundled data set: old_faithful, iris, galaxies.",
         ),
     ],
     n_components: Annotated[
@@ -87,8 +88,8 @@ def _fit(
     _print_table(f"{data}: {x.shape[0]} rows, {features}; covariance {covariance}", table)
     if best is None:
         _say(
-            "bayesmix: none of these fits is clean, so none is chosen and nothing is written; ask for fewer "
-            "clusters, or for a structure with equal volumes such as --covariance tied"
+            "bayesmix: none of these fits is clean, for the reasons above, so none is chosen "
+            "and nothing is written; ask for fewer clusters, or for a structure with equal volumes such as --covariance tied"
         )
         raise typer.Exit(_NONE_CLEAN)
     typer.echo(f"Chosen by BIC: k = {best}\n")

@@ -86,7 +86,10 @@ def plot_clusters(
     else:
         named = names or tuple(f"x{j}" for j in columns)
     if len(shown) > 2:
-        return _pair_grid(small, cloud, named, ax)
+        axes = _pair_grid(small, cloud, named, ax)
+        if features is None and len(shown) < mixture.n_features:
+            axes[0, 1].text(0, 1, f"first {len(shown)} of {mixture.n_features} features", va="top")
+        return axes
     ax = _axes(ax)
     _PANELS[len(shown)](ax, small, cloud)
     _name_axes(ax, *named)

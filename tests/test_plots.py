@@ -112,7 +112,8 @@ def test_features_choose_the_panels_and_too_many_are_cut():
     mixture = bm.GaussianMixture.of([1.0], [[0.0] * 7], [1.0], covariance="VII")
     assert plots.plot_clusters(mixture, features=[5, 6], ax=empty()).get_xlabel() == "x5"
     figure = Figure()
-    assert plots.plot_clusters(mixture, ax=figure.subplots(6, 6)).shape == (6, 6)
+    axes = plots.plot_clusters(mixture, ax=figure.subplots(6, 6))
+    assert axes[0, 1].texts[0].get_text() == "first 6 of 7 features"
 
 
 def test_forty_nine_clusters_look_different():
