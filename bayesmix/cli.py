@@ -88,8 +88,8 @@ def _fit(
     _print_table(f"{data}: {x.shape[0]} rows, {features}; covariance {covariance}", table)
     if best is None:
         _say(
-            "bayesmix: none of these fits is clean, for the reasons above, so none is chosen "
-            "and nothing is written; ask for fewer clusters, or for a structure with equal volumes such as --covariance tied"
+            "bayesmix: none of these fits is clean, for the reasons above, so none is chosen and nothing is "
+            "written; ask for fewer clusters, or for a structure with equal volumes such as --covariance tied"
         )
         raise typer.Exit(_NONE_CLEAN)
     typer.echo(f"Chosen by BIC: k = {best}\n")
@@ -246,7 +246,7 @@ def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
 
     typer.echo(title)
     shown = Table(box=box.SIMPLE_HEAD)
-    for heading in ("k", "log-likelihood", "parameters", "BIC", "starts agree", "status"):
+    for heading in ("k", "log-likelihood", "parameters", "BIC", "agree", "status"):
         shown.add_column(heading, justify="left" if heading == "status" else "right")
     for row in rows:
         shown.add_row(
