@@ -23,6 +23,7 @@ from bayesmix.model import MixtureModel
 from bayesmix.problem import Problem, prepare
 from bayesmix.results import STATUS, Fit
 from bayesmix.statistics import observe
+from bayesmix.units import Floor
 from bayesmix.verdict import agreeing, best_start, judge, mixture_at
 
 __all__ = ["fit", "solve"]
@@ -161,41 +162,45 @@ def solve(
 def _own_starts(
     problem: Problem, name: str, count: int, key: Any, bare: bool
 ) -> tuple[list[Start], np.ndarray]:
-    """Starts by name, and for each the index of the first that is the same one."""
+    """Starts by name, and for each the index of the first that is the same one.
+
+    Distances count each feature in its own standard deviations where the family is closed under that, so that
+    starts do not depend on the units of the columns.
+    """
     x, w, k = problem.x, problem.w, problem.n_components
+    unit = np.ones(x.shape[1])
+    if problem.structure.by_column:
+        unit = np.sqrt(w @ (x * x) / w.sum())
+        unit[unit == 0] = 1
+        x = x / unit.astype(x.dtype)
     draw = SEEDS["k-means++" if name == "kmeans" else name]
     generators = as_generator(key).spawn(1 if k == 1 else count)
-    seeds = [draw(x, w, k, generator).astype(np.float64) for generator in generators]
-    if bare:
-        return [from_means(x, w, seed, problem.structure) for seed in seeds], np.arange(len(seeds))
-    if name == "kmeans" and k > 1:
-        seeds = _lloyd(problem, seeds)
+    seeds = [draw(x, w, k, generator) for generator in generators]
+    if name == "kmeans" and k > 1 and not bare:
+        seeds = _lloyd(problem, x, seeds)
     starts, marks = [], []
     for seed in seeds:
         labels, squared = nearest(x, seed.astype(x.dtype))
-        starts.append(from_partition(x, w, labels, seed, problem.structure))
+        means = seed.astype(np.float64) * unit
+        make = from_means if bare else from_partition
+        starts.append(make(problem.x, w, means, labels, problem.structure))
         sizes = np.sort(np.bincount(labels, weights=w, minlength=k))
         marks.append((*sizes, f"{w @ squared:.9g}"))
     return starts, np.array([marks.index(mark) for mark in marks])
 
 
-def _lloyd(problem: Problem, seeds: list[np.ndarray]) -> list[np.ndarray]:
+def _lloyd(problem: Problem, x: np.ndarray, seeds: list[np.ndarray]) -> list[np.ndarray]:
     """Each set of centres taken to its k-means optimum: hard steps with equal weights and one sphere."""
     k = problem.n_components
     sphere = Covariance(np.ones(1), "EII")
-    starts = [Start(GaussianMixture(np.full(k, 1 / k), seed, sphere)) for seed in seeds]
+    starts = [Start(GaussianMixture(np.full(k, 1 / k), seed.astype(np.float64), sphere)) for seed in seeds]
     options = Options("hard", ("weights",), False, True)
     tiny = np.full(1, 1e-12)
-    rules = problem.rules._replace(
-        floor=problem.rules.floor._replace(collapsed=tiny, thin=tiny, ridge=tiny), tol=1.0
-    )
-    observations = observe(problem.x, problem.w, STRUCTURES["EII"], like=problem.observations)
+    rules = problem.rules._replace(floor=Floor(tiny, tiny, tiny), tol=1.0)
+    observations = observe(x, problem.w, STRUCTURES["EII"])
     limits = np.full(len(seeds), _LLOYD_STEPS)
-    return list(
-        run(
-            begin(starts, options), limits, observations, rules, options, title="k-means"
-        ).states.mixture.means
-    )
+    path = run(begin(starts, options), limits, observations, rules, options, title="k-means")
+    return list(path.states.mixture.means)
 
 
 def _report_block(mixture: GaussianMixture, x: Array) -> Array:

@@ -134,16 +134,17 @@ def _mixture(means: np.ndarray, values: np.ndarray, structure: Structure) -> Gau
     return GaussianMixture(np.full(k, 1 / k), means.astype(np.float64), Covariance(values, structure.name))
 
 
-def from_means(x: np.ndarray, weight: np.ndarray, means: np.ndarray, structure: Structure) -> Start:
-    """Equal weights, these means, and the pooled within-cluster covariance of the nearest-mean partition."""
-    labels, _ = nearest(x, means.astype(x.dtype))
+def from_means(
+    x: np.ndarray, weight: np.ndarray, means: np.ndarray, labels: np.ndarray, structure: Structure
+) -> Start:
+    """Equal weights, these means, and the pooled within-cluster covariance of a partition."""
     rows = ((labels == j, weight[labels == j]) for j in range(means.shape[0]))
     _, _, scatters = _cluster_moments(x, rows, structure)
     return Start(_mixture(means, scatters.sum(axis=0)[None] / weight.sum(), structure))
 
 
 def from_partition(
-    x: np.ndarray, weight: np.ndarray, labels: np.ndarray, seeds: np.ndarray, structure: Structure
+    x: np.ndarray, weight: np.ndarray, seeds: np.ndarray, labels: np.ndarray, structure: Structure
 ) -> Start:
     """Our own starts: each cluster's own moments, but the pooled covariance where it has at most d + 1 points."""
     k, d = seeds.shape
@@ -219,7 +220,11 @@ def given_start(init: Any, problem: Any) -> Start:
         return from_responsibilities(x, weight, one_hot, structure)
     array = as_points(given, "init").values.astype(np.float64)
     if array.shape == (k, d):
-        return from_means(x, weight, (array - units.origin) / units.scale, structure)
+        # The nearest mean in the data's own units, which are what the user sees.
+        means = (array - units.origin) / units.scale
+        common = units.scale / units.scale.max()
+        labels, _ = nearest(x * common.astype(x.dtype), (means * common).astype(x.dtype))
+        return from_means(x, weight, means, labels, structure)
     if array.shape == (n, k):
         off = np.abs(array.sum(axis=1) - 1)
         if (array < 0).any() or off.max() > 1e-6:

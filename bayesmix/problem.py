@@ -51,7 +51,7 @@ def prepare(n_components: int, covariance: str, x: Any, sample_weight: Any, tol:
     scaled, units = standardize(rows, w, names, structure)
     grid = np.array([spacing(column) for column in scaled.T])
     rules = Rules(
-        units.floor, float(tol), float(4 * np.finfo(points.dtype).eps), float(w.sum() * points.shape[1])
+        units.floor, float(tol), float(np.finfo(points.dtype).eps), float(w.sum() * points.shape[1])
     )
     observations = observe(scaled, w, structure)
     return Problem(

@@ -71,13 +71,8 @@ class Statistics:
         return jax.tree.map(jnp.add, self, other)
 
 
-def observe(
-    x: np.ndarray, weight: np.ndarray, structure: Structure, like: Observations | None = None
-) -> Observations:
-    """Blocks of the rows of x (n, d), which should be centred and scaled, with weights (n,).
-
-    `like` holds the same rows in blocks already, for another structure.
-    """
+def observe(x: np.ndarray, weight: np.ndarray, structure: Structure) -> Observations:
+    """Blocks of the rows of x (n, d), which should be centred and scaled, with weights (n,)."""
     n, d = x.shape
     features = 1 + d + (0 if structure.shared else STORAGES[structure.storage].size(d))
     size = 2 ** int(math.log2(min(4096, max(256, 65536 // features))))
@@ -86,8 +81,6 @@ def observe(
         chunks = (slice(i, i + 65536) for i in range(0, n, 65536))
         second = sum(_second_moment(x[rows], weight[rows], structure) for rows in chunks)
         second = np.asarray(second)[None]
-    if like is not None:
-        return Observations(like.x, like.weight, second)
     return Observations(points_last(x, size), points_last(weight.astype(x.dtype), size), second)
 
 

@@ -21,7 +21,7 @@ __all__ = ["SPURIOUS_RATIO", "Floor", "Units", "spacing", "spurious_clusters", "
 
 # A cluster collapses where its variance, given the features before it, falls below `relative` times that of
 # the data, or below `absolute` times the feature's own; float32 data carry fewer digits.
-_COLLAPSE = {"float64": (1e-10, 1e-13), "float32": (1e-6, 1e-6)}
+_COLLAPSE = {"float64": (1e-12, 1e-13), "float32": (1e-6, 1e-6)}
 # Below this share of a feature's variance raw float64 moments keep fewer than 8 digits of a cluster's own.
 _THIN = 1e-7
 # A cluster whose smallest variance, in units of the pooled within-cluster covariance, is below this is spurious.

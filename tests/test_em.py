@@ -1,0 +1,443 @@
+"""The one loop: it climbs, it comes to rest at an optimum, and it does not care about units, order or copies."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import K, NAMES, data, features, fitted
+from numpy.testing import assert_allclose, assert_array_equal
+
+import bayesmix as bm
+from bayesmix.covariance import STRUCTURES
+
+METHODS = ("soft", "hard", "stochastic", "annealed")
+
+
+def model(name, k=K):
+    return bm.MixtureModel(k, name)
+
+
+def same(a, b, rtol=1e-6):
+    """Two fits of the same labels agree in every parameter."""
+    assert_allclose(a.mixture.weights, b.mixture.weights, rtol=rtol)
+    assert_allclose(a.mixture.means, b.mixture.means, rtol=rtol, atol=rtol)
+    assert_allclose(a.mixture.covariances, b.mixture.covariances, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", ["soft", "hard"])
+def test_the_objective_never_falls_and_belongs_to_the_mixture(name, method):
+    x, z = data(name)
+    fit = bm.fit(model(name), x, method=method, init=z, tol=1e-9)
+    assert fit.converged, fit.status
+    assert len(fit.objective) == fit.n_steps
+    assert np.diff(fit.objective).min() >= -1e-10 * abs(fit.objective[-1])
+    total = fit.log_likelihood if method == "soft" else fit.classification_log_likelihood
+    assert_allclose(fit.objective[-1], total, rtol=1e-10)
+    assert_allclose(fit.log_likelihood, fit.mixture.log_density(x).sum(), rtol=1e-12)
+    assert_array_equal(fit.labels, fit.mixture.classify(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_of_the_likelihood_is_zero_at_the_optimum(name):
+    """In the storage's own free parameters; along the weights it is the same for all, as their sum is fixed."""
+    x, _ = data(name)
+    fit = fitted(name)
+    with jax.enable_x64(True):
+        gradient = jax.jit(jax.grad(lambda m: m.log_density(x).sum()))(fit.mixture)
+    assert_allclose(gradient.means, 0, atol=2e-3)
+    assert_allclose(gradient.covariance.values, 0, atol=2e-3)
+    assert_allclose(gradient.weights, len(x), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_m_step_maximises_the_expected_log_joint(name):
+    x, z = data(name)
+    r = 0.7 * (z[:, None] == np.arange(K)) + 0.1
+    fit = bm.fit(model(name), x, init=r, max_steps=1, tol=0)
+    assert fit.n_steps == 1
+    with jax.enable_x64(True):
+        gradient = jax.jit(jax.grad(lambda m: jnp.sum(r * m.log_joint(x))))(fit.mixture)
+    assert_allclose(gradient.means, 0, atol=1e-8)
+    assert_allclose(gradient.covariance.values, 0, atol=1e-8)
+    assert_allclose(gradient.weights, len(x), rtol=1e-8)
+
+
+def slow_em(m, x, steps):
+    """The textbook, full covariances, one cluster at a time."""
+    for _ in range(steps):
+        r = m.responsibilities(x)
+        n = r.sum(axis=0)
+        means = (r.T @ x) / n[:, None]
+        covariances = [(r[:, k, None] * (x - means[k])).T @ (x - means[k]) / n[k] for k in range(len(n))]
+        m = bm.GaussianMixture.of(n / n.sum(), means, covariances)
+    return m
+
+
+def test_steps_are_the_textbooks():
+    x, z = data("VVV")
+    start = bm.fit(model("VVV"), x, init=z, max_steps=1, tol=0).mixture
+    fit = bm.fit(model("VVV"), x, init=start, max_steps=4, tol=0)
+    slow = slow_em(start, x, 4)
+    assert fit.n_steps == 4
+    assert len(fit.objective) == 5
+    assert_allclose(fit.objective[0], start.log_density(x).sum(), rtol=1e-12)
+    assert_allclose(fit.mixture.means, slow.means, rtol=1e-9)
+    assert_allclose(fit.mixture.covariances, slow.covariances, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_cluster_is_the_closed_form(name):
+    x, _ = data(name)
+    fit = bm.fit(model(name, 1), x)
+    assert fit.n_steps == 1
+    assert fit.converged
+    assert_allclose(fit.mixture.means[0], x.mean(axis=0), rtol=1e-10)
+    covariance = np.cov(x.T, bias=True).reshape(features(name), -1)
+    kept = {"full": covariance, "diagonal": np.diag(np.diag(covariance)), "spherical": np.trace(covariance) / len(covariance) * np.eye(len(covariance))}  # fmt: skip
+    assert_allclose(fit.mixture.covariances[0], kept[STRUCTURES[name].storage], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("scale", "shift"), [(1, 1e8), (1e12, 0), (1e-12, 0), (-3.7, 1e3)])
+def test_moving_and_rescaling_the_data_moves_and_rescales_the_fit(name, scale, shift):
+    x, z = data(name)
+    plain = fitted(name)
+    fit = bm.fit(model(name), scale * x + shift, init=z, tol=1e-10)
+    lost = 1e-16 * abs(shift) + 1e-13
+    assert_allclose(fit.mixture.weights, plain.mixture.weights, rtol=1e-5)
+    assert_allclose((fit.mixture.means - shift) / scale, plain.mixture.means, atol=1e-5 + lost)
+    assert_allclose(fit.mixture.covariances / scale**2, plain.mixture.covariances, rtol=1e-4, atol=1e-5)
+    moved = len(x) * x.shape[1] * np.log(abs(scale))
+    assert_allclose(fit.log_likelihood + moved, plain.log_likelihood, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if STRUCTURES[name].by_column])
+def test_columns_may_have_units_of_their_own(name):
+    x, z = data(name)
+    units = np.array([1e-9, 1.0, 1e9])
+    fit = bm.fit(model(name), x * units, init=z, tol=1e-10)
+    assert_allclose(fit.mixture.means / units, fitted(name).mixture.means, atol=1e-5)
+    assert_allclose(
+        fit.mixture.covariances / np.outer(units, units), fitted(name).mixture.covariances, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["EII", "VII", "EEE", "VVV"])
+def test_rotating_the_data_rotates_the_fit(name):
+    x, z = data(name)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    fit = bm.fit(model(name), x @ rotation, init=z, tol=1e-10)
+    assert_allclose(fit.mixture.means, fitted(name).mixture.means @ rotation, atol=1e-5)
+    assert_allclose(fit.log_likelihood, fitted(name).log_likelihood, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_rows_and_clusters_does_not_matter(name):
+    x, z = data(name)
+    order = np.random.default_rng(1).permutation(len(x))
+    fit = bm.fit(model(name), x[order], init=(z[order] + 1) % K, tol=1e-10)
+    back = np.roll(np.arange(K), -1)
+    assert_allclose(fit.mixture.means[back], fitted(name).mixture.means, atol=1e-5)
+    assert_allclose(fit.log_likelihood, fitted(name).log_likelihood, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", ["soft", "hard"])
+@pytest.mark.parametrize("init", ["kmeans", "k-means++", "random"])
+def test_an_integer_weight_is_repetition_and_zero_is_absence(name, method, init):
+    """From the same key, in starts as in steps."""
+    x, _ = data(name)
+    x = x[:60]
+    weight = np.arange(60) % 4
+    options = {"method": method, "init": init, "n_starts": 3, "key": 4, "tol": 1e-9}
+    weighted = bm.fit(model(name, 2), x, sample_weight=weight, **options)
+    repeated = bm.fit(model(name, 2), np.repeat(x, weight, axis=0), **options)
+    same(weighted, repeated, rtol=1e-5)
+    assert_allclose(weighted.log_likelihood, repeated.log_likelihood, rtol=1e-8)
+    assert_allclose(weighted.bic, repeated.bic, rtol=1e-8)
+    assert_array_equal(weighted.labels[weight > 0], weighted.mixture.classify(x[weight > 0]))
+    absent = x.copy()
+    absent[weight == 0] = 1e6
+    same(weighted, bm.fit(model(name, 2), absent, sample_weight=weight, **options), rtol=1e-9)
+
+
+def test_scaling_all_weights_changes_nothing_but_the_total():
+    x, z = data("VVV")
+    twice = bm.fit(model("VVV"), x, init=z, sample_weight=np.full(len(x), 2.0), tol=1e-10)
+    same(twice, fitted("VVV"), rtol=1e-5)
+    assert_allclose(twice.log_likelihood, 2 * fitted("VVV").log_likelihood, rtol=1e-9)
+    assert twice.n_observations == 2 * len(x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_data_give_a_float32_fit_that_agrees(name):
+    x, z = data(name)
+    fit = bm.fit(model(name), x.astype(np.float32), init=z)
+    assert fit.mixture.means.dtype == np.float32
+    assert fit.converged, fit.status
+    double = bm.fit(model(name), x, init=z)
+    assert_allclose(fit.mixture.means, double.mixture.means, atol=0.03)
+    assert_allclose(fit.log_likelihood, double.log_likelihood, rtol=1e-5)
+    moved = bm.fit(model(name), (x + 1e4).astype(np.float32), init=z)
+    assert_allclose(moved.mixture.means - 1e4, double.mixture.means, atol=0.05)
+    assert_allclose(moved.log_likelihood, double.log_likelihood, rtol=3e-4)
+
+
+def test_two_blobs_far_from_the_origin_in_float32_keep_their_variance():
+    """One-pass variances about the origin read 0.61 for 0.96 here."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(100, 2)), rng.normal(size=(100, 2)) + 8]).astype(np.float32)
+    for name in ("tied", "diag", "spherical", "full"):
+        near = bm.fit(model(name, 2), x)
+        far = bm.fit(model(name, 2), x + np.float32(1e3))
+        assert_allclose(far.mixture.covariances, near.mixture.covariances, atol=2e-3)
+
+
+@pytest.mark.parametrize("ratio", [1e-2, 1e-4, 1e-5])
+def test_a_cluster_much_thinner_than_the_spread_keeps_its_shape(ratio):
+    """The raw rule gives way to the whitened one before digits are lost."""
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.normal(size=(2, 2)))[0]
+    thin = rng.normal(size=(300, 2)) * [1, ratio] @ turn + 3
+    round_ = rng.normal(size=(300, 2)) @ np.diag([1.0, 0.7]) - 3
+    x = np.concatenate([thin, round_])
+    fit = bm.fit(model("VVV", 2), x, init=np.repeat([0, 1], 300), tol=1e-8)
+    eigenvalues = np.linalg.eigvalsh(fit.mixture.covariances[0])
+    assert_allclose(
+        eigenvalues[0], np.linalg.eigvalsh(np.cov(thin.T, bias=True))[0], rtol=max(1e-6, 1e-14 / ratio**2)
+    )
+    assert np.diff(fit.objective).min() >= -1e-8 * abs(fit.objective[-1])
+    if ratio == 1e-2:
+        single = bm.fit(model("VVV", 2), x.astype(np.float32), init=np.repeat([0, 1], 300))
+        assert_allclose(
+            np.linalg.eigvalsh(single.mixture.covariances[0].astype(float))[0], eigenvalues[0], rtol=5e-3
+        )
+
+
+def test_tolerance_bounds_what_is_left_to_gain():
+    x = bm.datasets.load("old_faithful")
+    for name in ("EEE", "VVV", "VVI"):
+        loose = bm.fit(model(name), x)
+        tight = bm.fit(model(name), x, init=loose.mixture, tol=1e-10, max_steps=20_000)
+        assert 0 <= tight.log_likelihood - loose.log_likelihood < 1e-3
+
+
+def test_tol_zero_runs_exactly_max_steps():
+    x, z = data("VVV")
+    for method in ("soft", "hard", "stochastic", "annealed"):
+        assert bm.fit(model("VVV"), x, method=method, init=z, tol=0, max_steps=60, n_starts=1).n_steps == 60
+    start = fitted("VVV").mixture
+    none = bm.fit(model("VVV"), x, init=start, tol=0, max_steps=0)
+    assert none.n_steps == 0
+    assert_allclose(none.mixture.means, start.means, rtol=1e-12)
+
+
+def test_means_alone_start_with_equal_weights_and_the_pooled_covariance_of_their_partition():
+    x, _ = data("VVV")
+    means = np.array([[0.0, 0.0, 0.0], [2.5, 1.0, -1.0], [-1.0, 3.0, 1.5]])
+    nearest = np.linalg.norm(x[:, None] - means, axis=2).argmin(axis=1)
+    pooled = sum((x[nearest == k] - x[nearest == k].mean(axis=0)).T @ (x[nearest == k] - x[nearest == k].mean(axis=0)) for k in range(3)) / len(x)  # fmt: skip
+    start = bm.GaussianMixture.of(np.full(3, 1 / 3), means, np.tile(pooled, (3, 1, 1)))
+    a = bm.fit(model("VVV"), x, init=means, tol=0, max_steps=3)
+    b = bm.fit(model("VVV"), x, init=start, tol=0, max_steps=3)
+    assert_allclose(a.objective, b.objective, rtol=1e-10)
+    same(a, b, rtol=1e-8)
+
+
+def test_holding_parts_of_the_mixture():
+    x, _ = data("EII")
+    start = bm.GaussianMixture.of(np.full(3, 1 / 3), x[:3], np.array([0.5]), covariance="EII")
+    fit = bm.fit(model("EII"), x, init=start, hold=("weights", "covariance"))
+    assert_allclose(fit.mixture.weights, 1 / 3)
+    assert_allclose(fit.mixture.covariance.values, 0.5)
+    assert fit.n_parameters == 9
+    assert "not at the likelihood's maximum" in str(fit.summary())
+    equal = bm.fit(model("VVV"), data("VVV")[0], hold="weights")
+    assert_allclose(equal.mixture.weights, 1 / 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("init", ["kmeans", "k-means++", "random"])
+def test_every_kind_of_start_ends_well_and_repeats_with_its_key(name, init):
+    x, _ = data(name)
+    fit = bm.fit(model(name, 2), x, init=init, key=2)
+    again = bm.fit(model(name, 2), x, init=init, key=jax.random.key(2))
+    assert_array_equal(fit.mixture.means, again.mixture.means)
+    assert fit.converged or fit.spurious
+    assert fit.n_starts == 10
+    assert 1 <= fit.n_agree <= 10
+    assert np.linalg.norm(fit.mixture.means[0] - fit.mixture.means[1]) > 0.1
+
+
+def test_more_starts_are_never_worse():
+    x = bm.datasets.load("iris")
+    few = [bm.fit(bm.MixtureModel(3, "VVI"), x, init="random", n_starts=1, key=key) for key in range(5)]
+    many = [bm.fit(bm.MixtureModel(3, "VVI"), x, init="random", n_starts=20, key=key) for key in range(5)]
+    assert max(f.log_likelihood for f in few) <= min(f.log_likelihood for f in many) + 1e-2
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("dataset", ["old_faithful", "iris"])
+@pytest.mark.parametrize("init", ["kmeans", "k-means++", "random"])
+def test_tied_fits_leave_the_one_component_solution(dataset, k, init):
+    x = bm.datasets.load(dataset)
+    below = bm.fit(bm.MixtureModel(k - 1, "tied"), x).log_likelihood
+    for key in range(5):
+        assert bm.fit(bm.MixtureModel(k, "tied"), x, init=init, key=key).log_likelihood > below + 10
+
+
+def test_nothing_of_the_users_is_changed():
+    x, z = data("VVV")
+    means, weight, r = x[:3].copy(), np.ones(len(x)), np.eye(3)[z]
+    for array in (means, weight, r):
+        array.setflags(write=False)
+    frame = bm.datasets.load("iris")
+    before = frame.copy()
+    bm.fit(model("VVV"), x, init=means, sample_weight=weight)
+    bm.fit(model("VVV"), x, init=r)
+    assert bm.fit(model("VVV"), frame).mixture.feature_names == tuple(frame.columns)
+    assert frame.equals(before)
+
+
+def test_fits_of_other_sizes_reuse_the_compiled_program():
+    from bayesmix.loop import advance
+
+    x, _ = data("VVV")
+    bm.fit(model("VVV"), x)
+    compiled = advance._cache_size()
+    for n in (119, 100, 70):
+        bm.fit(model("VVV"), x[:n], key=n, tol=1e-3, max_steps=500)
+    assert advance._cache_size() == compiled
+
+
+REFERENCE = (
+    ("old_faithful", "EEE", 3, -1126.3159),
+    ("old_faithful", "VVV", 2, -1130.2640),
+    ("old_faithful", "EEE", 2, -1140.1868),
+    ("old_faithful", "VVV", 1, -1289.7967),
+    ("iris", "VVV", 3, -180.1855),
+    ("iris", "EEE", 3, -256.3540),
+    ("galaxies", "V", 3, -203.1792 - 82 * np.log(1000)),
+)
+
+
+@pytest.mark.parametrize("case", REFERENCE, ids=lambda c: "-".join(map(str, c[:3])))
+def test_reference_numbers_with_default_arguments_for_twenty_of_twenty_keys(case):
+    dataset, name, k, expected = case
+    x = bm.datasets.load(dataset)
+    for key in range(20):
+        fit = bm.fit(bm.MixtureModel(k, name), x, key=key)
+        assert fit.converged
+        assert abs(fit.log_likelihood - expected) < 1e-3
+
+
+def test_criteria_of_the_reference_fits():
+    x = bm.datasets.load("old_faithful")
+    best = bm.fit(bm.MixtureModel(3, "EEE"), x)
+    assert best.n_parameters == 11
+    assert abs(best.bic - 2314.2957) < 2e-3  # mclust prints the negative
+    assert_allclose(best.aic, 2 * 11 - 2 * best.log_likelihood)
+    r = best.mixture.responsibilities(x)
+    assert_allclose(best.icl, best.bic - 2 * np.log(r.max(axis=1)).sum(), rtol=1e-10)
+    assert_allclose(best.icl_entropy, best.bic - 2 * (r * np.log(np.maximum(r, 1e-300))).sum(), rtol=1e-10)
+    two = bm.fit(bm.MixtureModel(2, "VVV"), x)
+    order = np.argsort(two.mixture.means[:, 0])
+    assert_allclose(two.mixture.means[order], [[2.0364, 54.4785], [4.2897, 79.9681]], atol=1e-3)
+    assert_allclose(two.mixture.weights[order], [0.35587, 0.64413], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stochastic_em_comes_near_the_optimum_and_keeps_the_best_it_saw(name):
+    x, z = data(name)
+    fit = bm.fit(model(name), x, method="stochastic", init=z, key=1)
+    assert fit.n_steps == 300
+    assert len(fit.objective) == 301
+    visited = fit.best_visited.log_density(x).sum()
+    assert_allclose(visited, fit.objective[:-1].max(), rtol=1e-10)
+    assert visited <= fitted(name).log_likelihood + 5
+    assert fit.log_likelihood > fit.objective[:-1].mean()
+    polished = bm.fit(model(name), x, init=fit.mixture)
+    assert polished.log_likelihood - fit.log_likelihood < 5
+
+
+def test_stochastic_em_with_whole_weights_is_stochastic_em_of_the_copies():
+    x = bm.datasets.load("old_faithful").to_numpy()
+    weight = 1 + np.arange(len(x)) % 3
+    weighted = bm.fit(bm.MixtureModel(2), x, method="stochastic", sample_weight=weight)
+    copied = bm.fit(bm.MixtureModel(2), np.repeat(x, weight, axis=0), method="stochastic")
+    assert_allclose(weighted.log_likelihood, copied.log_likelihood, atol=0.5)
+    assert_allclose(np.sort(weighted.mixture.weights), np.sort(copied.mixture.weights), atol=0.01)
+
+
+def test_stochastic_em_draws_again_when_a_cluster_runs_short():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(60, 2)), rng.normal(size=(4, 2)) + 2])
+    fit = bm.fit(bm.MixtureModel(2), x, method="stochastic", init=np.repeat([0, 1], [60, 4]), key=3)
+    assert fit.n_redraws > 0
+    assert fit.n_steps == 300
+    assert np.isfinite(fit.objective).all()
+
+
+def test_annealing_reaches_a_better_optimum_than_em_from_the_same_start():
+    x = bm.datasets.load("old_faithful")
+    centres = bm.kmeans(x, 3).mixture.means
+    plain = bm.fit(bm.MixtureModel(3), x, init=centres)
+    better = [
+        bm.fit(bm.MixtureModel(3), x, method="annealed", init=centres, key=key).log_likelihood
+        > plain.log_likelihood + 1
+        for key in range(10)
+    ]
+    assert sum(better) >= 7
+
+
+def test_annealing_never_ends_with_means_that_coincide():
+    x = bm.datasets.load("old_faithful")
+    for key in range(10):
+        means = (
+            bm.fit(bm.MixtureModel(3), x, method="annealed", key=key, n_starts=1).mixture.means
+            / x.std().to_numpy()
+        )
+        assert min(np.linalg.norm(means[i] - means[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > 0.05
+
+
+X2 = np.random.default_rng(0).normal(size=(30, 2))
+CALLS = {
+    "fewer rows than clusters": (lambda: bm.fit(bm.MixtureModel(5), X2[:3]), "3 rows, fewer than n_components=5"),
+    "weighted away": (lambda: bm.fit(bm.MixtureModel(2), X2, sample_weight=np.eye(30)[0]), "1 rows of positive weight"),
+    "method": (lambda: bm.fit(bm.MixtureModel(2), X2, method="fuzzy"), "method must be one of 'soft'"),
+    "init name": (lambda: bm.fit(bm.MixtureModel(2), X2, init="best"), "init must be one of 'kmeans'"),
+    "init shape": (lambda: bm.fit(bm.MixtureModel(2), X2, init=np.zeros((4, 4))), r"init has shape \(4, 4\)"),
+    "labels out of range": (lambda: bm.fit(bm.MixtureModel(2), X2, init=np.full(30, 2)), "whole numbers from 0 to 1; row 0"),
+    "responsibilities": (lambda: bm.fit(bm.MixtureModel(2), X2, init=np.ones((30, 2))), "add up to one; row 0"),
+    "mixture of another size": (lambda: bm.fit(bm.MixtureModel(2), X2, init=fitted("VVV").mixture), "3 clusters in 3 features"),
+    "starts of a given start": (lambda: bm.fit(bm.MixtureModel(2), X2, init=X2[:2], n_starts=4), "n_starts must be 1"),
+    "n_starts": (lambda: bm.fit(bm.MixtureModel(2), X2, n_starts=0), "n_starts must be at least 1"),
+    "tol": (lambda: bm.fit(bm.MixtureModel(2), X2, tol=-1), "tol must be a number of nats"),
+    "max_steps": (lambda: bm.fit(bm.MixtureModel(2), X2, max_steps=-1), "max_steps must be at least 0"),
+    "no step from labels": (lambda: bm.fit(bm.MixtureModel(2), X2, init=np.arange(30) % 2, max_steps=0), "at least 1"),
+    "negative weight": (lambda: bm.fit(bm.MixtureModel(2), X2, sample_weight=-np.ones(30)), r"negative \(-1.0\) in row 0"),
+    "weights short": (lambda: bm.fit(bm.MixtureModel(2), X2, sample_weight=np.ones(3)), "3 entries for 30 rows"),
+    "weights zero": (lambda: bm.fit(bm.MixtureModel(2), X2, sample_weight=np.zeros(30)), "no data"),
+    "fractions for draws": (lambda: bm.fit(bm.MixtureModel(2), X2, method="stochastic", sample_weight=np.full(30, 0.5)), "whole numbers; row 0"),
+    "hold": (lambda: bm.fit(bm.MixtureModel(2), X2, hold="means"), "hold must be one of"),
+    "hold what": (lambda: bm.fit(bm.MixtureModel(2), X2, hold="covariance"), "says what to hold"),
+    "model": (lambda: bm.fit("VVV", X2), "model must be a MixtureModel"),
+    "prior": (lambda: bm.fit(bm.MixtureModel(2, prior="weak"), X2), "no prior"),
+    "one feature": (lambda: bm.fit(bm.MixtureModel(2, "E"), X2), "is for 1 feature, and the data have 2"),
+    "key": (lambda: bm.fit(bm.MixtureModel(2), X2, key="x"), "key must be"),
+    "missing": (lambda: bm.fit(bm.MixtureModel(2), np.where(X2 > 1, np.nan, X2)), "missing value"),
+    "text": (lambda: bm.fit(bm.MixtureModel(2), [["a", 1], ["b", 2]]), "not numeric"),
+    "kmeans k": (lambda: bm.kmeans(X2, 2.5), "n_components must be a whole number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_bad_calls_are_one_error_before_anything_is_compiled(case):
+    from bayesmix.loop import advance
+
+    call, message = CALLS[case]
+    compiled = advance._cache_size()
+    with pytest.raises(ValueError, match=message):
+        call()
+    assert advance._cache_size() <= compiled + (case == "mixture of another size")

@@ -1,0 +1,145 @@
+"""Statistics add, whatever the blocks, the rule and the precision."""
+
+import jax
+import numpy as np
+import pytest
+from cases import K, NAMES, data, mixture
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from bayesmix.covariance import STORAGES, STRUCTURES
+from bayesmix.inputs import points_last
+from bayesmix.statistics import RESPONSIBILITIES, observe, summarize
+
+COMPILED = jax.jit(summarize, static_argnames=("responsibilities", "whitened"))
+
+
+def statistics(name, x, weight=None, **options):
+    weight = np.ones(len(x)) if weight is None else weight
+    with jax.enable_x64(True):
+        return jax.tree.map(
+            np.asarray, COMPILED(mixture(name), observe(x, weight, STRUCTURES[name]), **options)
+        )
+
+
+def slow_moments(name, x, weight):
+    """The definition: dense second moments about the origin, one cluster at a time."""
+    r = mixture(name).responsibilities(x) * weight[:, None]
+    return r.sum(axis=0), r.T @ x, np.einsum("nk,ni,nj->kij", r, x, x)
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_moments_are_the_definition(name, whitened):
+    x, _ = data(name)
+    weight = np.arange(len(x)) % 3 / 2.0
+    s = statistics(name, x, weight, whitened=whitened)
+    count, first, second = slow_moments(name, x, weight)
+    d = x.shape[1]
+    assert_allclose(s.moments[:, 0], count, rtol=1e-9)
+    assert_allclose(s.moments[:, 1 : 1 + d], first, rtol=1e-8, atol=1e-8)
+    assert_allclose(s.objective, weight @ mixture(name).log_density(x), rtol=1e-10)
+    storage = STORAGES[STRUCTURES[name].storage]
+    if STRUCTURES[name].shared:
+        assert_allclose(s.second, storage.sparse(second.sum(axis=0)[None]), rtol=1e-9)
+    else:
+        assert_allclose(
+            storage.second(s.moments[:, 1 + d :], d), storage.sparse(second), rtol=1e-8, atol=1e-8
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(deadline=None, max_examples=25)
+@given(cuts=st.lists(st.integers(1, 119), max_size=4, unique=True))
+def test_the_statistics_of_any_partition_add_up_to_the_whole(name, cuts):
+    x, _ = data(name)
+    whole = statistics(name, x)
+    parts = [statistics(name, part) for part in np.split(x, sorted(cuts))]
+    total = parts[0]
+    with jax.enable_x64(True):
+        for part in parts[1:]:
+            total = total + part
+    for a, b in zip(jax.tree.leaves(total), jax.tree.leaves(whole), strict=True):
+        assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", RESPONSIBILITIES)
+def test_responsibilities_share_out_the_weight_of_each_point(kind):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4, 300))
+    logits[:, :100] = logits[0, :100]  # ties count once
+    weight = rng.integers(0, 4, size=300).astype(float) if kind != "sampled" else np.ones(300)
+    with jax.enable_x64(True):
+        r, objective = map(np.asarray, RESPONSIBILITIES[kind](logits, weight, jax.random.key(0)))
+    assert_allclose(r.sum(axis=0), weight, rtol=1e-12)
+    assert (r >= 0).all()
+    top = weight @ logits.max(axis=0)
+    total = weight @ np.logaddexp.reduce(logits, axis=0)
+    assert_allclose(objective, top if kind == "hard" else total, rtol=1e-12)
+    if kind == "hard":
+        assert (r[0, :100] == weight[:100]).all()
+    if kind.startswith("sampled"):
+        assert_allclose(r, np.round(r))
+
+
+@pytest.mark.parametrize("kind", ["sampled", "sampled_counts"])
+def test_draws_have_the_chances_of_the_soft_step(kind):
+    logits = np.tile(np.log([[0.5], [0.3], [0.2]]), (1, 20_000))
+    with jax.enable_x64(True):
+        r, _ = RESPONSIBILITIES[kind](
+            logits, np.ones(20_000) * (1 if kind == "sampled" else 3), jax.random.key(1)
+        )
+    share = np.asarray(r).mean(axis=1) / np.asarray(r).mean(axis=1).sum()
+    assert_allclose(share, [0.5, 0.3, 0.2], atol=0.015)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_temperature_scales_the_logits(name):
+    x, _ = data(name)
+    beta = 0.4
+    tempered = beta * mixture(name).log_joint(x)
+    r = np.exp(tempered - np.logaddexp.reduce(tempered, axis=1)[:, None])
+    for whitened in (False, True):
+        s = statistics(name, x, beta=beta, whitened=whitened)
+        assert_allclose(s.moments[:, 0], r.sum(axis=0), rtol=1e-8)
+        energy = np.sum(r * (mixture(name).log_joint(x) - np.log(np.maximum(r, 1e-300)) / beta))
+        assert_allclose(s.objective, energy, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_moments_are_accurate_where_a_cluster_is_thin(name):
+    """A cluster a hundred times thinner than its distance from the others, in float32 against float64."""
+    x, _ = data(name)
+    thin = x * 1e-2 + np.where(np.arange(len(x)) % 2, 1.0, -1.0)[:, None]
+    with jax.enable_x64(True):
+        m = jax.tree.map(np.asarray, mixture(name))
+    d = x.shape[1]
+    covariance = m.covariance.storage.rescale(m.covariance.values, np.full(d, 1e-2))
+    values = type(m.covariance)(covariance, name)
+    m = type(m)(np.full(K, 1 / K), np.array([[-1.0], [1.0], [0.98]]) * np.ones((1, d)), values)
+    results = []
+    for dtype in (np.float64, np.float32):
+        rows = thin.astype(np.float32).astype(dtype)
+        with jax.enable_x64(True):
+            s = COMPILED(m, observe(rows, np.ones(len(rows)), STRUCTURES[name]), whitened=dtype == np.float32)
+            results.append(jax.tree.map(np.asarray, s))
+    exact, single = results
+    count = np.maximum(exact.moments[:, :1], 1e-9)
+    mean = exact.moments[:, 1 : 1 + d] / count
+    close = single.moments[:, 1 : 1 + d] / np.maximum(single.moments[:, :1], 1e-9)
+    assert_allclose(close[count[:, 0] > 1], mean[count[:, 0] > 1], atol=1e-5)
+    assert_allclose(single.moments[:, 0], exact.moments[:, 0], rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "shape"),
+    [(5, 256, (1, 2, 64)), (272, 4096, (1, 2, 320)), (2600, 256, (11, 2, 256)), (9000, 256, (36, 2, 256))],
+)
+def test_few_block_shapes_serve_every_n(n, size, shape):
+    x = np.arange(2.0 * n).reshape(n, 2) + 1
+    blocks = points_last(x, size)
+    assert blocks.shape == shape
+    flat = np.moveaxis(blocks, 1, -1).reshape(-1, 2)
+    assert_allclose(flat[:n], x)
+    assert (flat[n:] == 0).all()
