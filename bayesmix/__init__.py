@@ -9,4 +9,13 @@ from bayesmix.prior import ConjugatePrior, weak_prior
 from bayesmix.results import Fit
 
 __version__ = "0.1.0"
-__all__ = ["ConjugatePrior", "Fit", "GaussianMixture", "MixtureModel", "datasets", "fit", "kmeans", "weak_prior"]
+__all__ = [
+    "ConjugatePrior",
+    "Fit",
+    "GaussianMixture",
+    "MixtureModel",
+    "datasets",
+    "fit",
+    "kmeans",
+    "weak_prior",
+]

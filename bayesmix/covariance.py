@@ -15,15 +15,28 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-__all__ = ["ALIASES", "STORAGES", "STRUCTURES", "Storage", "Structure", "structure_of"]
+from bayesmix.inputs import as_floats, is_traced
+
+__all__ = [
+    "ALIASES",
+    "STORAGES",
+    "STRUCTURES",
+    "Covariance",
+    "Storage",
+    "Structure",
+    "covariance_values",
+    "structure_of",
+]
 
 
 class Storage(NamedTuple):
@@ -98,6 +111,14 @@ def _full_inverse(factor: Float[Array, "k d d"]) -> Float[Array, "k d d"]:
     return lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
 
 
+def _diagonal(values: Any) -> Any:
+    return (jnp if isinstance(values, jax.Array) else np).diagonal(values, axis1=-2, axis2=-1)
+
+
+def _identity(values: Any, d: int) -> Any:
+    return (jnp if isinstance(values, jax.Array) else np).eye(d, dtype=bool)
+
+
 def _over_features(sphere: Array) -> Array:
     return sphere[..., None]
 
@@ -140,8 +161,8 @@ STORAGES: dict[str, Storage] = {
         whiten=lambda w, y: w[:, :, None] * y,
         spread=lambda r, y: jnp.einsum("kb,kdb->kd", r, y * y),
         unwhiten=lambda f, v: f * f * v,
-        dense=lambda v, d: v[..., None] * np.eye(d, dtype=v.dtype),
-        sparse=lambda v: np.diagonal(v, axis1=-2, axis2=-1),
+        dense=lambda v, d: v[..., None] * _identity(v, d),
+        sparse=lambda v: _diagonal(v),
         rescale=lambda v, s: v * (s * s),
         part=lambda v, j: v[..., j],
     ),
@@ -162,8 +183,8 @@ STORAGES: dict[str, Storage] = {
         whiten=lambda w, y: w[:, None, None] * y,
         spread=lambda r, y: jnp.einsum("kb,kdb->k", r, y * y) / y.shape[1],
         unwhiten=lambda f, v: f * f * v,
-        dense=lambda v, d: v[..., None, None] * np.eye(d, dtype=v.dtype),
-        sparse=lambda v: np.diagonal(v, axis1=-2, axis2=-1).mean(-1),
+        dense=lambda v, d: v[..., None, None] * _identity(v, d),
+        sparse=lambda v: _diagonal(v).mean(-1),
         rescale=lambda v, s: v * (s[0] * s[0]),
         part=lambda v, j: v,
     ),
@@ -239,3 +260,67 @@ def structure_of(covariance: Any, n_features: int | None = None) -> Structure:
             f"use {name + 'II'!r} or another three-letter structure"
         )
     return row
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["structure"])
+@dataclass(frozen=True)
+class Covariance:
+    """Covariances in their structure's storage: `values` (k|1, d, d), (k|1, d) or (k|1,)."""
+
+    values: Any
+    structure: str
+
+    @property
+    def row(self) -> Structure:
+        return STRUCTURES[self.structure]
+
+    @property
+    def storage(self) -> Storage:
+        return STORAGES[self.row.storage]
+
+
+def covariance_values(covariances: Any, row: Structure, k: int, d: int) -> Any:
+    """Covariances in the row's storage, from dense matrices (k, d, d) or from the storage itself.
+
+    Values are checked unless they are traced, where only shapes can be.
+
+    Raises:
+        ValueError: shapes that do not fit, a matrix that is not symmetric, not positive definite or not of the
+            structure.
+    """
+    storage = STORAGES[row.storage]
+    given = jnp.asarray(covariances) if is_traced(covariances) else as_floats(covariances, "covariances")
+    if d == 1 and given.shape == (k,):
+        given = given[:, None, None]
+    leading = 1 if row.shared else k
+    stored = (leading,) + (d,) * storage.axes
+    if given.shape == (k, d, d):
+        values = storage.sparse(given)[:leading]
+    elif given.shape == stored or (row.shared and given.shape == stored[1:]):
+        values = given.reshape(stored)
+    else:
+        raise ValueError(
+            f"covariances have shape {given.shape}; {row.name} with {k} clusters and {d} features takes "
+            f"{(k, d, d)} or {stored}"
+        )
+    if isinstance(given, np.ndarray):
+        _check(given, np.broadcast_to(storage.dense(values, d), (k, d, d)), row)
+    return values
+
+
+def _check(given: np.ndarray, dense: np.ndarray, row: Structure) -> None:
+    if given.shape == dense.shape and not np.allclose(
+        given, dense, rtol=1e-6, atol=1e-9 * np.abs(given).max()
+    ):
+        raise ValueError(
+            f"covariances are not of the structure {row.name}: as {row.name} they would be {dense.tolist()}"
+        )
+    for index, matrix in enumerate(dense):
+        if np.abs(matrix - matrix.T).max() > 1e-6 * np.abs(matrix).max():
+            raise ValueError(f"covariance {index} is not symmetric: {matrix.tolist()}")
+        lowest = np.linalg.eigvalsh(matrix.astype(np.float64))[0]
+        if lowest <= 0:
+            raise ValueError(
+                f"covariance {index} is not positive definite (smallest eigenvalue {lowest:.3g}): "
+                f"{matrix.tolist()}"
+            )

@@ -1,19 +1,20 @@
 """The laws of the story as NumPyro distributions, in terms of precision factors.
 
-    x | z ~ Normal(means[z], (WᵀW)⁻¹)          `ClusterNormal`
+    x | z ~ Normal(means[z], (WᵀW)⁻¹)                   NumPyro's MultivariateNormal, by `scale_tril`
     x     ~ Σ_k weights[k] Normal(means[k], (WᵀW)⁻¹)    `MixtureDistribution`
 
-W is any matrix in the covariance's storage with |W_k (x - m_k)|² the squared Mahalanobis distance, such as
-the inverse of Σ_k's Cholesky factor, or Cᵀ where C Cᵀ = Σ_k⁻¹. Sampling C, as the sites below do, leaves
-nothing to factor or to invert in the density. Everything here follows the global JAX flag, as NumPyro does.
+W is any triangular matrix in the covariance's storage with |W_k (x - m_k)|² the squared Mahalanobis distance,
+such as the inverse of Σ_k's Cholesky factor, or Cᵀ where C Cᵀ = Σ_k⁻¹. Sampling C, as the sites below do, leaves
+nothing to factor or to invert in the marginal density. Everything here follows the global JAX flag, as NumPyro
+does.
 
 This module imports NumPyro; import it where it is used.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,68 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from bayesmix.covariance import STORAGES, Structure
+from bayesmix.covariance import STORAGES, Covariance, Structure
+from bayesmix.density import log_joint, log_sum, precision_factor
 from bayesmix.inputs import is_traced
-from bayesmix.mixture import Covariance, GaussianMixture, log_sum, precision_factor
+from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 
-__all__ = ["SITES", "ClusterNormal", "MixtureDistribution", "Site", "draw_parameters", "draws"]
-
-
-class ClusterNormal(dist.Distribution):
-    """Normal(means, (WᵀW)⁻¹), of every cluster, or of the cluster z that each draw belongs to.
-
-    Args:
-        means: (..., d).
-        factor: W in the storage's layout, one a mean or one for all.
-        storage: a row of `STORAGES`.
-        z: which mean and factor each draw takes; `None` takes each once.
-    """
-
-    _support = constraints.real_vector
-    pytree_data_fields = ("means", "factor", "z")
-    pytree_aux_fields = ("storage",)
-
-    def __init__(
-        self,
-        means: Float[Array, "*k d"],
-        factor: Array,
-        storage: str,
-        z: Int[Array, "*n"] | None = None,
-        *,
-        validate_args: bool | None = None,
-    ) -> None:
-        self.means = jnp.asarray(means)
-        self.factor = jnp.asarray(factor)
-        self.storage, self.z = storage, z
-        batch = _leading(self.means, self.factor, storage) if z is None else jnp.shape(z)
-        super().__init__(batch, self.means.shape[-1:], validate_args=validate_args)
-
-    def _of_draws(self, matrices: Array) -> tuple[Array, Array]:
-        """Means and matrices, each taken at z."""
-        if self.z is None:
-            return self.means, matrices
-        leading = _leading(self.means, self.factor, self.storage)
-        matrices = jnp.broadcast_to(matrices, leading + matrices.shape[matrices.ndim - _axes(self.storage) :])
-        return self.means[self.z], matrices[self.z]
-
-    @validate_sample
-    def log_prob(self, value: Float[Array, "*n d"]) -> Float[Array, "*n"]:
-        d = self.event_shape[0]
-        means, factor = self._of_draws(self.factor)
-        y = _apply(self.storage, factor, value - means)
-        return _log_det(self.storage, factor, d) - d / 2 * math.log(2 * math.pi) - jnp.sum(y * y, axis=-1) / 2
-
-    def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n d"]:
-        means, root = self._of_draws(_inverse(self.storage, self.factor))
-        assert key is not None
-        standard = jax.random.normal(key, sample_shape + self.batch_shape + self.event_shape, means.dtype)
-        return means + _apply(self.storage, root, standard)
+__all__ = ["SITES", "MixtureDistribution", "Site", "draw_parameters", "draws", "scale_trils"]
 
 
 class MixtureDistribution(dist.Distribution):
@@ -125,46 +76,30 @@ class MixtureDistribution(dist.Distribution):
     @validate_sample
     def log_prob(self, value: Float[Array, "*n d"]) -> Float[Array, "*n"]:
         points = jnp.asarray(value)
-        d = self.event_shape[0]
-        storage = STORAGES[self.mixture.covariance.row.storage]
-        weights = jnp.asarray(self.mixture.weights)
-        # The points come last here, as everywhere inside a block: XLA vectorises along them.
-        deviations = points.reshape(-1, d).T - jnp.asarray(self.mixture.means)[:, :, None]
-        y = storage.whiten(self.factor, deviations)
-        log_det = _log_det(self.mixture.covariance.row.storage, self.factor, d)
-        positive = weights > 0
-        log_weights = jnp.where(positive, jnp.log(jnp.where(positive, weights, 1)), -jnp.inf)
-        constant = log_weights + log_det - d / 2 * math.log(2 * math.pi)
-        return log_sum(constant[:, None] - jnp.sum(y * y, axis=1) / 2).reshape(points.shape[:-1])
+        block = points.reshape(-1, self.event_shape[0]).T
+        return log_sum(log_joint(self.mixture, block, self.factor)).reshape(points.shape[:-1])
 
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n d"]:
         assert key is not None
         coin, noise = jax.random.split(key)
         z = dist.CategoricalProbs(jnp.asarray(self.mixture.weights)).sample(coin, sample_shape)
-        return ClusterNormal(self.mixture.means, self.factor, self.mixture.covariance.row.storage, z).sample(
+        scale_tril = scale_trils(self.mixture, self.factor)
+        return dist.MultivariateNormal(jnp.asarray(self.mixture.means)[z], scale_tril=scale_tril[z]).sample(
             noise
         )
 
 
-def _axes(storage: str) -> int:
-    return STORAGES[storage].axes
-
-
-def _leading(means: Array, factor: Array, storage: str) -> tuple[int, ...]:
-    return jnp.broadcast_shapes(means.shape[:-1], factor.shape[: factor.ndim - _axes(storage)])
-
-
-def _apply(storage: str, matrices: Array, vectors: Array) -> Array:
-    return STORAGES[storage].apply(matrices, vectors)
-
-
-def _inverse(storage: str, factor: Array) -> Array:
-    return jnp.linalg.inv(factor) if _axes(storage) == 2 else 1 / factor
-
-
-def _log_det(storage: str, factor: Array, d: int) -> Array:
-    diagonal = STORAGES[storage].diagonal(factor)
-    return jnp.sum(jnp.log(jnp.broadcast_to(diagonal, (*diagonal.shape[:-1], d))), axis=-1)
+def scale_trils(mixture: GaussianMixture, factor: Array) -> Float[Array, "k d d"]:
+    """Every cluster's lower Cholesky factor, dense, from W: by QR, which keeps what squaring would lose."""
+    k, d = mixture.n_components, mixture.n_features
+    storage = mixture.covariance.storage
+    if storage.axes == 2:
+        root = jnp.linalg.qr(jnp.swapaxes(jnp.linalg.inv(factor), -1, -2), mode="r")
+        sign = jnp.sign(jnp.diagonal(root, axis1=-2, axis2=-1))
+        dense = jnp.swapaxes(sign[..., None] * root, -1, -2)
+    else:
+        dense = storage.dense(1 / factor, d)
+    return jnp.broadcast_to(dense, (k, d, d))
 
 
 def _inverse_cholesky(scale: Any) -> Any:
@@ -215,10 +150,12 @@ def draw_parameters(
         drawn: Any = numpyro.sample(site.name, site.law(prior)) if shared is None else shared[None]
         cholesky = site.cholesky(drawn)
         factor = jnp.swapaxes(cholesky, -1, -2) if storage.axes == 2 else cholesky
-        law = ClusterNormal(prior.mean, jnp.sqrt(prior.mean_count) * factor, row.storage)
-        means = numpyro.sample("means", law)
-    values = storage.gram(storage.inverse(cholesky))
-    return GaussianMixture(weights, means, Covariance(values, row.name)), factor
+        values = storage.gram(storage.inverse(cholesky))
+        center = jnp.broadcast_to(jnp.asarray(prior.mean, float), (n_components, prior.n_features))
+        mixture = GaussianMixture(weights, center, Covariance(values, row.name))
+        scale_tril = scale_trils(mixture, factor) / jnp.sqrt(prior.mean_count)
+        means = numpyro.sample("means", dist.MultivariateNormal(center, scale_tril=scale_tril))
+    return replace(mixture, means=means), factor
 
 
 @partial(jax.jit, static_argnums=(0, 3))

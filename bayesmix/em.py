@@ -7,18 +7,20 @@ ones, because with cluster-specific volumes the likelihood is unbounded and its 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from bayesmix.covariance import STRUCTURES
+from bayesmix.covariance import STRUCTURES, Covariance
+from bayesmix.density import log_joint, log_sum
 from bayesmix.engines import METHODS
 from bayesmix.initialize import SEEDS, Start, from_means, from_partition, given_start, nearest
 from bayesmix.inputs import as_count, as_generator, as_name
 from bayesmix.loop import Options, Path, begin, run
-from bayesmix.mixture import Covariance, GaussianMixture, log_joint_block, log_sum
+from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.problem import Problem, prepare
 from bayesmix.results import STATUS, Fit
@@ -26,7 +28,7 @@ from bayesmix.statistics import observe
 from bayesmix.units import Floor
 from bayesmix.verdict import agreeing, best_start, judge, mixture_at
 
-__all__ = ["fit", "solve"]
+__all__ = ["fit", "likelihoods", "solve"]
 
 _STARTS = ("kmeans", *SEEDS)
 _START_ALIASES = {"k-means": "kmeans", "kmeans++": "k-means++"}
@@ -124,7 +126,7 @@ def solve(
     max_steps: int | None = None,
     relocate: bool = False,
 ) -> Fit:
-    """`fit` without the model; `relocate` moves emptied clusters to far points, as k-means does."""
+    """`fit` without the model; `relocate` is k-means: emptied clusters move to far points, the sphere is a unit."""
     row = METHODS[as_name(method, "method", METHODS)]
     if not (isinstance(tol, int | float | np.number) and 0 <= tol < np.inf):
         raise ValueError(f"tol must be a number of nats, zero or more; it is {tol!r}")
@@ -132,7 +134,7 @@ def solve(
     hold = (hold,) if isinstance(hold, str) else tuple(sorted(hold))
     for name in hold:
         as_name(name, "hold", ("weights", "covariance"))
-    if "covariance" in hold and not isinstance(init, GaussianMixture):
+    if "covariance" in hold and not (relocate or isinstance(init, GaussianMixture)):
         raise ValueError("hold='covariance' needs init=GaussianMixture(...), which says what to hold")
     named = init is None or isinstance(init, str)
     if not (named or row.draws) and n_starts not in (None, 1):
@@ -152,6 +154,10 @@ def solve(
         starts, copies = [given_start(init, problem)] * count, np.zeros(count, int)
         if max_steps == 0 and starts[0].statistics is not None:
             raise ValueError("max_steps must be at least 1 for a start from labels or responsibilities")
+    if relocate:  # one sphere of unit size: assignments do not depend on it, and ties stay ties
+        sphere = Covariance(np.ones(1), "EII")
+        weights = np.full(n_components, 1 / n_components)
+        starts = [s._replace(mixture=replace(s.mixture, weights=weights, covariance=sphere)) for s in starts]
     if row.draws:  # the same start need not end the same
         copies = np.arange(len(starts))
     options = Options(row.responsibilities, hold, problem.x.dtype == np.float32, relocate)
@@ -194,7 +200,7 @@ def _lloyd(problem: Problem, x: np.ndarray, seeds: list[np.ndarray]) -> list[np.
     k = problem.n_components
     sphere = Covariance(np.ones(1), "EII")
     starts = [Start(GaussianMixture(np.full(k, 1 / k), seed.astype(np.float64), sphere)) for seed in seeds]
-    options = Options("hard", ("weights",), False, True)
+    options = Options("hard", ("covariance", "weights"), False, True)
     tiny = np.full(1, 1e-12)
     rules = problem.rules._replace(floor=Floor(tiny, tiny, tiny), tol=1.0)
     observations = observe(x, problem.w, STRUCTURES["EII"])
@@ -205,11 +211,19 @@ def _lloyd(problem: Problem, x: np.ndarray, seeds: list[np.ndarray]) -> list[np.
 
 def _report_block(mixture: GaussianMixture, x: Array) -> Array:
     """Of each point: log density, largest log joint, entropy of its responsibilities, label."""
-    logits = log_joint_block(mixture, x)
+    logits = log_joint(mixture, x)
     density, top = log_sum(logits), jnp.max(logits, axis=0)
     r = jnp.exp(logits - density)
     entropy = -jnp.sum(jnp.where(r > 0, r * jnp.log(jnp.where(r > 0, r, 1)), 0), axis=0)
     return jnp.stack([density, top, entropy, jnp.argmax(logits, axis=0).astype(x.dtype)])
+
+
+def likelihoods(
+    mixture: GaussianMixture, points: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted sums of log density, largest log joint and entropy; and the most probable cluster of each row."""
+    report = mixture._each(_report_block, points).astype(np.float64)
+    return weight @ report[:, :3], report[:, 3].astype(np.int64)
 
 
 def _finish(
@@ -226,9 +240,7 @@ def _finish(
     winner = best_start(verdicts, path)
     states, units = path.states, problem.units
     mixture = _outside(problem, mixture_at(path, winner))
-    report = mixture._each(_report_block, problem.points).astype(np.float64)
-    density, top, entropy = problem.weight @ report[:, :3]
-    labels = report[:, 3].astype(np.int64)
+    (density, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight)
     total = float(problem.weight.sum())
     name, reasons = verdicts[winner]
     name = "max_steps" if name == "running" else name
@@ -280,4 +292,4 @@ def _outside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
 def _cluster(cluster: int, why: str, labels: np.ndarray) -> str:
     rows = np.flatnonzero(labels == cluster)
     shown = ", ".join(map(str, rows[:8])) + (", ..." if rows.size > 8 else "")
-    return f"{cluster} (rows {shown or 'none'})" + (f" {why}" if why else "")
+    return f"cluster {cluster} (rows {shown or 'none'})" + (f" {why}" if why else "")

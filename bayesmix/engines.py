@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bayesmix.inputs import as_generator
 from bayesmix.initialize import Start
+from bayesmix.inputs import as_generator
 from bayesmix.labels import match_moments
 from bayesmix.loop import Options, Path, State, begin, run
-from bayesmix.mixture import Covariance, GaussianMixture
 from bayesmix.problem import Problem
 from bayesmix.results import STATUS
 from bayesmix.statistics import Statistics

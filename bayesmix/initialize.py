@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.covariance import STORAGES, Structure
+from bayesmix.covariance import STORAGES, Covariance, Structure
 from bayesmix.inputs import as_points
-from bayesmix.mixture import Covariance, GaussianMixture
+from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-__all__ = ["Points", "as_count", "as_generator", "as_key", "as_name", "as_points", "as_weights"]
+__all__ = ["Points", "as_count", "as_floats", "as_generator", "as_key", "as_name", "as_points", "as_weights"]
 __all__ += ["double_precision", "is_traced", "points_last", "to_numpy"]
 
 
@@ -150,6 +150,14 @@ def _from_objects(values: np.ndarray, name: str, names: tuple[str, ...] | None) 
                 f"{name} is not numeric: row {row}, column {what!r} holds {cell!r}; drop or encode that column"
             ) from None
     return out.reshape(values.shape)
+
+
+def as_floats(values: Any, name: str) -> np.ndarray:
+    """An array of finite numbers of any shape, float64 or float32 by the rule of `as_points`."""
+    array = _as_float(values, name, None)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} have a value that is not finite: {array.tolist()}")
+    return array
 
 
 def as_weights(sample_weight: Any, n: int, name: str = "sample_weight") -> np.ndarray:

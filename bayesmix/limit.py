@@ -17,12 +17,14 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from bayesmix.em import solve
+from bayesmix.covariance import Covariance
+from bayesmix.em import likelihoods, solve
 from bayesmix.inputs import as_count, as_points, as_weights
 from bayesmix.results import Fit
 
@@ -78,11 +80,31 @@ def kmeans(
         n_starts=n_starts,
         init=init,
         sample_weight=sample_weight,
-        hold=("weights",),
+        hold=("weights", "covariance"),
         key=key,
         max_steps=max_steps,
         relocate=True,
     )
-    weight = as_weights(sample_weight, points.shape[0])
+    weight, d = as_weights(sample_weight, points.shape[0]), points.shape[1]
     away = points - fit.mixture.means[fit.labels].astype(np.float64)
-    return replace(fit, inertia=float(weight @ np.einsum("nd,nd->n", away, away)))
+    inertia = float(weight @ np.einsum("nd,nd->n", away, away))
+    # The loop ran with one fixed sphere s²; its free energy says the inertia of each step, and so the sphere.
+    held = float(fit.mixture.covariance.values[0])
+    total = fit.n_observations
+    path = -2 * held * (fit.objective + total * (d / 2 * math.log(2 * math.pi * held) + math.log(k)))
+    path[-1:] = inertia
+    sphere = np.maximum(path / (total * d), held * 1e-12)
+    values = sphere[-1:].astype(points.dtype)
+    mixture = replace(fit.mixture, covariance=Covariance(values, "EII"))
+    energy = -total * (d / 2 * np.log(2 * math.pi * sphere) + math.log(k)) - path / (2 * sphere)
+    density, top, entropy = likelihoods(mixture, points, weight)[0]
+    return replace(
+        fit,
+        mixture=mixture,
+        objective=energy,
+        log_likelihood=density,
+        classification_log_likelihood=top,
+        entropy=entropy,
+        n_held=k - 1,
+        inertia=inertia,
+    )

@@ -22,9 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from bayesmix.covariance import Covariance
+from bayesmix.density import inverse_factor
 from bayesmix.initialize import Start, nearest
 from bayesmix.inputs import double_precision
-from bayesmix.mixture import Covariance, GaussianMixture, inverse_factor
+from bayesmix.mixture import GaussianMixture
 from bayesmix.results import STATUS
 from bayesmix.statistics import Observations, Statistics, summarize
 from bayesmix.units import Floor

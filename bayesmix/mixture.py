@@ -2,8 +2,7 @@
 
     z ~ Categorical(weights),    x | z ~ Normal(means[z], covariances[z])
 
-    log p(x, z=k) = log w_k - d/2 log 2π + log |W_k| - |W_k (x - m_k)|² / 2,   W_k the inverse of the
-    Cholesky factor of Σ_k; summing over z is the density, normalising over z the responsibilities.
+Summing p(x, z) over z is the density, normalising it over z the responsibilities; the formula is in `density`.
 
 `GaussianMixture` is a JAX pytree. On ordinary arrays its methods compute in float64 (float32 for float32
 data) whatever the global JAX flag says and return NumPy arrays; under a user's own `jit`, `vmap` or
@@ -26,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayesmix.covariance import STORAGES, STRUCTURES, Storage, Structure, structure_of
+from bayesmix import density
+from bayesmix.covariance import Covariance, covariance_values, structure_of
 from bayesmix.inputs import (
     as_count,
     as_key,
@@ -41,33 +41,9 @@ from bayesmix.inputs import (
 if TYPE_CHECKING:
     import pandas
 
-__all__ = [
-    "Covariance",
-    "GaussianMixture",
-    "inverse_factor",
-    "log_joint_block",
-    "log_sum",
-    "precision_factor",
-]
+__all__ = ["GaussianMixture"]
 
 _FORMAT, _VERSION = "bayesmix.GaussianMixture", 1
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["structure"])
-@dataclass(frozen=True)
-class Covariance:
-    """Covariances in their structure's storage: `values` (k|1, d, d), (k|1, d) or (k|1,)."""
-
-    values: Any
-    structure: str
-
-    @property
-    def row(self) -> Structure:
-        return STRUCTURES[self.structure]
-
-    @property
-    def storage(self) -> Storage:
-        return STORAGES[self.row.storage]
 
 
 @partial(
@@ -124,8 +100,17 @@ class GaussianMixture:
 
         Raises:
             ValueError: shapes that do not fit each other, weights that are no probabilities, a matrix that
-                is not symmetric, not positive definite or not of the structure.
+                is not symmetric, not positive definite or not of the structure. Of traced values (`jit`, a
+                NumPyro program) only shapes are checked.
         """
+        if is_traced(weights, means, covariances):
+            w, m = jnp.asarray(weights), jnp.asarray(means)
+            m = m[:, None] if m.ndim == 1 else m
+            row = structure_of(covariance, m.shape[1])
+            if w.shape != m.shape[:1]:
+                raise ValueError(f"weights has shape {w.shape} for means of shape {m.shape}")
+            values = covariance_values(covariances, row, *m.shape)
+            return cls(w, m, Covariance(values, row.name), feature_names and tuple(feature_names))
         m, names = as_points(means, "means", feature_names=feature_names)
         k, d = m.shape
         w = as_points(weights, "weights", n_features=1).values[:, 0]
@@ -137,7 +122,7 @@ class GaussianMixture:
                 f"which add up to {w.sum(dtype=np.float64):.8g}"
             )
         row = structure_of(covariance, d)
-        values = _covariance_values(covariances, row, k, d)
+        values = covariance_values(covariances, row, k, d)
         dtype = np.float32 if w.dtype == m.dtype == values.dtype == np.float32 else np.float64
         return cls(
             w.astype(dtype),
@@ -174,7 +159,7 @@ class GaussianMixture:
 
     def log_joint(self, x: Any) -> Float[Any, "n k"]:
         """log p(x, z=k) in nats, of each point with each cluster."""
-        return self._each(log_joint_block, x)
+        return self._each(density.log_joint, x)
 
     def log_density(self, x: Any) -> Float[Any, " n"]:
         """log p(x) in nats, of each point.
@@ -184,15 +169,15 @@ class GaussianMixture:
             >>> bm.GaussianMixture.of([1.0], [[0.0]], [[[1.0]]]).log_density([0.0]).round(4)
             array([-0.9189])
         """
-        return self._each(_log_density_block, x)
+        return self._each(density.log_density, x)
 
     def responsibilities(self, x: Any) -> Float[Any, "n k"]:
         """p(z=k | x), the soft assignment of each point; rows add up to one."""
-        return self._each(_responsibilities_block, x)
+        return self._each(density.responsibilities, x)
 
     def classify(self, x: Any) -> Int[Any, " n"]:
         """The most probable cluster of each point; a tie goes to the lowest index."""
-        return self._each(_classify_block, x)
+        return self._each(density.classify, x)
 
     def within(
         self,
@@ -241,7 +226,7 @@ class GaussianMixture:
         """
         n = as_count(n, "n")
         if is_traced(self, key):
-            return _simulate(self._arrays(), as_key(key), n)
+            return density.simulate(self._arrays(), as_key(key), n)
         with double_precision():
             return to_numpy(_simulate_compiled(self._arrays(), as_key(key), n))
 
@@ -271,12 +256,12 @@ class GaussianMixture:
             )
         value = list(given.values())
         if is_traced(self, value):
-            weights, means, values = _condition(self._arrays(), jnp.asarray(value), tuple(a), tuple(b))
+            weights, means, values = density.condition(self._arrays(), jnp.asarray(value), tuple(a), tuple(b))
         else:
             point = as_points([value], "given").values.astype(self.means.dtype)[0]
             with double_precision():
                 weights, means, values = to_numpy(
-                    jax.jit(_condition, static_argnums=(2, 3))(self._arrays(), point, tuple(a), tuple(b))
+                    _condition_compiled(self._arrays(), point, tuple(a), tuple(b))
                 )
         return self._restrict(weights, means, values, a, already=True)
 
@@ -361,123 +346,9 @@ class GaussianMixture:
         return np.ascontiguousarray(out.reshape(-1, *out.shape[2:])[: points.shape[0]])
 
 
-def _covariance_values(covariances: Any, row: Structure, k: int, d: int) -> np.ndarray:
-    """Checked covariances in the row's storage, from dense matrices or from the storage itself."""
-    storage = STORAGES[row.storage]
-    given = np.asarray(covariances)
-    if given.dtype.kind not in "fiub":
-        raise ValueError(f"covariances must be numbers, not {given.dtype}")
-    given = given.astype(np.float32 if given.dtype == np.float32 else np.float64)
-    if not np.isfinite(given).all():
-        raise ValueError(f"covariances have a value that is not finite: {given.tolist()}")
-    if d == 1 and given.shape == (k,):
-        given = given[:, None, None]
-    leading = 1 if row.shared else k
-    stored = (leading,) + (d,) * storage.axes
-    if given.shape in (stored, stored[1:]) and given.shape != (k, d, d):
-        dense = storage.dense(given.reshape(stored), d)
-        values = given.reshape(stored)
-    elif given.shape == (k, d, d):
-        dense, values = given, storage.sparse(given)[:leading]
-        allowed = np.broadcast_to(storage.dense(values, d), (k, d, d))
-        if not np.allclose(given, allowed, rtol=1e-6, atol=1e-9 * np.abs(given).max()):
-            raise ValueError(
-                f"covariances are not of the structure {row.name}: as {row.name} they would be {allowed.tolist()}"
-            )
-    else:
-        raise ValueError(
-            f"covariances have shape {given.shape}; {row.name} with {k} clusters and {d} features takes "
-            f"{(k, d, d)} or {stored}"
-        )
-    for index, matrix in enumerate(dense):
-        scale = np.abs(matrix).max()
-        if np.abs(matrix - matrix.T).max() > 1e-6 * scale:
-            raise ValueError(f"covariance {index} is not symmetric: {matrix.tolist()}")
-        lowest = np.linalg.eigvalsh(matrix.astype(np.float64))[0]
-        if lowest <= 0:
-            raise ValueError(
-                f"covariance {index} is not positive definite (smallest eigenvalue {lowest:.3g}): {matrix.tolist()}"
-            )
-    return values
-
-
-def log_sum(logits: Float[Array, "k b"]) -> Float[Array, " b"]:
-    """log Σ_k exp(logits), finite where any logit is."""
-    top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    return top + jnp.log(jnp.sum(jnp.exp(logits - top), axis=0))
-
-
-def precision_factor(covariance: Covariance, n_features: int) -> tuple[Array, Array]:
-    """W, the inverse of the Cholesky factor in its storage, and log |W| (k|1,)."""
-    return inverse_factor(covariance, covariance.storage.cholesky(jnp.asarray(covariance.values)), n_features)
-
-
-def inverse_factor(covariance: Covariance, cholesky: Array, n_features: int) -> tuple[Array, Array]:
-    """`precision_factor` from the Cholesky factor, where that is known already."""
-    factor = covariance.storage.inverse(cholesky)
-    diagonal = covariance.storage.diagonal(factor)
-    return factor, jnp.sum(jnp.log(jnp.broadcast_to(diagonal, (diagonal.shape[0], n_features))), axis=-1)
-
-
-def _log_weights(weights: Array) -> Array:
-    positive = weights > 0
-    return jnp.where(positive, jnp.log(jnp.where(positive, weights, 1)), -jnp.inf)
-
-
-def _whitened(mixture: GaussianMixture, x: Float[Array, "d b"]) -> tuple[Array, Array]:
-    """W_k (x - m_k) for every cluster (k, d, b), and log |W_k|; the factor in the mixture's own precision."""
-    factor, log_det = precision_factor(mixture.covariance, mixture.n_features)
-    deviations = x - jnp.asarray(mixture.means).astype(x.dtype)[:, :, None]
-    return mixture.covariance.storage.whiten(factor.astype(x.dtype), deviations), log_det
-
-
-def log_joint_block(mixture: GaussianMixture, x: Float[Array, "d b"]) -> Float[Array, "k b"]:
-    """log p(x, z=k) of one block of points, from deviations: accurate however far or thin a cluster is."""
-    y, log_det = _whitened(mixture, x)
-    constant = (
-        _log_weights(jnp.asarray(mixture.weights)) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
-    )
-    return constant.astype(x.dtype)[:, None] - jnp.sum(y * y, axis=1) / 2
-
-
-def _log_density_block(mixture: GaussianMixture, x: Array) -> Array:
-    return log_sum(log_joint_block(mixture, x))
-
-
-def _responsibilities_block(mixture: GaussianMixture, x: Array) -> Array:
-    return jax.nn.softmax(log_joint_block(mixture, x), axis=0)
-
-
-def _classify_block(mixture: GaussianMixture, x: Array) -> Array:
-    return jnp.argmax(log_joint_block(mixture, x), axis=0)
-
-
-def _nearest(distance: Array, z_score: Array, radius: float) -> Array:
-    nearest = jnp.argmin(distance, axis=0)
-    closest = jnp.take_along_axis(z_score, nearest[None], axis=0)[0]
-    return jnp.where(closest < radius, nearest, -1)
-
-
-def _within_mahalanobis(mixture: GaussianMixture, x: Array, radius: float) -> Array:
-    y, _ = _whitened(mixture, x)
-    distance = jnp.sqrt(jnp.sum(y * y, axis=1))
-    return _nearest(distance, distance, radius)
-
-
-def _within_euclidean(mixture: GaussianMixture, x: Array, radius: float) -> Array:
-    deviations = x - jnp.asarray(mixture.means).astype(x.dtype)[:, :, None]
-    squared = jnp.sum(deviations**2, axis=1)
-    dense = jnp.asarray(mixture.covariances).astype(x.dtype)
-    along = jnp.einsum("kib,kij,kjb->kb", deviations, dense, deviations)
-    away = squared > 0
-    score = jnp.where(away, squared / jnp.sqrt(jnp.where(away, along, 1)), 0)
-    return _nearest(squared, score, radius)
-
-
 _DISTANCES: dict[str, Callable[..., Array]] = {
-    "mahalanobis": _within_mahalanobis,
-    "euclidean": _within_euclidean,
+    "mahalanobis": density.within_mahalanobis,
+    "euclidean": density.within_euclidean,
 }
 
 
@@ -488,41 +359,5 @@ def _map_blocks(function: Callable, mixture: GaussianMixture, blocks: Array, mor
     return jax.lax.map(lambda block: function(mixture, block, *more), blocks)
 
 
-def _simulate(mixture: GaussianMixture, key: Array, n: int) -> tuple[Array, Array]:
-    """Block by block, so that no (n, d, d) array of factors is ever made."""
-    k, d, size = mixture.n_components, mixture.n_features, min(n, 4096)
-    means = jnp.asarray(mixture.means)
-    storage = mixture.covariance.storage
-    factor = storage.cholesky(jnp.asarray(mixture.covariance.values))
-    factor = jnp.broadcast_to(factor, (k, *factor.shape[1:]))
-    logits = _log_weights(jnp.asarray(mixture.weights))
-
-    def block(key: Array) -> tuple[Array, Array]:
-        coin, noise = jax.random.split(key)
-        z = jax.random.categorical(coin, logits, shape=(size,))
-        standard = jax.random.normal(noise, (size, d), means.dtype)
-        return means[z] + storage.apply(factor[z], standard), z
-
-    x, z = jax.lax.map(block, jax.random.split(key, -(-n // size)))
-    return x.reshape(-1, d)[:n], z.reshape(-1)[:n]
-
-
-_simulate_compiled = jax.jit(_simulate, static_argnums=2)
-
-
-def _condition(
-    mixture: GaussianMixture, value: Array, a: tuple[int, ...], b: tuple[int, ...]
-) -> tuple[Array, Array, Array]:
-    storage, means = mixture.covariance.storage, jnp.asarray(mixture.means)
-    values = jnp.asarray(mixture.covariance.values)
-    free, given = np.asarray(a), np.asarray(b)
-    part = Covariance(storage.part(values, given), mixture.structure)
-    logits = log_joint_block(GaussianMixture(mixture.weights, means[:, given], part), value[:, None])[:, 0]
-    values_free = storage.part(values, free)
-    if storage.axes < 2:
-        return jax.nn.softmax(logits), means[:, free], values_free
-    cross = values[:, free][:, :, given]
-    gain = jnp.swapaxes(jnp.linalg.solve(part.values, jnp.swapaxes(cross, -1, -2)), -1, -2)
-    gains = jnp.broadcast_to(gain, (means.shape[0], *gain.shape[1:]))
-    shift = jnp.einsum("kij,kj->ki", gains, value - means[:, given])
-    return jax.nn.softmax(logits), means[:, free] + shift, values_free - gain @ jnp.swapaxes(cross, -1, -2)
+_simulate_compiled = jax.jit(density.simulate, static_argnums=2)
+_condition_compiled = jax.jit(density.condition, static_argnums=(2, 3))

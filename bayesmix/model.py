@@ -27,8 +27,9 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesmix.covariance import Structure, structure_of
+from bayesmix.density import precision_factor
 from bayesmix.inputs import as_count, as_key, as_points, double_precision, is_traced, to_numpy
-from bayesmix.mixture import GaussianMixture, precision_factor
+from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior, weak_prior
 
 if TYPE_CHECKING:
@@ -243,12 +244,14 @@ class MixtureModel:
         import numpyro
         import numpyro.distributions as dist
 
-        from bayesmix.distribution import ClusterNormal
+        from bayesmix.distribution import scale_trils
 
         mixture, factor = self._parameters(points)
+        scale_tril = scale_trils(mixture, factor)
         with numpyro.plate("obs_id", n):
             z: Any = numpyro.sample("z", dist.CategoricalProbs(jnp.asarray(mixture.weights)))
-            x = numpyro.sample("x", ClusterNormal(mixture.means, factor, self._row.storage, z), obs=points)
+            cluster = dist.MultivariateNormal(jnp.asarray(mixture.means)[z], scale_tril=scale_tril[z])
+            x = numpyro.sample("x", cluster, obs=points)
         return mixture, {"z": z, "x": x}
 
     def _simulate(self, prior: ConjugatePrior | None, n: int) -> tuple[GaussianMixture, dict[str, Array]]:

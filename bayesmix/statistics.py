@@ -30,8 +30,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bayesmix.covariance import STORAGES, Structure
+from bayesmix.density import log_sum, precision_factor
 from bayesmix.inputs import points_last
-from bayesmix.mixture import GaussianMixture, log_sum, precision_factor
+from bayesmix.mixture import GaussianMixture
 
 __all__ = ["RESPONSIBILITIES", "Observations", "Statistics", "moments_of", "observe", "summarize"]
 

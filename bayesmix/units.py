@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.covariance import STORAGES, Structure
-from bayesmix.mixture import Covariance, GaussianMixture
+from bayesmix.covariance import STORAGES, Covariance, Structure
+from bayesmix.mixture import GaussianMixture
 
 __all__ = ["SPURIOUS_RATIO", "Floor", "Units", "spacing", "spurious_clusters", "standardize"]
 

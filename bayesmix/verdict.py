@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from bayesmix.covariance import Covariance
 from bayesmix.loop import Path
-from bayesmix.mixture import Covariance, GaussianMixture
+from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem
 from bayesmix.results import STATUS
 from bayesmix.units import spurious_clusters

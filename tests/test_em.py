@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import K, NAMES, data, features, fitted
+from cases import NAMES, K, data, features, fitted
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm

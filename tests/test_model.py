@@ -18,10 +18,10 @@ from numpyro.infer.util import log_density
 from scipy import special, stats
 
 from bayesmix import prior as module
-from bayesmix.covariance import STRUCTURES
-from bayesmix.distribution import SITES, ClusterNormal, MixtureDistribution, draws
+from bayesmix.covariance import STRUCTURES, Covariance
+from bayesmix.distribution import SITES, MixtureDistribution, draws
 from bayesmix.inputs import to_numpy
-from bayesmix.mixture import Covariance, GaussianMixture
+from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.prior import ConjugatePrior, weak_prior
 
@@ -221,23 +221,6 @@ def test_the_distributions_simulate_their_density(structure):
     assert_mean(x, weights @ means)
     second = np.einsum("k,kij->ij", weights, covariances + means[:, :, None] * means[:, None, :])
     assert_mean(x[:, :, None] * x[:, None, :], second.reshape(d, d))
-
-
-def test_cluster_normal_broadcasts():
-    means, factor = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[[2.0, 0.5], [0.0, 1.0]]])
-    covariance = np.linalg.inv(factor[0].T @ factor[0])
-    x = np.array([[0.5, 0.5], [1.0, 4.0], [-1.0, 0.0]])
-    z = np.array([1, 0, 1])
-    with jax.enable_x64(True):
-        shared = ClusterNormal(means, factor, "full")
-        assert (shared.batch_shape, shared.event_shape) == ((2,), (2,))
-        own = ClusterNormal(means, factor, "full", z).log_prob(x)
-        every = shared.log_prob(x[:, None])
-        enumerated = ClusterNormal(means, factor, "full", np.arange(2)[:, None]).log_prob(x)
-    expected = np.stack([stats.multivariate_normal.logpdf(x, mean, covariance) for mean in means], axis=1)
-    np.testing.assert_allclose(every, expected, rtol=1e-12)
-    np.testing.assert_allclose(enumerated, expected.T, rtol=1e-12)
-    np.testing.assert_allclose(own, expected[np.arange(3), z], rtol=1e-12)
 
 
 def test_a_cluster_without_weight_has_a_finite_gradient():

@@ -6,7 +6,7 @@ The references are results, not code: mclust 6.0.0, Rmixmod 2.1.10 and scikit-le
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from reference import load, one_hot, rows
+from reference import load, rows
 
 import bayesmix as bm
 from bayesmix.covariance import ALIASES, STRUCTURES

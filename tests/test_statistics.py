@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from cases import K, NAMES, data, mixture
+from cases import NAMES, K, data, mixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose

@@ -1,0 +1,151 @@
+"""The density of a mixture on one block of points, points last: what `GaussianMixture`'s methods compute.
+
+    log p(x, z=k) = log w_k - d/2 log 2π + log |W_k| - |W_k (x - m_k)|² / 2,   W_k the inverse of the
+    Cholesky factor of Σ_k,
+
+from deviations, so that it is accurate however far a point or thin a cluster is. Pure functions of pytrees and
+arrays (d, b); they follow the precision that they are called in.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bayesmix.covariance import Covariance
+
+if TYPE_CHECKING:
+    from bayesmix.mixture import GaussianMixture
+
+__all__ = [
+    "classify", "condition", "inverse_factor", "log_density", "log_joint", "log_sum", "precision_factor",
+    "responsibilities", "simulate", "within_euclidean", "within_mahalanobis",
+]  # fmt: skip
+
+
+def log_sum(logits: Float[Array, "k b"]) -> Float[Array, " b"]:
+    """log Σ_k exp(logits), finite where any logit is."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    return top + jnp.log(jnp.sum(jnp.exp(logits - top), axis=0))
+
+
+def precision_factor(covariance: Covariance, n_features: int) -> tuple[Array, Array]:
+    """W, the inverse of the Cholesky factor in its storage, and log |W| (k|1,)."""
+    return inverse_factor(covariance, covariance.storage.cholesky(jnp.asarray(covariance.values)), n_features)
+
+
+def inverse_factor(covariance: Covariance, cholesky: Array, n_features: int) -> tuple[Array, Array]:
+    """`precision_factor` from the Cholesky factor, where that is known already."""
+    factor = covariance.storage.inverse(cholesky)
+    return factor, _log_det(covariance, factor, n_features)
+
+
+def _log_det(covariance: Covariance, factor: Array, n_features: int) -> Array:
+    diagonal = covariance.storage.diagonal(factor)
+    return jnp.sum(jnp.log(jnp.broadcast_to(diagonal, (diagonal.shape[0], n_features))), axis=-1)
+
+
+def _log_weights(weights: Array) -> Array:
+    positive = weights > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, weights, 1)), -jnp.inf)
+
+
+def _whitened(
+    mixture: GaussianMixture, x: Float[Array, "d b"], factor: Array | None = None
+) -> tuple[Array, Array]:
+    """W_k (x - m_k) for every cluster (k, d, b), and log |W_k|; the factor in the mixture's own precision."""
+    if factor is None:
+        factor, log_det = precision_factor(mixture.covariance, mixture.n_features)
+    else:
+        log_det = _log_det(mixture.covariance, factor, mixture.n_features)
+    deviations = x - jnp.asarray(mixture.means).astype(x.dtype)[:, :, None]
+    return mixture.covariance.storage.whiten(factor.astype(x.dtype), deviations), log_det
+
+
+def log_joint(
+    mixture: GaussianMixture, x: Float[Array, "d b"], factor: Array | None = None
+) -> Float[Array, "k b"]:
+    """log p(x, z=k); `factor` is any triangular W_k with |W_k (x - m_k)|² the squared Mahalanobis distance."""
+    y, log_det = _whitened(mixture, x, factor)
+    constant = (
+        _log_weights(jnp.asarray(mixture.weights)) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
+    )
+    return constant.astype(x.dtype)[:, None] - jnp.sum(y * y, axis=1) / 2
+
+
+def log_density(mixture: GaussianMixture, x: Array) -> Array:
+    return log_sum(log_joint(mixture, x))
+
+
+def responsibilities(mixture: GaussianMixture, x: Array) -> Array:
+    return jax.nn.softmax(log_joint(mixture, x), axis=0)
+
+
+def classify(mixture: GaussianMixture, x: Array) -> Array:
+    return jnp.argmax(log_joint(mixture, x), axis=0)
+
+
+def _nearest(distance: Array, z_score: Array, radius: float) -> Array:
+    nearest = jnp.argmin(distance, axis=0)
+    closest = jnp.take_along_axis(z_score, nearest[None], axis=0)[0]
+    return jnp.where(closest < radius, nearest, -1)
+
+
+def within_mahalanobis(mixture: GaussianMixture, x: Array, radius: float) -> Array:
+    y, _ = _whitened(mixture, x)
+    distance = jnp.sqrt(jnp.sum(y * y, axis=1))
+    return _nearest(distance, distance, radius)
+
+
+def within_euclidean(mixture: GaussianMixture, x: Array, radius: float) -> Array:
+    deviations = x - jnp.asarray(mixture.means).astype(x.dtype)[:, :, None]
+    squared = jnp.sum(deviations**2, axis=1)
+    dense = jnp.asarray(mixture.covariances).astype(x.dtype)
+    along = jnp.einsum("kib,kij,kjb->kb", deviations, dense, deviations)
+    away = squared > 0
+    score = jnp.where(away, squared / jnp.sqrt(jnp.where(away, along, 1)), 0)
+    return _nearest(squared, score, radius)
+
+
+def simulate(mixture: GaussianMixture, key: Array, n: int) -> tuple[Array, Array]:
+    """Block by block, so that no (n, d, d) array of factors is ever made."""
+    k, d, size = mixture.n_components, mixture.n_features, min(n, 4096)
+    means = jnp.asarray(mixture.means)
+    storage = mixture.covariance.storage
+    factor = storage.cholesky(jnp.asarray(mixture.covariance.values))
+    factor = jnp.broadcast_to(factor, (k, *factor.shape[1:]))
+    logits = _log_weights(jnp.asarray(mixture.weights))
+
+    def block(key: Array) -> tuple[Array, Array]:
+        coin, noise = jax.random.split(key)
+        z = jax.random.categorical(coin, logits, shape=(size,))
+        standard = jax.random.normal(noise, (size, d), means.dtype)
+        return means[z] + storage.apply(factor[z], standard), z
+
+    x, z = jax.lax.map(block, jax.random.split(key, -(-n // size)))
+    return x.reshape(-1, d)[:n], z.reshape(-1)[:n]
+
+
+def condition(
+    mixture: GaussianMixture, value: Array, a: tuple[int, ...], b: tuple[int, ...]
+) -> tuple[Array, Array, Array]:
+    storage, means = mixture.covariance.storage, jnp.asarray(mixture.means)
+    values = jnp.asarray(mixture.covariance.values)
+    free, given = np.asarray(a), np.asarray(b)
+    part = Covariance(storage.part(values, given), mixture.structure)
+    logits = log_joint(replace(mixture, means=means[:, given], covariance=part), value[:, None])[:, 0]
+    values_free = storage.part(values, free)
+    if storage.axes < 2:
+        return jax.nn.softmax(logits), means[:, free], values_free
+    cross = values[:, free][:, :, given]
+    gain = jnp.swapaxes(jnp.linalg.solve(part.values, jnp.swapaxes(cross, -1, -2)), -1, -2)
+    gains = jnp.broadcast_to(gain, (means.shape[0], *gain.shape[1:]))
+    shift = jnp.einsum("kij,kj->ki", gains, value - means[:, given])
+    return jax.nn.softmax(logits), means[:, free] + shift, values_free - gain @ jnp.swapaxes(cross, -1, -2)

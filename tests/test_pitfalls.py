@@ -1,0 +1,287 @@
+"""What goes wrong elsewhere, one test a row: collapse, ties, duplicates, constants, weights, far points, NaN."""
+
+import jax
+import numpy as np
+import pytest
+from cases import NAMES, data, features, mixture
+from numpy.testing import assert_allclose, assert_array_equal
+
+import bayesmix as bm
+from bayesmix.covariance import STRUCTURES
+from bayesmix.initialize import SEEDS
+from bayesmix.results import STATUS
+
+OWN = [name for name in NAMES if STRUCTURES[name].unbounded]
+
+
+def is_finite(fit):
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.mixture)) and np.isfinite(
+        fit.log_likelihood
+    )
+
+
+DEGENERATE = {
+    "one cluster is one point": np.concatenate([np.random.default_rng(0).normal(size=(40, 3)), np.full((10, 3), 6.0)]),
+    "duplicated rows": np.repeat(np.random.default_rng(1).normal(size=(6, 3)), 8, axis=0),
+    "two distinct rows": np.repeat([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]], 20, axis=0),
+    "all rows equal": np.full((30, 3), 4.2),
+    "n = k": np.random.default_rng(2).normal(size=(3, 3)),
+    "n <= d": np.random.default_rng(3).normal(size=(4, 6)),
+    "constant column": np.column_stack([np.random.default_rng(4).normal(size=(60, 2)), np.full(60, 7.0)]),
+    "collinear columns": np.random.default_rng(5).normal(size=(60, 2)) @ np.array([[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]]),
+    "one far point": np.concatenate([np.random.default_rng(6).normal(size=(60, 3)), [[1e6, 1e6, 1e6]]]),
+    "a grid": np.random.default_rng(7).integers(0, 3, size=(80, 3)).astype(float),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", ["soft", "hard"])
+def test_degenerate_data_give_a_finite_mixture_and_a_sentence(case, name, method):
+    x = DEGENERATE[case][:, :1] if features(name) == 1 else DEGENERATE[case]
+    k = min(3, len(x))
+    fit = bm.fit(bm.MixtureModel(k, name), x, method=method, n_starts=3)
+    assert is_finite(fit)
+    assert np.isfinite(fit.objective).all()
+    assert_allclose(fit.mixture.weights.sum(), 1)
+    assert fit.converged or fit.spurious or "max_steps" in fit.status
+    assert len(fit.status) > 5
+    if case in ("two distinct rows", "all rows equal") and name in OWN:
+        assert fit.spurious
+
+
+@pytest.mark.parametrize("name", ["EEI", "VVI", "EEE", "VVV"])
+def test_a_constant_column_is_named_and_leaves_the_others_alone(name):
+    frame = bm.datasets.load("old_faithful")
+    plain = bm.fit(bm.MixtureModel(2, name), frame)
+    for value in (0.0, 3.0, 1e8):
+        fit = bm.fit(bm.MixtureModel(2, name), frame.assign(always=value))
+        assert "'always' is constant" in fit.status
+        assert fit.spurious
+        assert is_finite(fit)
+        agree = np.mean(fit.labels == plain.labels)
+        assert max(agree, 1 - agree) == 1
+
+
+def test_a_collinear_column_is_named():
+    frame = bm.datasets.load("old_faithful")
+    fit = bm.fit(bm.MixtureModel(2, "VVV"), frame.assign(hours=frame["waiting"] / 60 + frame["eruptions"]))
+    assert "'hours' is a linear combination" in fit.status
+    assert is_finite(fit)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_collapsed_cluster_has_a_status_that_names_it_and_its_rows(name):
+    x = data(name)[0].copy()
+    x[:5] = x[0]
+    labels = np.where(np.arange(len(x)) < 5, 1, 0)
+    fit = bm.fit(bm.MixtureModel(2, name), x, init=labels)
+    assert fit.code == STATUS["collapsed"][0]
+    assert not fit.converged
+    assert fit.spurious
+    assert "1 (rows 0, 1, 2, 3, 4" in fit.status
+    assert is_finite(fit)
+
+
+def test_a_cluster_of_too_few_points_is_spurious_and_says_so():
+    x = np.concatenate([np.random.default_rng(0).normal(size=(50, 2)), [[9.0, 9.0], [9.5, 9.2], [9.1, 9.6]]])
+    fit = bm.fit(bm.MixtureModel(2), x, init=np.repeat([0, 1], [50, 3]))
+    assert fit.code == STATUS["spurious"][0]
+    assert "cluster 1 (rows 50, 51, 52) holds 3 points, no more than d + 1 = 3" in fit.status
+    assert bm.fit(bm.MixtureModel(2, "EEE"), x, init=np.repeat([0, 1], [50, 3])).converged
+
+
+def test_a_cluster_narrower_than_the_rounding_of_its_column_is_spurious():
+    rng = np.random.default_rng(0)
+    x = np.round(np.column_stack([rng.normal(size=200) * 3, rng.normal(size=200)]), 0)
+    x[:30] = np.column_stack([np.round(rng.normal(size=30) * 3), np.zeros(30) + (np.arange(30) == 0)])
+    fit = bm.fit(bm.MixtureModel(2), x, init=np.repeat([0, 1], [30, 170]), max_steps=1)
+    assert "narrower than the rounding" in fit.status
+
+
+@pytest.mark.slow
+def test_the_best_of_many_random_starts_is_never_floored_or_spurious():
+    for dataset, name in (("galaxies", "V"), ("iris", "VVV")):
+        x = bm.datasets.load(dataset)
+        for k in range(1, 10):
+            fit = bm.fit(bm.MixtureModel(k, name), x, init="random", n_starts=100)
+            assert not fit.spurious, (dataset, k, fit.status)
+            assert fit.mixture.weights.min() * len(x) > x.shape[1] + 1
+
+
+@pytest.mark.slow
+def test_thyroid_like_groups_on_a_grid_choose_the_right_k():
+    """Three groups of unequal size and spread, recorded to one decimal: a floored VVV,5 has the larger log L."""
+    rng = np.random.default_rng(0)
+    groups = [
+        rng.normal(size=(150, 5)) * [8, 1.9, 0.5, 0.5, 1.0] + [110, 9.2, 1.7, 1.3, 2.5],
+        rng.normal(size=(35, 5)) * [16, 5, 1.5, 0.4, 0.8] + [95, 18, 4.2, 1.0, 0.2],
+        rng.normal(size=(30, 5)) * [10, 2, 0.6, 8, 12] + [122, 3.7, 1.1, 12, 17],
+    ]
+    x = np.round(np.concatenate(groups), 1)
+    fits = [bm.fit(bm.MixtureModel(k), x, init="random", n_starts=100) for k in range(1, 7)]
+    best = min((fit for fit in fits if not fit.spurious), key=lambda fit: fit.bic)
+    assert best.mixture.n_components == 3
+    assert not best.spurious
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "d"), [(60, 2), (100, 3), (215, 5)])
+def test_samples_of_one_gaussian_choose_one_cluster(n, d):
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n, d)) @ rng.normal(size=(d, d))
+        fits = [bm.fit(bm.MixtureModel(k), x, init="random", n_starts=30) for k in (1, 2, 3)]
+        assert min((f for f in fits if not f.spurious), key=lambda f: f.bic) is fits[0]
+
+
+def test_real_tight_clusters_survive():
+    x = bm.datasets.load("galaxies")
+    two, three = bm.fit(bm.MixtureModel(2, "V"), x), bm.fit(bm.MixtureModel(3, "V"), x)
+    assert two.converged
+    assert three.converged
+    order = np.argsort(three.mixture.means[:, 0])
+    assert_allclose(three.mixture.means[order, 0] / 1000, [9.7101, 21.4001, 33.0444], atol=1e-3)
+    assert_allclose(three.mixture.covariances[order, 0, 0] / 1e6, [0.1785, 4.816, 0.8496], rtol=2e-3)
+
+
+def test_nan_in_the_loop_gives_a_failed_status_and_the_last_finite_mixture():
+    x = data("VVV")[0]
+    wild = bm.GaussianMixture.of([0.5, 0.5], [[1e200, 0, 0], [-1e200, 0, 0]], [np.eye(3), np.eye(3)])
+    fit = bm.fit(bm.MixtureModel(2), x, init=wild)
+    assert fit.code == STATUS["non_finite"][0]
+    assert fit.spurious
+    assert not fit.converged
+    assert np.isfinite(fit.mixture.means).all()
+    assert_allclose(fit.mixture.means, wild.means)
+
+
+def test_ties_count_once():
+    """Ruspini has integer data: many points are as near to one random row as to another."""
+    x = np.array([[0.0], [1.0], [2.0], [3.0], [4.0]])
+    fit = bm.kmeans(x, 2, init=[[0.0], [2.0]], max_steps=1)
+    assert fit.n_observations == 5
+    assert_allclose(fit.mixture.means[:, 0], [0.5, 3.0])  # the point 1 goes to the lowest index
+    start = bm.fit(bm.MixtureModel(2, "EII"), x, method="hard", init=[[0.0], [2.0]], max_steps=1, tol=0)
+    assert_allclose(5 * start.mixture.weights, np.round(5 * start.mixture.weights), rtol=1e-12)
+    assert_allclose(start.mixture.weights.sum(), 1)
+
+
+@pytest.mark.parametrize("init", ["k-means++", "random"])
+def test_weights_steer_the_seeds(init):
+    x = np.array([1.0, 1, 5, 5, 100, 100])
+    weight = 10.0 ** np.array([8, 8, 8, 8, -8, -8])
+    fit = bm.kmeans(x, 2, init=init, sample_weight=weight)
+    assert_allclose(np.sort(fit.mixture.means[:, 0]), [1, 5], atol=1e-6)
+
+
+@pytest.mark.parametrize("seeds", SEEDS.values(), ids=SEEDS)
+def test_seeds_are_distinct_rows_of_positive_weight_however_u_rounds(seeds):
+    class Extreme:
+        def __init__(self, u):
+            self.u = u
+
+        def random(self, size):
+            return np.full(size, self.u)
+
+    x = np.repeat(np.arange(6.0), 2)[:, None] - 2.5
+    weight = np.array([0, 0, 1, 2, 3, 1, 1, 1, 1, 1, 0, 0.0])
+    for u in (0.0, 0.5, np.nextafter(1, 0)):
+        rows = seeds(x, weight, 4, Extreme(u))
+        assert sorted(rows[:, 0]) == [-1.5, -0.5, 0.5, 1.5]
+
+
+@pytest.mark.parametrize("x", [np.repeat([[0.0], [1.0]], 5, axis=0), np.zeros((6, 2))], ids=["two", "one"])
+def test_fewer_distinct_rows_than_clusters_of_kmeans_ends_with_a_sentence(x):
+    fit = bm.kmeans(x, 3)
+    distinct = len(np.unique(x, axis=0))
+    assert fit.inertia == 0
+    assert fit.converged
+    assert f"only {distinct} distinct rows for 3 clusters" in fit.status
+    assert len(np.unique(fit.labels)) == distinct
+    assert is_finite(fit)
+
+
+def test_inertia_zero_is_converged_not_collapsed():
+    fit = bm.kmeans([[0.0], [0.0], [1.0], [1.0]], 2)
+    assert fit.inertia == 0
+    assert fit.status == "converged"
+
+
+@pytest.mark.parametrize("init", [[[0.0], [5.0], [100.0]], [[4.0], [0.0], [1.0]]])
+def test_labels_are_fresh_after_an_empty_cluster_was_moved(init):
+    x = (
+        np.array([[1.0], [2.0], [3.0]])
+        if init[0] == [4.0]
+        else np.array([[0.0], [0.1], [0.2], [9.8], [10.0]])
+    )
+    fit = bm.kmeans(x, 3, init=init)
+    assert_array_equal(fit.labels, np.abs(x - fit.mixture.means[:, 0]).argmin(axis=1))
+    away = x[:, 0] - fit.mixture.means[fit.labels, 0]
+    assert_allclose(fit.inertia, away @ away, atol=1e-15)
+    assert set(fit.labels) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-12, 1e12])
+def test_no_regularisation_is_absolute(scale):
+    """scikit-learn's gives faithful × 1e-6 three identical means, one label, "converged"."""
+    x = bm.datasets.load("old_faithful").to_numpy()
+    plain = bm.fit(bm.MixtureModel(3), x)
+    small = bm.fit(bm.MixtureModel(3), x * scale)
+    assert_array_equal(small.labels, plain.labels)
+    assert_allclose(small.mixture.means / scale, plain.mixture.means, rtol=1e-5)
+
+
+def test_random_starts_leave_the_grand_mean():
+    x = bm.datasets.load("old_faithful")
+    for key in range(10):
+        fit = bm.fit(bm.MixtureModel(2), x, init="random", n_starts=1, key=key)
+        assert abs(fit.log_likelihood + 1130.264) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, bool, np.int16])
+def test_small_integers_fit_as_floats_do(dtype):
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.integers(0, 90, size=(60, 2)), rng.integers(160, 255, size=(60, 2))])
+    x = (x > 120).astype(bool) if dtype is bool else x.astype(dtype)
+    a = bm.fit(bm.MixtureModel(2, "diag"), x)
+    b = bm.fit(bm.MixtureModel(2, "diag"), x.astype(np.float64))
+    assert_array_equal(a.mixture.means, b.mixture.means)
+
+
+def test_best_of_many_bookkeeping_comes_from_one_run():
+    x = bm.datasets.load("iris")
+    fit = bm.fit(bm.MixtureModel(4, "VVI"), x, init="random", n_starts=15, key=1)
+    assert_allclose(fit.objective[-1], fit.log_likelihood, rtol=1e-10)
+    assert_array_equal(fit.labels, fit.mixture.classify(x))
+    assert_allclose(fit.log_likelihood, fit.mixture.log_density(x).sum(), rtol=1e-12)
+    again = bm.fit(bm.MixtureModel(4, "VVI"), x, init=fit.mixture)
+    assert abs(again.log_likelihood - fit.log_likelihood) < 1e-3
+
+
+def test_reaching_max_steps_says_so():
+    fit = bm.fit(bm.MixtureModel(3), bm.datasets.load("old_faithful"), max_steps=5, n_starts=1)
+    assert fit.n_steps == 5
+    assert not fit.converged
+    assert "max_steps=5" in fit.status
+    assert not fit.spurious
+
+
+def test_kmeans_is_the_limit_of_soft_em_as_the_sphere_shrinks():
+    x = data("EII")[0]
+    start = mixture("EII").means
+    hard = bm.kmeans(x, 3, init=start)
+    gaps = []
+    for sigma in (1.0, 0.3, 0.1, 0.03):
+        sphere = bm.GaussianMixture.of(np.full(3, 1 / 3), start, np.array([sigma**2]), covariance="EII")
+        soft = bm.fit(bm.MixtureModel(3, "EII"), x, init=sphere, hold=("weights", "covariance"), tol=1e-12)
+        gaps.append(np.abs(soft.mixture.means - hard.mixture.means).max())
+    assert gaps[0] > gaps[-1]
+    assert gaps[-1] < 1e-6
+    assert_array_equal(soft.labels, hard.labels)
+
+
+def test_kmeans_summary_says_that_bic_is_not_at_the_maximum():
+    fit = bm.kmeans(bm.datasets.load("old_faithful"), 2)
+    assert "BIC (not at the likelihood's maximum: k-means)" in fit.summary().index
+    assert "BIC" in bm.fit(bm.MixtureModel(2), bm.datasets.load("old_faithful")).summary().index
