@@ -59,7 +59,7 @@ class Storage(NamedTuple):
     gram: Callable[[Array], Array]  # W -> precision WᵀW
     apply: Callable[[Array, Array], Array]  # matrices in storage times vectors (k, d)
     whiten: Callable[[Array, Array], Array]  # W times deviations (k, d, b)
-    spread: Callable[[Array, Array, Array], Array]  # sum over points of r y yᵀ; r (k, b), y (k, d, b)
+    spread: Callable[[Array, Array], Array]  # sum over points of r y yᵀ; r (k, b), y (k, d, b)
     unwhiten: Callable[[Array, Array], Array]  # Cholesky factor L, second moments V -> L V Lᵀ
     dense: Callable[[Any, int], Any]  # (..., k|1, d, d)
     sparse: Callable[[Any], Any]  # dense -> values, dropping what the storage does not keep

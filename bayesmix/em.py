@@ -136,7 +136,8 @@ def solve(
         as_name(name, "hold", ("weights", "covariance"))
     if "covariance" in hold and not (relocate or isinstance(init, GaussianMixture)):
         raise ValueError("hold='covariance' needs init=GaussianMixture(...), which says what to hold")
-    named = init is None or isinstance(init, str)
+    init = "kmeans" if init is None else init
+    named = isinstance(init, str)
     if not (named or row.draws) and n_starts not in (None, 1):
         raise ValueError(f"a given init is one start, so n_starts must be 1, not {n_starts!r}")
     count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named or row.draws else 1
@@ -147,8 +148,8 @@ def solve(
             f"stochastic EM draws a whole number of points, so sample_weight must be whole numbers; "
             f"row {bad} has {problem.weight[bad]}; use method='soft'"
         )
-    if named:
-        name = as_name(_START_ALIASES.get(init or "kmeans", init or "kmeans"), "init", _STARTS)
+    if isinstance(init, str):
+        name = as_name(_START_ALIASES.get(init, init), "init", _STARTS)
         starts, copies = _own_starts(problem, name, count, key, relocate)
     else:
         starts, copies = [given_start(init, problem)] * count, np.zeros(count, int)

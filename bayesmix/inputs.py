@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 __all__ = ["Points", "as_count", "as_floats", "as_generator", "as_key", "as_name", "as_points", "as_weights"]
 __all__ += ["double_precision", "is_traced", "points_last", "to_numpy"]
@@ -26,7 +27,7 @@ class Points(NamedTuple):
 
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf belongs to a user's own `jit`, `vmap` or `grad`."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def double_precision():
@@ -201,7 +202,7 @@ def _key_words(key: Any) -> np.ndarray:
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         return np.array(divmod(int(key) % 2**64, 2**32), dtype=np.uint32)
     if isinstance(key, jax.Array):
-        typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        typed = jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)
         if (typed and key.ndim == 0) or (key.dtype == np.uint32 and key.ndim == 1):
             return np.asarray(jax.random.key_data(key) if typed else key)
     raise ValueError(f"key must be an int or one JAX key such as jax.random.key(0); it is {key!r}")
@@ -209,7 +210,7 @@ def _key_words(key: Any) -> np.ndarray:
 
 def as_key(key: Any) -> jax.Array:
     """A JAX key out of an int or a key; ints mean the same under every setting of JAX."""
-    if isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
+    if isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
         return key
     return jax.random.wrap_key_data(jax.numpy.asarray(_key_words(key)), impl="threefry2x32")
 

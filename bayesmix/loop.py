@@ -181,7 +181,7 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
         code=code.astype(state.code.dtype),
         collapsed=jnp.broadcast_to(collapsed, (k,)) | (count <= 0),
         tolerant=state.tolerant,
-        key=jax.random.key_data(key) if draws else state.key,
+        key=state.key if key is None else jax.random.key_data(key),
         redraws=state.redraws + bad,
         failed=failed,
         best=best,
@@ -312,7 +312,7 @@ def run(
             if (states.code == _CODE["thin"]).any():
                 options = options._replace(whitened=True)
                 states = states._replace(code=np.where(states.code == _CODE["thin"], 0, states.code))
-            for s in np.flatnonzero(states.code == _CODE["empty"]):
+            for s in np.flatnonzero(states.code == _CODE["empty"]).tolist():
                 states = _relocate(states, s, observations)
     return Path(
         states,

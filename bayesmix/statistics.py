@@ -90,7 +90,7 @@ def _second_moment(x: np.ndarray, weight: np.ndarray, structure: Structure) -> n
     if structure.storage == "full":
         return (x * weight[:, None]).T @ x
     by_feature = weight @ (x * x)
-    return by_feature if structure.storage == "diagonal" else by_feature.mean()
+    return by_feature if structure.storage == "diagonal" else np.asarray(by_feature.mean())
 
 
 Assign = Callable[[Array, Array, Any], tuple[Array, Array]]
@@ -182,8 +182,7 @@ def summarize(
     moments = jnp.concatenate(parts, axis=1)
     if shared:
         # -xᵀPx/2, the same for every cluster, was left out of the logits: add its sum, -tr(P Σ w x xᵀ)/2.
-        w, log_det = factor
-        precision = mixture.covariance.storage.gram(w)
+        precision = mixture.covariance.storage.gram(factor[0])
         times = 1 if mixture.covariance.storage.axes else mixture.n_features
         objective = objective - times * jnp.sum(precision * observations.second) / 2
         return Statistics(moments, objective, jnp.asarray(observations.second))

@@ -228,10 +228,7 @@ def test_an_empty_cluster_of_kmeans_is_moved():
 def test_log_density_is_mclusts_out_to_a_million_standard_deviations(index):
     case = load("density.json")["cases"][index]
     parameters = case["parameters"]
-    if case["model"] not in STRUCTURES and len(case["model"]) == 3:
-        structure = "VVV"
-    else:
-        structure = case["model"]
+    structure = case["model"] if case["model"] in STRUCTURES else "VVV"
     k = case["G"]
     means = np.reshape(parameters["mean"], (k, -1))
     d = means.shape[1]

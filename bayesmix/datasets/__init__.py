@@ -42,10 +42,12 @@ def labels(name: str) -> pandas.Series:
     Raises:
         ValueError: no such data set, or none known.
     """
+    import pandas
+
     table = _read(name)
     if "label" not in table:
         raise ValueError(f"{name!r} has no known classes")
-    return table["label"]
+    return pandas.Series(table["label"])
 
 
 def _read(name: str) -> pandas.DataFrame:

@@ -1,0 +1,120 @@
+"""The picture of the package: who may import whom, and who loads what. A module that breaks it fails here."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import bayesmix as bm
+from bayesmix.covariance import STORAGES, STRUCTURES
+from bayesmix.engines import METHODS
+from bayesmix.results import STATUS
+from bayesmix.statistics import RESPONSIBILITIES
+
+ROOT = Path(bm.__file__).parent
+LAYERS = (
+    ("inputs",),
+    ("covariance",),
+    ("density",),
+    ("mixture", "datasets"),
+    ("prior", "statistics", "units"),
+    ("distribution", "model", "results", "initialize", "labels"),
+    ("loop",),
+    ("problem",),
+    ("verdict",),
+    ("engines",),
+    ("em",),
+    ("limit",),
+    ("plots",),
+    ("cli",),
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+# Within a layer: the model draws its sites from `distribution`.
+SIDEWAYS = {("model", "distribution")}
+LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}
+# Modules whose top may import more, because they are themselves loaded only where they are used.
+HEAVY_TOPS = {"distribution": {"numpyro"}, "cli": {"typer"}}
+
+
+def modules():
+    return sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)
+
+
+def name_of(path):
+    return path.parent.name if path.name == "__init__.py" else path.stem
+
+
+def imports(tree, *, top_only):
+    """(module, line) of imports, without those for type checkers only."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module == "bayesmix":
+                yield from (f"bayesmix.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+        elif not top_only or not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield from imports(node, top_only=top_only)
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_point_downward(path):
+    name = name_of(path)
+    assert name in RANK, f"{name} has no place in the picture"
+    for module in imports(ast.parse(path.read_text()), top_only=False):
+        parts = module.split(".")
+        if parts[0] == "bayesmix" and len(parts) > 1 and parts[1] in RANK:
+            assert RANK[parts[1]] < RANK[name] or (name, parts[1]) in SIDEWAYS, f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_heavy_modules_load_on_first_use(path):
+    import sys
+
+    allowed = LIGHT | set(sys.stdlib_module_names) | HEAVY_TOPS.get(name_of(path), set())
+    for module in imports(ast.parse(path.read_text()), top_only=True):
+        assert module.split(".")[0] in allowed, f"{name_of(path)} imports {module} at its top"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_every_module_says_what_it_is_for_and_what_it_offers(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    assert "__all__" in path.read_text()
+
+
+def test_no_submodule_shares_a_public_functions_name():
+    assert not set(RANK) & (set(bm.__all__) - {"datasets"})
+
+
+@pytest.mark.parametrize("name", [name for name in bm.__all__ if name != "datasets"])
+def test_public_names_have_a_docstring_with_a_running_example(name):
+    public = getattr(bm, name)
+    text = inspect.getdoc(public)
+    assert text
+    inside = "".join(inspect.getdoc(member) or "" for _, member in inspect.getmembers(public))
+    assert ">>> " in text + inside or name == "Fit"
+    assert not re.search("[α-ωΑ-Ω]", " ".join(inspect.signature(public).parameters))
+
+
+def test_data_come_before_options_and_options_are_keyword_only():
+    for function, positional in (
+        (bm.fit, ["model", "x"]),
+        (bm.kmeans, ["x", "n_components"]),
+        (bm.weak_prior, ["x"]),
+        (bm.GaussianMixture.simulate, ["self", "n"]),
+    ):
+        kinds = inspect.signature(function).parameters.values()
+        assert [p.name for p in kinds if p.kind is not p.KEYWORD_ONLY] == positional
+
+
+def test_tables_agree_with_each_other():
+    assert {row.storage for row in STRUCTURES.values()} == set(STORAGES)
+    assert {method.responsibilities for method in METHODS.values()} <= set(RESPONSIBILITIES)
+    codes = [code for code, _ in STATUS.values()]
+    assert len(set(codes)) == len(codes)
