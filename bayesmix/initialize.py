@@ -230,7 +230,8 @@ def given_start(init: Any, problem: Any) -> Start:
         if (array < 0).any() or off.max() > 1e-6:
             row = int(np.argmax(np.where((array < 0).any(axis=1), np.inf, off)))
             raise ValueError(
-                f"init as responsibilities must not be negative and each row must add up to one; row {row} is {array[row].tolist()}"
+                f"init as responsibilities must not be negative and each row must add up to one; "
+                f"row {row} is {array[row].tolist()}"
             )
         return from_responsibilities(x, weight, array[keep], structure)
     raise ValueError(

@@ -39,8 +39,8 @@ STATUS: dict[str, tuple[int, str]] = {
     ),
     "collapsed": (
         5,
-        "collapsed component: cluster {clusters} shrank onto a point, line or plane and was held by the variance floor; "
-        'its likelihood means nothing: use prior="weak", fewer clusters or a structure with equal volumes',
+        "collapsed component: {clusters} shrank onto a point, line or plane, where the variance floor held it, so the "
+        'likelihood means nothing; use prior="weak", fewer clusters or a structure with equal volumes',
     ),
     "spurious": (
         6,
