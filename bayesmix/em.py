@@ -22,6 +22,8 @@ from bayesmix.inputs import as_count, as_generator, as_name
 from bayesmix.loop import Options, Path, begin, run
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
+from bayesmix.penalty import to_data_units
+from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem, prepare
 from bayesmix.results import STATUS, Fit
 from bayesmix.statistics import observe
@@ -48,10 +50,13 @@ def fit(
     tol: float = 1e-4,
     max_steps: int | None = None,
 ) -> Fit:
-    """Maximise the likelihood Π_n Σ_k w_k Normal(x_n | m_k, Σ_k) of a mixture by EM or a relative.
+    """Maximise the likelihood Π_n Σ_k w_k Normal(x_n | m_k, Σ_k), or the posterior where the model has a prior.
+
+    The posterior's mode is the one with respect to (weights, means, covariances), as in mclust.
 
     Args:
-        model: the number of clusters and the covariance structure; its prior must be `None`.
+        model: the number of clusters, the covariance structure, and a prior: `None` for maximum likelihood,
+            "weak" or a `ConjugatePrior` for the posterior mode.
         x: data (n, d), or (n,) for one feature.
         method: "soft" (EM), "hard" (classification EM: each point wholly in its most probable cluster),
             "stochastic" (z drawn each step; the mixture of the averaged statistics of the later half of
@@ -72,7 +77,7 @@ def fit(
         A `Fit`. Its log-likelihood is that of its mixture.
 
     Raises:
-        ValueError: bad data or options, fewer rows than clusters, or a model with a prior.
+        ValueError: bad data or options, fewer rows than clusters, or a prior that is a NumPyro program.
 
     Status:
         converged; reached max_steps; collapsed component; spurious; degenerate data; non-finite: each with a
@@ -92,9 +97,11 @@ def fit(
     """
     if not isinstance(model, MixtureModel):
         raise ValueError(f"model must be a MixtureModel, such as MixtureModel(3); it is {model!r}")
-    if model.prior is not None:
+    prior = None if model.prior is None else model.resolve(x, sample_weight=sample_weight).prior
+    if not (prior is None or isinstance(prior, ConjugatePrior)):
         raise ValueError(
-            "fit maximises the likelihood, which has no prior: pass a model with prior=None, or sample the posterior"
+            "fit needs a prior with a closed M-step: None, 'weak' or a ConjugatePrior; "
+            "for a NumPyro program use sample_posterior"
         )
     return solve(
         model.n_components,
@@ -108,6 +115,7 @@ def fit(
         key=key,
         tol=tol,
         max_steps=max_steps,
+        prior=prior,
     )
 
 
@@ -124,6 +132,7 @@ def solve(
     key: Any = 0,
     tol: float = 1e-4,
     max_steps: int | None = None,
+    prior: ConjugatePrior | None = None,
     relocate: bool = False,
 ) -> Fit:
     """`fit` without the model; `relocate` is k-means: emptied clusters move to far points, the sphere is a unit."""
@@ -141,7 +150,7 @@ def solve(
     if not (named or row.draws) and n_starts not in (None, 1):
         raise ValueError(f"a given init is one start, so n_starts must be 1, not {n_starts!r}")
     count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named or row.draws else 1
-    problem = prepare(n_components, covariance, x, sample_weight, float(tol))
+    problem = prepare(n_components, covariance, x, sample_weight, float(tol), prior)
     if method == "stochastic" and (problem.w != np.round(problem.w)).any():
         bad = int(np.argmax(problem.weight != np.round(problem.weight)))
         raise ValueError(
@@ -203,7 +212,7 @@ def _lloyd(problem: Problem, x: np.ndarray, seeds: list[np.ndarray]) -> list[np.
     starts = [Start(GaussianMixture(np.full(k, 1 / k), seed.astype(np.float64), sphere)) for seed in seeds]
     options = Options("hard", ("covariance", "weights"), False, True)
     tiny = np.full(1, 1e-12)
-    rules = problem.rules._replace(floor=Floor(tiny, tiny, tiny), tol=1.0)
+    rules = problem.rules._replace(floor=Floor(tiny, tiny, tiny), tol=1.0, penalty=None)
     observations = observe(x, problem.w, STRUCTURES["EII"])
     limits = np.full(len(seeds), _LLOYD_STEPS)
     path = run(begin(starts, options), limits, observations, rules, options, title="k-means")
@@ -251,10 +260,12 @@ def _finish(
         best = _outside(
             problem, mixture_at(path._replace(states=states._replace(mixture=states.best[0])), winner)
         )
+    penalised = problem.rules.penalty is not None
+    moved = to_data_units(units, problem.structure, k) if penalised else 0.0
     held = {"weights": k - 1, "covariance": mixture.covariance.row.n_parameters(k, mixture.n_features)}
     return Fit(
         mixture=mixture,
-        objective=path.traces[winner] + units.log_volume * total,
+        objective=path.traces[winner] + units.log_volume * total + moved,
         log_likelihood=density,
         classification_log_likelihood=top,
         entropy=entropy,
@@ -279,6 +290,7 @@ def _finish(
         n_redraws=int(states.redraws[winner]),
         n_held=sum(held[h] for h in hold),
         best_visited=best,
+        penalised=penalised,
     )
 
 

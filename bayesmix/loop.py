@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from bayesmix.density import inverse_factor
 from bayesmix.initialize import Start, nearest
 from bayesmix.inputs import double_precision
 from bayesmix.mixture import GaussianMixture
+from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import STATUS
 from bayesmix.statistics import Observations, Statistics, summarize
 from bayesmix.units import Floor
@@ -54,6 +56,7 @@ class Rules(NamedTuple):
     tol: Any
     rounding: Any  # relative error of a sum of the data's precision
     total: Any  # total weight times features, the size of the sum
+    penalty: Penalty | None = None  # a conjugate prior
 
 
 class State(NamedTuple):
@@ -78,30 +81,45 @@ class State(NamedTuple):
 
 
 def maximize(
-    mixture: GaussianMixture, statistics: Statistics, hold: tuple[str, ...] = ()
+    mixture: GaussianMixture,
+    statistics: Statistics,
+    hold: tuple[str, ...] = (),
+    penalty: Penalty | None = None,
 ) -> tuple[Array, Array, Array]:
-    """The M-step: weights, means and covariance values that maximise F given the statistics.
+    """The M-step: weights, means and covariance values that maximise F, plus the log prior if there is one.
 
-    An empty cluster keeps the mean and covariance of `mixture` and takes weight zero.
+    Without a prior an empty cluster keeps the mean and covariance of `mixture` and takes weight zero.
     """
     row, storage, d = mixture.covariance.row, mixture.covariance.storage, mixture.n_features
     moments = statistics.moments
-    count = moments[:, 0]
-    filled = count > 0
+    count, first = moments[:, 0], moments[:, 1 : 1 + d]
+
+    def over(vector: Array) -> Array:
+        return vector.reshape((-1,) + (1,) * storage.axes)
+
     safe = jnp.maximum(count, 1e-300)
-    fitted = moments[:, 1 : 1 + d] / safe[:, None]
-    each = safe.reshape((-1,) + (1,) * storage.axes)
-    about = storage.outer(fitted) * each
-    if row.shared:
-        scatter = statistics.second - jnp.sum(about, axis=0, keepdims=True)
-    else:
-        scatter = storage.second(moments[:, 1 + d :], d) - about
-    values = row.estimate(safe, scatter, mixture.covariance.values)
+    average = first / safe[:, None]
+    within = -storage.outer(average) * over(safe)
     if not row.shared:
-        values = jnp.where(filled.reshape(each.shape), values, mixture.covariance.values)
-    weights = mixture.weights if "weights" in hold else count / jnp.sum(count)
+        within = storage.second(moments[:, 1 + d :], d) + within
+    weights, means = count / jnp.sum(count), average
+    if penalty is not None:
+        strength = penalty.mean_count
+        means = (first + strength * penalty.mean) / (count + strength)[:, None]
+        within = within + storage.outer(average - penalty.mean) * over(strength * count / (count + strength))
+        weights = jnp.maximum(count + penalty.concentration - 1, 0)
+        weights = weights / jnp.sum(weights)
+        safe = count + 1 + penalty.count / (count.shape[0] if row.shared else 1)
+    scatter = statistics.second + jnp.sum(within, axis=0, keepdims=True) if row.shared else within
+    if penalty is not None:
+        scatter = scatter + penalty.scatter
+    values = row.estimate(safe, scatter, mixture.covariance.values)
+    if penalty is None:
+        means = jnp.where((count > 0)[:, None], means, mixture.means)
+        values = values if row.shared else jnp.where(over(count > 0), values, mixture.covariance.values)
+    weights = mixture.weights if "weights" in hold else weights
     values = mixture.covariance.values if "covariance" in hold else values
-    return weights, jnp.where(filled[:, None], fitted, mixture.means), values
+    return weights, means, values
 
 
 def _factorize(covariance: Covariance, floor: Floor, held: bool) -> tuple[Array, Array, Bool, Bool]:
@@ -132,13 +150,14 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
     weights, means, values = jax.tree.map(
         lambda old, new: jnp.where(state.skip, old, new),
         (state.mixture.weights, state.mixture.means, state.mixture.covariance.values),
-        maximize(state.mixture, state.statistics, options.hold),
+        maximize(state.mixture, state.statistics, options.hold, rules.penalty),
     )
     values, factor, collapsed, thin = _factorize(
-        Covariance(values, structure), rules.floor, "covariance" in options.hold
+        Covariance(values, structure), rules.floor, "covariance" in options.hold or rules.penalty is not None
     )
     mixture = GaussianMixture(weights, means, Covariance(values, structure))
     key, draw = jax.random.split(jax.random.wrap_key_data(state.key)) if draws else (None, None)
+    inverse = inverse_factor(mixture.covariance, factor, d)
     statistics = summarize(
         mixture,
         observations,
@@ -146,8 +165,11 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
         whitened=options.whitened,
         beta=beta,
         key=draw,
-        factor=inverse_factor(mixture.covariance, factor, d),
+        factor=inverse,
     )
+    if rules.penalty is not None:
+        objective = statistics.objective + log_prior(rules.penalty, mixture, inverse)
+        statistics = replace(statistics, objective=objective)
     count = statistics.moments[:, 0]
     finite = jnp.isfinite(statistics.objective) & jnp.all(jnp.isfinite(statistics.moments))
     gain = statistics.objective - state.statistics.objective

@@ -9,6 +9,8 @@ import numpy as np
 from bayesmix.covariance import Structure, structure_of
 from bayesmix.inputs import as_points, as_weights
 from bayesmix.loop import Rules
+from bayesmix.penalty import penalty
+from bayesmix.prior import ConjugatePrior
 from bayesmix.statistics import Observations, observe
 from bayesmix.units import Units, spacing, standardize
 
@@ -32,7 +34,14 @@ class Problem(NamedTuple):
     n_components: int
 
 
-def prepare(n_components: int, covariance: str, x: Any, sample_weight: Any, tol: float) -> Problem:
+def prepare(
+    n_components: int,
+    covariance: str,
+    x: Any,
+    sample_weight: Any,
+    tol: float,
+    prior: ConjugatePrior | None = None,
+) -> Problem:
     """Check the data against the question, centre and scale them, and lay them out in blocks.
 
     Raises:
@@ -48,10 +57,18 @@ def prepare(n_components: int, covariance: str, x: Any, sample_weight: Any, tol:
             f"x has {rows.shape[0]} rows{'' if keep.all() else ' of positive weight'}, fewer than "
             f"n_components={n_components}; ask for fewer clusters"
         )
+    if prior is not None:
+        prior.require(n_components, structure)
+        if prior.n_features != points.shape[1]:
+            raise ValueError(f"x has {points.shape[1]} features, but the prior has {prior.n_features}")
     scaled, units = standardize(rows, w, names, structure)
     grid = np.array([spacing(column) for column in scaled.T])
     rules = Rules(
-        units.floor, float(tol), float(np.finfo(points.dtype).eps), float(w.sum() * points.shape[1])
+        units.floor,
+        float(tol),
+        float(np.finfo(points.dtype).eps),
+        float(w.sum() * points.shape[1]),
+        None if prior is None else penalty(prior, units, structure, n_components),
     )
     observations = observe(scaled, w, structure)
     return Problem(

@@ -79,6 +79,7 @@ STATUS: dict[str, tuple[int, str]] = {
         "n_spurious",
         "n_redraws",
         "n_held",
+        "penalised",
     ],
 )
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ class Fit:
         mixture: the fitted parameters, in the data's own units.
         objective: the free energy Σ r (log_joint - log r) in nats after each step of the run that won, that
             of its starting mixture first where it had one: the log-likelihood for soft responsibilities, the
-            classification log-likelihood for hard ones. The last entry is that of `mixture`.
+            classification log-likelihood for hard ones; plus the log prior where there is one. Annealed EM keeps
+            its last level only; stochastic EM ends with the mixture of the averages. The last entry is that of
+            `mixture`.
         log_likelihood: Σ log p(x) in nats under `mixture`, with observation weights as repetitions.
         classification_log_likelihood: Σ max_k log p(x, z=k) in nats.
         entropy: -Σ_n Σ_k r log r in nats, of the soft assignments.
@@ -105,6 +108,7 @@ class Fit:
         n_spurious: how many ended in a collapsed or spurious optimum.
         n_redraws: stochastic EM: draws that were repeated because a cluster fell below d + 1 points.
         n_held: parameters that were held fixed, so not counted by the criteria.
+        penalised: whether the objective includes a log prior, so that this is the posterior's mode.
         best_visited: stochastic EM: the mixture with the largest likelihood along the chain.
         inertia: k-means: weighted sum of squared distances to the assigned centres, in squared data units.
     """
@@ -125,6 +129,7 @@ class Fit:
     n_spurious: int = 0
     n_redraws: int = 0
     n_held: int = 0
+    penalised: bool = False
     best_visited: GaussianMixture | None = field(default=None)
     inertia: Any = field(default=None)
 
@@ -178,7 +183,7 @@ class Fit:
 
         off = (
             ""
-            if self.method == "soft" and not self.n_held
+            if self.method == "soft" and not self.n_held and not self.penalised
             else f" (not at the likelihood's maximum: {self._why()})"
         )
         rows = {
@@ -203,6 +208,8 @@ class Fit:
     def _why(self) -> str:
         if self.inertia is not None:
             return "k-means"
+        if self.penalised:
+            return "posterior mode"
         return f"{self.method} EM" if self.method != "soft" else "parameters were held"
 
     def __repr__(self) -> str:

@@ -43,6 +43,8 @@ def judge(problem: Problem, path: Path, s: int, *, relocate: bool = False) -> Ve
         return Verdict(("non_finite", {}))
     if relocate:
         return Verdict(("few_rows" if path.states.tolerant[s] else _NAME[code], {}))
+    if problem.rules.penalty is not None:  # the posterior is bounded
+        return Verdict((_NAME[code], {}))
     if problem.units.degenerate:
         return Verdict(("degenerate", {}))
     held = np.flatnonzero(path.states.collapsed[s])

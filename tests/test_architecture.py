@@ -20,7 +20,7 @@ LAYERS = (
     ("density",),
     ("mixture", "datasets"),
     ("prior", "statistics", "units"),
-    ("distribution", "model", "results", "initialize", "labels"),
+    ("distribution", "model", "results", "initialize", "labels", "penalty"),
     ("loop",),
     ("problem",),
     ("verdict",),

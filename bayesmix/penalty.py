@@ -1,0 +1,87 @@
+"""How a conjugate prior enters the loop: as pseudo-observations in the M-step and as a term of the objective.
+
+Under the normal–inverse-Wishart and normal–inverse-gamma of `ConjugatePrior` the posterior mode with respect to
+(weights, means, covariances) has the closed form of the M-step itself, with κ = mean_count, ν the degrees of freedom
+and m the prior mean:
+
+    mean_k    = (n_k x̄_k + κ m) / (n_k + κ)
+    scatter_k = W_k + κ n_k / (n_k + κ) (x̄_k - m)(x̄_k - m)ᵀ + scale
+    count_k   = n_k + 1 + (ν + d + 1)        full storage; ν + 2 diagonal; (ν + 2) / d spherical
+
+and Σ_k = scatter_k / count_k; a shared Σ adds the scatters and the n_k + 1, and `scale` and the rest once.
+
+References:
+    Fraley & Raftery (2007), Bayesian regularization for normal mixture estimation and model-based clustering,
+    Journal of Classification 24, tables 1 and 2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bayesmix.covariance import Structure
+from bayesmix.mixture import GaussianMixture
+from bayesmix.prior import ConjugatePrior
+from bayesmix.units import Units
+
+__all__ = ["Penalty", "log_prior", "penalty", "to_data_units"]
+
+
+class Penalty(NamedTuple):
+    """A conjugate prior in the units of the loop, in the terms of its M-step."""
+
+    concentration: Any  # (k,)
+    mean: Any  # (d,)
+    mean_count: Any
+    count: Any  # pseudo-observations behind each covariance
+    scatter: Any  # their scatter in storage (1, ...)
+    constant: Any  # log normaliser of the density of (weights, means, covariances)
+
+
+def penalty(prior: ConjugatePrior, units: Units, row: Structure, k: int) -> Penalty:
+    """The prior in the units of the loop."""
+    d, nu = prior.n_features, float(prior.degrees_of_freedom)
+    concentration = np.broadcast_to(np.asarray(prior.concentration, np.float64), (k,))
+    own = 1 if row.shared else k
+    kappa = float(prior.mean_count)
+    if row.storage == "full":
+        scatter = np.asarray(prior.scale, np.float64) / np.outer(units.scale, units.scale)
+        log_det = np.linalg.slogdet(scatter)[1]
+        gammas = sum(math.lgamma((nu - j) / 2) for j in range(d)) + d * (d - 1) / 4 * math.log(math.pi)
+        constant = nu / 2 * log_det - nu * d / 2 * math.log(2) - gammas
+        count = nu + d + 1
+    else:
+        cells = d if row.storage == "diagonal" else 1
+        rates = np.broadcast_to(np.asarray(prior.scale, np.float64), (cells,)) / 2 / units.scale[:cells] ** 2
+        constant = float(np.sum(nu / 2 * np.log(rates))) - cells * math.lgamma(nu / 2)
+        scatter = 2 * rates if row.storage == "diagonal" else 2 * rates[0] / d
+        count = nu + 2 if row.storage == "diagonal" else (nu + 2) / d
+    dirichlet = math.lgamma(concentration.sum()) - sum(map(math.lgamma, concentration))
+    constant = own * constant + dirichlet + k * d / 2 * math.log(kappa / (2 * math.pi))
+    center = (np.asarray(prior.mean, np.float64) - units.origin) / units.scale
+    return Penalty(concentration, center, kappa, count, np.asarray(scatter)[None], constant)
+
+
+def to_data_units(units: Units, row: Structure, k: int) -> float:
+    """What to add to `log_prior` in loop units to have the density of parameters in the data's own units."""
+    logs = np.log(units.scale)
+    axes = {"full": (len(logs) + 1) * logs.sum(), "diagonal": 2 * logs.sum(), "spherical": 2 * logs[0]}
+    return -float(k * logs.sum() + (1 if row.shared else k) * axes[row.storage])
+
+
+def log_prior(penalty: Penalty, mixture: GaussianMixture, factor: tuple[Array, Array]) -> Array:
+    """log p(weights, means, covariances), normalised, in loop units; `factor` is `precision_factor`'s."""
+    storage, k, d = mixture.covariance.storage, mixture.n_components, mixture.n_features
+    w, log_det = factor
+    y = storage.whiten(w, (mixture.means - penalty.mean)[:, :, None])
+    means = jnp.sum(jnp.broadcast_to(log_det, (k,))) - penalty.mean_count / 2 * jnp.sum(y * y)
+    times = 1 if storage.axes else d
+    covariances = penalty.count * jnp.sum(log_det) - times / 2 * jnp.sum(storage.gram(w) * penalty.scatter)
+    # 0 log 0 = 0: with a concentration of one, an empty cluster is as likely as another.
+    logs = jnp.log(jnp.maximum(mixture.weights, 1e-300))
+    return penalty.constant + jnp.sum((penalty.concentration - 1) * logs) + means + covariances
