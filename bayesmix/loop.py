@@ -315,6 +315,8 @@ def run(
     traces: list[list[np.ndarray]] = [[] for _ in ends]
     chains: list[list[np.ndarray]] = [[] for _ in ends]
     chunk = 16
+    with double_precision():
+        observations = jax.device_put(observations)
     with tqdm(desc=title, unit=" steps", delay=2, disable=None, leave=False) as bar:
         while ((states.code == 0) & ((states.step < ends) | states.skip)).any():
             before = states.step.sum()
@@ -351,8 +353,8 @@ def _relocate(states: State, s: int, observations: Observations) -> State:
     """
     means = states.mixture.means[s].copy()
     d = means.shape[1]
-    x = np.moveaxis(observations.x, 1, -1).reshape(-1, d)
-    weight = observations.weight.reshape(-1)
+    x = np.moveaxis(np.asarray(observations.x), 1, -1).reshape(-1, d)
+    weight = np.asarray(observations.weight).reshape(-1)
     empty = np.flatnonzero(states.statistics.moments[s, :, 0] <= 0)
     for k in empty:
         occupied = np.setdiff1d(np.arange(means.shape[0]), empty[np.searchsorted(empty, k) :])

@@ -24,7 +24,9 @@ __all__ = ["SPURIOUS_RATIO", "Floor", "Units", "spacing", "spurious_clusters", "
 _COLLAPSE = {"float64": (1e-12, 1e-13), "float32": (1e-6, 1e-6)}
 # Below this share of a feature's variance raw float64 moments keep fewer than 8 digits of a cluster's own.
 _THIN = 1e-7
-# A cluster whose smallest variance, in units of the pooled within-cluster covariance, is below this is spurious.
+# A cluster whose smallest variance, in units of the pooled within-cluster covariance, is below this is spurious if
+# it has up to ten times d + 1 points. Beyond, the limit on its standard deviation falls as one over the number of
+# points: a few points are always near some plane, many are not unless there is one.
 SPURIOUS_RATIO = 1e-3
 
 
@@ -141,8 +143,9 @@ def spurious_clusters(mixture: GaussianMixture, count: np.ndarray, grid: np.ndar
     """Which clusters follow a few points rather than a group, and why.
 
     Only where volumes vary, so that the likelihood is unbounded: at most d + 1 effective points; the smallest
-    variance in units of the pooled within-cluster covariance below `SPURIOUS_RATIO`; or a variance below that of
-    rounding to the column's grid, spacing² / 12.
+    variance in units of the pooled within-cluster covariance below `SPURIOUS_RATIO`, for clusters of more than
+    ten times d + 1 points times (10 (d + 1) / points)²; or a variance below that of rounding to the column's grid,
+    spacing² / 12.
     """
     if not mixture.covariance.row.unbounded or mixture.n_components == 1:
         return {}
@@ -158,7 +161,7 @@ def spurious_clusters(mixture: GaussianMixture, count: np.ndarray, grid: np.ndar
         ratio = np.linalg.eigvalsh(whiten.T @ (matrix / np.outer(deviations, deviations)) @ whiten)[0]
         if count[k] <= d + 1:
             reasons[k] = f"holds {count[k]:.3g} points, no more than d + 1 = {d + 1}"
-        elif ratio < SPURIOUS_RATIO:
+        elif ratio < SPURIOUS_RATIO * min(1, 10 * (d + 1) / count[k]) ** 2:
             reasons[k] = f"has a direction with {max(ratio, 0):.1e} of the pooled within-cluster variance"
         elif (narrow := np.flatnonzero(np.diag(matrix) < grid**2 / 12)).size:
             reasons[k] = f"is narrower than the rounding of feature {narrow[0]}"

@@ -123,6 +123,17 @@ def test_columns_may_have_units_of_their_own(name):
     )
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if STRUCTURES[name].by_column])
+@pytest.mark.parametrize("init", ["kmeans", "k-means++", "random"])
+def test_our_own_starts_do_not_depend_on_the_units_of_columns(name, init):
+    x = bm.datasets.load("old_faithful").to_numpy()
+    units = np.array([1.3e-7, 0.77e5])
+    a = bm.fit(model(name), x, init=init, n_starts=4, key=3)
+    b = bm.fit(model(name), x * units, init=init, n_starts=4, key=3)
+    assert_array_equal(a.labels, b.labels)
+    assert_allclose(b.mixture.means / units, a.mixture.means, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["EII", "VII", "EEE", "VVV"])
 def test_rotating_the_data_rotates_the_fit(name):
     x, z = data(name)

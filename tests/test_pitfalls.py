@@ -145,6 +145,18 @@ def test_real_tight_clusters_survive():
     assert_allclose(three.mixture.covariances[order, 0, 0] / 1e6, [0.1785, 4.816, 0.8496], rtol=2e-3)
 
 
+def test_a_large_thin_cluster_is_no_accident():
+    """Hundreds of points near a line are a line; a dozen are near one by chance."""
+    rng = np.random.default_rng(0)
+    for count, real in ((400, True), (12, False)):
+        line = np.column_stack([rng.normal(size=count), 0.01 * rng.normal(size=count)]) + 4
+        x = np.concatenate([rng.normal(size=(400, 2)), line])
+        fit = bm.fit(bm.MixtureModel(2), x, init=np.repeat([0, 1], [400, count]))
+        assert fit.converged is real
+        assert fit.spurious is not real
+        assert real or "of the pooled within-cluster variance" in fit.status
+
+
 def test_nan_in_the_loop_gives_a_failed_status_and_the_last_finite_mixture():
     x = data("VVV")[0]
     wild = bm.GaussianMixture.of([0.5, 0.5], [[1e200, 0, 0], [-1e200, 0, 0]], [np.eye(3), np.eye(3)])
