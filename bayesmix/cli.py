@@ -71,7 +71,7 @@ def _fit(
 
     Example: bayesmix fit measurements.csv --n-components 1:5 --covariance full --out results
 
-    The folder receives mixture.json, clusters.csv, fits.csv, clusters.png, bic.png and objective.png.
+    The folder receives mixture.json, clusters.csv, clusters.png, bic.png and objective.png.
     Rows and clusters are numbered from 0.
     """
     try:
@@ -98,7 +98,7 @@ def _fit(
         typer.echo("\nNothing was written; --out FOLDER writes the mixture, the clusters and the figures.")
         return
     try:
-        _write(out, x, fits, fits[best], table)
+        _write(out, x, fits, fits[best])
     except OSError as error:
         _say(f"bayesmix: cannot write to {out}: {error}")
         raise typer.Exit(_BAD_INPUT) from None
@@ -264,16 +264,11 @@ def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
             typer.echo(f"k = {row['n_components']}: {row['reason']}")
 
 
-def _write(
-    out: Path, x: pandas.DataFrame, fits: dict[int, Fit], best: Fit, rows: list[dict[str, Any]]
-) -> None:
+def _write(out: Path, x: pandas.DataFrame, fits: dict[int, Fit], best: Fit) -> None:
     """All files into a folder of their own first, then into place."""
-    import pandas
-
     with tempfile.TemporaryDirectory() as name:
         made = Path(name)
         best.mixture.save(made / "mixture.json")
-        pandas.DataFrame(rows).to_csv(made / "fits.csv", index=False)
         _clusters(best, x).to_csv(made / "clusters.csv")
         _draw(made, x, fits, best)
         out.mkdir(parents=True, exist_ok=True)

@@ -253,6 +253,7 @@ def _finish(
     (density, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight)
     total = float(problem.weight.sum())
     name, reasons = verdicts[winner]
+    gain = float(states.gain[winner])
     name = "max_steps" if name == "running" else name
     k = problem.n_components
     best = None
@@ -276,7 +277,7 @@ def _finish(
         code=STATUS[name][0],
         status=STATUS[name][1].format(
             max_steps=max_steps,
-            gain=float(states.gain[winner]),
+            gained=f" (the last step gained {gain:.2g} nats)" if np.isfinite(gain) else "",
             clusters="; ".join(_cluster(c, why, labels) for c, why in reasons.items()),
             columns=units.degenerate,
             structure=problem.structure.name,

@@ -121,7 +121,7 @@ def _stochastic(
     options = options._replace(responsibilities="soft", whitened=chain.whitened)
     rules = problem.rules._replace(tol=0.0)
     last = run(begin(ends, options), np.ones(len(ends), int), problem.observations, rules, options)
-    code = np.where(chain.states.code == 0, _CODE["converged"], chain.states.code)
+    code = np.where(chain.states.code == 0, _CODE["averaged"], chain.states.code)
     return last._replace(
         states=last.states._replace(
             code=np.where(last.states.code == 0, code, last.states.code),

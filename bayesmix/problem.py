@@ -57,10 +57,6 @@ def prepare(
             f"x has {rows.shape[0]} rows{'' if keep.all() else ' of positive weight'}, fewer than "
             f"n_components={n_components}; ask for fewer clusters"
         )
-    if prior is not None:
-        prior.require(n_components, structure)
-        if prior.n_features != points.shape[1]:
-            raise ValueError(f"x has {points.shape[1]} features, but the prior has {prior.n_features}")
     scaled, units = standardize(rows, w, names, structure)
     grid = np.array([spacing(column) for column in scaled.T])
     rules = Rules(

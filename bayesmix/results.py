@@ -25,7 +25,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "converged": (1, "converged"),
     "max_steps": (
         2,
-        "reached max_steps={max_steps} before converging (the last step gained {gain:.2g} nats); raise max_steps",
+        "reached max_steps={max_steps} before converging{gained}; raise max_steps",
     ),
     "non_finite": (
         3,
@@ -50,6 +50,10 @@ STATUS: dict[str, tuple[int, str]] = {
     "few_rows": (
         7,
         "converged, but the data have only {distinct} distinct rows for {k} clusters, so {empty} stay empty",
+    ),
+    "averaged": (
+        8,
+        "finished: the mixture of the averaged statistics of the later half of {max_steps} draws",
     ),
     "empty": (-1, "a cluster lost all its points"),
     "thin": (-2, "a cluster became too thin for raw moments"),
@@ -135,8 +139,8 @@ class Fit:
 
     @property
     def converged(self) -> bool:
-        """Whether the run that won came to rest at an optimum that can be trusted."""
-        return self.code in (STATUS["converged"][0], STATUS["few_rows"][0])
+        """Whether the run that won came to its proper end, at an optimum that can be trusted."""
+        return self.code in [STATUS[name][0] for name in ("converged", "few_rows", "averaged")]
 
     @property
     def spurious(self) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
 import numpy as np
 
 from bayesmix.covariance import Covariance
@@ -18,12 +22,15 @@ _NAME = {code: name for name, code in _CODE.items()}
 _AGREE = 0.1  # nats within which two runs count as one optimum
 
 
-class Verdict(tuple[str, dict[int, str]]):
+class Verdict(NamedTuple):
     """A name of `STATUS`, and a reason per cluster for those that are not clean."""
+
+    name: str
+    reasons: Mapping[int, str] = MappingProxyType({})
 
     @property
     def clean(self) -> bool:
-        return self[0] in ("running", "converged", "few_rows")
+        return self.name in ("running", "converged", "averaged", "few_rows")
 
 
 def mixture_at(path: Path, s: int) -> GaussianMixture:
@@ -40,29 +47,33 @@ def judge(problem: Problem, path: Path, s: int, *, relocate: bool = False) -> Ve
     """Whether start s is clean; k-means (`relocate`) may shrink to nothing, which is its best."""
     code = int(path.states.code[s])
     if code == _CODE["non_finite"]:
-        return Verdict(("non_finite", {}))
+        return Verdict("non_finite")
     if relocate:
-        return Verdict(("few_rows" if path.states.tolerant[s] else _NAME[code], {}))
+        return Verdict("few_rows" if path.states.tolerant[s] else _NAME[code])
     if problem.rules.penalty is not None:  # the posterior is bounded
-        return Verdict((_NAME[code], {}))
+        return Verdict(_NAME[code])
     if problem.units.degenerate:
-        return Verdict(("degenerate", {}))
+        return Verdict("degenerate")
     held = np.flatnonzero(path.states.collapsed[s])
     if held.size or code == _CODE["collapsed"]:
-        return Verdict(("collapsed", dict.fromkeys(held.tolist(), "")))
+        return Verdict("collapsed", dict.fromkeys(held.tolist(), ""))
     count = path.states.statistics.moments[s, :, 0]
     reasons = spurious_clusters(mixture_at(path, s), count, problem.grid)
-    return Verdict(("spurious", reasons)) if reasons else Verdict((_NAME[code], {}))
+    return Verdict("spurious", reasons) if reasons else Verdict(_NAME[code])
 
 
 def best_start(verdicts: list[Verdict], path: Path) -> int:
-    """The start with the largest objective among the clean ones, or among all where none is clean."""
+    """The start with the largest objective among the clean ones, or among all where none is clean.
+
+    Of starts that are equal up to rounding the first wins, so that rounding does not choose the labels.
+    """
     objective = np.where(
         np.isnan(path.states.statistics.objective), -np.inf, path.states.statistics.objective
     )
     clean = np.array([v.clean for v in verdicts])
-    usable = clean if clean.any() else np.array([v[0] != "non_finite" for v in verdicts])
-    return int(np.argmax(np.where(usable | ~usable.any(), objective, -np.inf)))
+    usable = clean if clean.any() else np.array([v.name != "non_finite" for v in verdicts])
+    objective = np.where(usable | ~usable.any(), objective, -np.inf)
+    return int(np.argmax(objective >= objective.max() - 1e-10 * abs(objective.max())))
 
 
 def agreeing(path: Path, verdicts: list[Verdict], copies: np.ndarray, winner: int) -> int:

@@ -435,7 +435,7 @@ CALLS = {
     "hold what": (lambda: bm.fit(bm.MixtureModel(2), X2, hold="covariance"), "says what to hold"),
     "model": (lambda: bm.fit("VVV", X2), "model must be a MixtureModel"),
     "program prior": (lambda: bm.fit(bm.MixtureModel(2, prior=lambda: None), X2), "for a NumPyro program use sample_posterior"),
-    "prior of another size": (lambda: bm.fit(bm.MixtureModel(2, prior=bm.weak_prior(X2[:, :1])), X2), "x has 2 features, but the prior has 1"),
+    "prior of another size": (lambda: bm.fit(bm.MixtureModel(2, prior=bm.weak_prior(X2[:, :1])), X2), "x has 2 features, but 1 are needed"),
     "one feature": (lambda: bm.fit(bm.MixtureModel(2, "E"), X2), "is for 1 feature, and the data have 2"),
     "key": (lambda: bm.fit(bm.MixtureModel(2), X2, key="x"), "key must be"),
     "missing": (lambda: bm.fit(bm.MixtureModel(2), np.where(X2 > 1, np.nan, X2)), "missing value"),
