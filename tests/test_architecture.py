@@ -29,6 +29,7 @@ LAYERS = (
     ("limit",),
     ("plots",),
     ("cli",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # Within a layer: the model draws its sites from `distribution`.
