@@ -16,10 +16,11 @@ from jaxtyping import Array
 
 from bayesmix.covariance import STRUCTURES, Covariance
 from bayesmix.density import log_joint, log_sum
+from bayesmix.drive import Path, begin, run
 from bayesmix.engines import METHODS
 from bayesmix.initialize import SEEDS, Start, from_means, from_partition, given_start, nearest
 from bayesmix.inputs import as_count, as_generator, as_name
-from bayesmix.loop import Options, Path, begin, run
+from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.penalty import to_data_units

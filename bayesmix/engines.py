@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bayesmix.drive import Path, begin, run
 from bayesmix.initialize import Start
 from bayesmix.inputs import as_generator
 from bayesmix.labels import match_moments
-from bayesmix.loop import Options, Path, State, begin, run
+from bayesmix.loop import Options, State
 from bayesmix.problem import Problem
 from bayesmix.results import STATUS
 from bayesmix.statistics import Statistics

@@ -6,37 +6,30 @@ energy  F(r, θ) = Σ_n Σ_k r_nk (log p(x_n, z=k | θ) - log r_nk)  over r and 
 
 A step is an M-step, then the E-step at its result, in that order: so the state always holds the statistics and
 the objective of its own mixture. `advance` is the compiled part: a `lax.while_loop` a start, `lax.map` over starts,
-a limited number of steps a call, so that the host can show progress, be interrupted, and see to what is
-rare (an emptied cluster of k-means, a cluster that became too thin for raw moments) outside compiled code.
+a limited number of steps a call; `drive` calls it from the host.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool
 
 from bayesmix.covariance import Covariance
 from bayesmix.density import inverse_factor
-from bayesmix.initialize import Start, nearest
-from bayesmix.inputs import double_precision
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import STATUS
 from bayesmix.statistics import Observations, Statistics, summarize
 from bayesmix.units import Floor
 
-__all__ = ["Options", "Rules", "State", "advance", "begin", "maximize", "run"]
+__all__ = ["Options", "Rules", "State", "advance", "maximize"]
 
 _CODE = {name: code for name, (code, _) in STATUS.items()}
-_CAPACITY = 256  # steps a call at most; the length of the trace that the device keeps
 _MAX_REDRAWS = 200
 
 
@@ -250,121 +243,3 @@ def advance(
         )
 
     return jax.lax.map(one, (states, limits))
-
-
-def begin(starts: Sequence[Start], options: Options, seeds: np.ndarray | None = None) -> State:
-    """The states of some starts, stacked; `seeds` (starts, 2) is key data for rows that draw."""
-    draws = options.responsibilities.startswith("sampled")
-
-    def state(start: Start, seed: Any) -> State:
-        mixture = start.mixture
-        k, d, row = mixture.n_components, mixture.n_features, mixture.covariance.row
-        statistics = start.statistics
-        if statistics is None:
-            width = 1 + d + (0 if row.shared else mixture.covariance.storage.size(d))
-            second = np.zeros_like(mixture.covariance.values) if row.shared else None
-            statistics = Statistics(np.zeros((k, width)), np.float64(-np.inf), second)
-        capacity = max(16, min(_CAPACITY, 2**24 // statistics.moments.size)) if draws else _CAPACITY
-        return State(
-            mixture=mixture,
-            statistics=statistics,
-            skip=np.bool_(start.statistics is None),
-            step=np.int64(0),
-            gain=np.float64(np.nan),
-            calm=np.int64(0),
-            code=np.int64(0),
-            collapsed=np.zeros(k, bool),
-            tolerant=np.bool_(False),
-            key=seed,
-            redraws=np.int64(0),
-            failed=np.int64(0),
-            best=(mixture, np.float64(-np.inf)) if draws else None,
-            trace=np.zeros(capacity + 1),
-            chain=np.zeros((capacity + 1, *statistics.moments.shape)) if draws else None,
-            filled=np.int64(0),
-        )
-
-    states = [state(start, None if seeds is None else seeds[i]) for i, start in enumerate(starts)]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
-
-
-class Path(NamedTuple):
-    """Where `run` came to: the states, and per start the objectives (and moments) of all its steps."""
-
-    states: State
-    traces: list[np.ndarray]
-    chains: list[np.ndarray]
-    whitened: bool
-
-
-def run(
-    states: State,
-    limits: np.ndarray,
-    observations: Observations,
-    rules: Rules,
-    options: Options,
-    *,
-    beta: float = 1.0,
-    title: str = "",
-) -> Path:
-    """Take each start up to limits[s] steps further, with a progress bar where that takes over two seconds."""
-    from tqdm import tqdm
-
-    ends = states.step + limits
-    capacity = states.trace.shape[1] - 1
-    traces: list[list[np.ndarray]] = [[] for _ in ends]
-    chains: list[list[np.ndarray]] = [[] for _ in ends]
-    chunk = 16
-    with double_precision():
-        observations = jax.device_put(observations)
-    with tqdm(desc=title, unit=" steps", delay=2, disable=None, leave=False) as bar:
-        while ((states.code == 0) & ((states.step < ends) | states.skip)).any():
-            before = states.step.sum()
-            clock = time.perf_counter()
-            with double_precision():
-                budget = np.where(states.code == 0, np.minimum(ends - states.step, min(chunk, capacity)), 0)
-                states = advance(states, budget, observations, np.float64(beta), rules, options)
-                states = jax.tree.map(np.array, states)
-            seconds = time.perf_counter() - clock
-            done = int(states.step.sum() - before)
-            bar.update(done)
-            chunk = int(np.clip(chunk * 0.5 / max(seconds, 1e-3), 4, capacity))
-            for s, filled in enumerate(states.filled):
-                traces[s].append(states.trace[s, :filled])
-                if states.chain is not None:
-                    chains[s].append(states.chain[s, :filled])
-            if (states.code == _CODE["thin"]).any():
-                options = options._replace(whitened=True)
-                states = states._replace(code=np.where(states.code == _CODE["thin"], 0, states.code))
-            for s in np.flatnonzero(states.code == _CODE["empty"]).tolist():
-                states = _relocate(states, s, observations)
-    return Path(
-        states,
-        [np.concatenate(t) if t else np.zeros(0) for t in traces],
-        [np.concatenate(c) if c else np.zeros(0) for c in chains],
-        options.whitened,
-    )
-
-
-def _relocate(states: State, s: int, observations: Observations) -> State:
-    """Move the emptied clusters of k-means to the points farthest from their own centres, one each.
-
-    Where no point is away from its centre there are fewer distinct rows than clusters, and they stay empty.
-    """
-    means = states.mixture.means[s].copy()
-    d = means.shape[1]
-    x = np.moveaxis(np.asarray(observations.x), 1, -1).reshape(-1, d)
-    weight = np.asarray(observations.weight).reshape(-1)
-    empty = np.flatnonzero(states.statistics.moments[s, :, 0] <= 0)
-    for k in empty:
-        occupied = np.setdiff1d(np.arange(means.shape[0]), empty[np.searchsorted(empty, k) :])
-        _, squared = nearest(x, means[occupied].astype(x.dtype))
-        squared = np.where(weight > 0, squared, 0)
-        farthest = int(np.argmax(squared))
-        if squared[farthest] <= 0:
-            states.tolerant[s] = True
-            break
-        means[k] = x[farthest]
-    states.mixture.means[s] = means
-    states.code[s], states.skip[s] = 0, True
-    return states

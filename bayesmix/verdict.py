@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bayesmix.covariance import Covariance
-from bayesmix.loop import Path
+from bayesmix.drive import Path
 from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem
 from bayesmix.results import STATUS

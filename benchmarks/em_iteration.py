@@ -28,10 +28,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Peer
 
 import bayesmix as bm
-from bayesmix.engines import Options
+from bayesmix.drive import begin
 from bayesmix.initialize import given_start
 from bayesmix.inputs import double_precision
-from bayesmix.loop import advance, begin
+from bayesmix.loop import Options, advance
 from bayesmix.problem import prepare
 
 KINDS = {"full": "VVV", "tied": "EEE", "diag": "VVI", "spherical": "VII"}

@@ -22,7 +22,7 @@ LAYERS = (
     ("prior", "statistics", "units"),
     ("distribution", "model", "results", "initialize", "labels", "penalty"),
     ("loop",),
-    ("problem",),
+    ("drive", "problem"),
     ("verdict",),
     ("engines",),
     ("em",),
