@@ -35,6 +35,7 @@ __all__ = [
     "Storage",
     "Structure",
     "covariance_values",
+    "per_cluster",
     "structure_of",
 ]
 
@@ -216,9 +217,14 @@ class Structure(NamedTuple):
     n_features: int | None = None
 
 
+def per_cluster(vector: Any, axes: int) -> Any:
+    """A number a cluster (k,), shaped to multiply values with so many trailing axes."""
+    return vector.reshape((-1,) + (1,) * axes)
+
+
 def _each(count: Array, scatter: Array, previous: Array) -> Array:
     """Σ_k = S_k / n_k."""
-    return scatter / count.reshape((-1,) + (1,) * (scatter.ndim - 1))
+    return scatter / per_cluster(count, scatter.ndim - 1)
 
 
 def _pooled(count: Array, scatter: Array, previous: Array) -> Array:

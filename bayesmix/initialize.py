@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.covariance import STORAGES, Covariance, Structure
+from bayesmix.covariance import STORAGES, Covariance, Structure, per_cluster
 from bayesmix.inputs import as_points
 from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
@@ -124,10 +124,6 @@ def _cluster_moments(
     return np.array(counts), np.array(means), np.array(scatters)
 
 
-def _over(count: np.ndarray, axes: int) -> np.ndarray:
-    return count.reshape((-1,) + (1,) * axes)
-
-
 def _mixture(means: np.ndarray, values: np.ndarray, structure: Structure) -> GaussianMixture:
     k = means.shape[0]
     values = np.broadcast_to(values, (1 if structure.shared else k, *values.shape[1:])).copy()
@@ -154,7 +150,7 @@ def from_partition(
     pooled = scatters.sum(axis=0)[None] / counts.sum()
     means = np.where(counts[:, None] > 0, means, seeds)
     few = counts <= d + 1
-    scatters = np.where(_over(few, axes), pooled * _over(counts, axes), scatters)
+    scatters = np.where(per_cluster(few, axes), pooled * per_cluster(counts, axes), scatters)
     return Start(_mixture(means, pooled, structure), _statistics(counts, means, scatters, structure))
 
 
@@ -173,7 +169,7 @@ def _statistics(
     second = None
     if structure.shared:
         storage = STORAGES[structure.storage]
-        second = (scatters + storage.outer(means) * _over(counts, storage.axes)).sum(axis=0)[None]
+        second = (scatters + storage.outer(means) * per_cluster(counts, storage.axes)).sum(axis=0)[None]
     return Statistics(moments_of(counts, means, scatters, structure), np.float64(-np.inf), second)
 
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from bayesmix.covariance import Covariance
+from bayesmix.covariance import Covariance, per_cluster
 from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import Penalty, log_prior
@@ -88,7 +88,7 @@ def maximize(
     count, first = moments[:, 0], moments[:, 1 : 1 + d]
 
     def over(vector: Array) -> Array:
-        return vector.reshape((-1,) + (1,) * storage.axes)
+        return per_cluster(vector, storage.axes)
 
     safe = jnp.maximum(count, 1e-300)
     average = first / safe[:, None]
@@ -128,7 +128,7 @@ def _factorize(covariance: Covariance, floor: Floor, held: bool) -> tuple[Array,
     if not held:
 
         def raised(_: None) -> tuple[Array, Array]:
-            each = collapsed.reshape((-1,) + (1,) * storage.axes)
+            each = per_cluster(collapsed, storage.axes)
             lifted = jnp.where(each, values + floor.ridge, values)
             return lifted, storage.cholesky(lifted)
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bayesmix.covariance import STORAGES, Structure
+from bayesmix.covariance import STORAGES, Structure, per_cluster
 from bayesmix.density import log_sum, precision_factor
 from bayesmix.inputs import points_last
 from bayesmix.mixture import GaussianMixture
@@ -251,12 +251,10 @@ def _about_origin(mixture: GaussianMixture, moments: Array, factor: tuple) -> Ar
     spread = spread.reshape(-1, *(d,) * storage.axes)
     moved = storage.apply(cholesky, first)  # Σ r (x - m)
     mean = means + moved / jnp.maximum(count, 1e-300)
-    about_mean = storage.unwhiten(cholesky, spread - storage.outer(first) / _over(count, storage.axes))
+    about_mean = storage.unwhiten(
+        cholesky, spread - storage.outer(first) / per_cluster(jnp.maximum(count, 1e-300), storage.axes)
+    )
     return moments_of(count[:, 0], mean, about_mean, mixture.covariance.row)
-
-
-def _over(count: Array, axes: int) -> Array:
-    return jnp.maximum(count, 1e-300).reshape((-1,) + (1,) * axes)
 
 
 def moments_of(count: Any, means: Any, scatter: Any, structure: Structure) -> Any:
@@ -264,6 +262,6 @@ def moments_of(count: Any, means: Any, scatter: Any, structure: Structure) -> An
     storage, d = STORAGES[structure.storage], means.shape[1]
     parts = [count[:, None], count[:, None] * means]
     if not structure.shared:
-        second = scatter + storage.outer(means) * count.reshape((-1,) + (1,) * storage.axes)
+        second = scatter + storage.outer(means) * per_cluster(count, storage.axes)
         parts.append(storage.pack(second, d))
     return (jnp if isinstance(count, jax.Array) else np).concatenate(parts, axis=1)
