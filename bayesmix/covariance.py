@@ -25,6 +25,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from bayesmix import estimate
+from bayesmix.estimate import per_cluster
 from bayesmix.inputs import as_floats, is_traced
 
 __all__ = [
@@ -198,51 +200,65 @@ class Structure(NamedTuple):
     Attributes:
         name: mclust's letters.
         storage: which row of `STORAGES`.
-        shared: one Σ for all clusters, so logits are linear in x and only the total scatter is needed.
         estimate: the M-step, (count (k,), scatter in storage (k|1, ...), previous values) -> values.
             An iterative M-step starts from the previous values.
-        n_parameters: (k, d) -> free parameters of the covariances.
         by_column: the family is closed under rescaling each column by itself, not only all by one number.
-        unbounded: volumes vary, so a cluster that shrinks to a point drives the likelihood to infinity.
         n_features: the only number of features that it is for, if there is one.
     """
 
     name: str
     storage: str
-    shared: bool
     estimate: Callable[[Array, Array, Array], Array]
-    n_parameters: Callable[[int, int], int]
     by_column: bool
-    unbounded: bool
     n_features: int | None = None
 
+    @property
+    def letters(self) -> str:
+        """Volume, shape, orientation, each Equal, Varying or the Identity."""
+        return self.name if len(self.name) == 3 else self.name + "II"
 
-def per_cluster(vector: Any, axes: int) -> Any:
-    """A number a cluster (k,), shaped to multiply values with so many trailing axes."""
-    return vector.reshape((-1,) + (1,) * axes)
+    @property
+    def form(self) -> Storage:
+        return STORAGES[self.storage]
 
+    @property
+    def shared(self) -> bool:
+        """One Σ for all clusters, so logits are linear in x and only the total scatter is needed."""
+        return "V" not in self.letters
 
-def _each(count: Array, scatter: Array, previous: Array) -> Array:
-    """Σ_k = S_k / n_k."""
-    return scatter / per_cluster(count, scatter.ndim - 1)
+    @property
+    def unbounded(self) -> bool:
+        """Volumes vary, so a cluster that shrinks to a point drives the likelihood to infinity."""
+        return self.letters[0] == "V"
 
-
-def _pooled(count: Array, scatter: Array, previous: Array) -> Array:
-    """Σ = (Σ_k S_k) / n."""
-    return jnp.sum(scatter, axis=0, keepdims=True) / jnp.sum(count)
+    def n_parameters(self, k: int, d: int) -> int:
+        """Free parameters of the covariances: a volume, d - 1 ratios of axes and d (d - 1) / 2 angles, each
+        once where it is equal and k times where it varies.
+        """
+        times = {"E": 1, "V": k, "I": 0}
+        volume, shape, orientation = (times[letter] for letter in self.letters)
+        return volume + shape * (d - 1) + orientation * d * (d - 1) // 2
 
 
 STRUCTURES: dict[str, Structure] = {
     row.name: row
     for row in (
-        Structure("E", "spherical", True, _pooled, lambda k, d: 1, False, False, 1),
-        Structure("V", "spherical", False, _each, lambda k, d: k, False, True, 1),
-        Structure("EII", "spherical", True, _pooled, lambda k, d: 1, False, False),
-        Structure("VII", "spherical", False, _each, lambda k, d: k, False, True),
-        Structure("EEI", "diagonal", True, _pooled, lambda k, d: d, True, False),
-        Structure("VVI", "diagonal", False, _each, lambda k, d: k * d, True, True),
-        Structure("EEE", "full", True, _pooled, lambda k, d: d * (d + 1) // 2, True, False),
-        Structure("VVV", "full", False, _each, lambda k, d: k * d * (d + 1) // 2, True, True),
+        Structure("E", "spherical", estimate.pooled, False, 1),
+        Structure("V", "spherical", estimate.each, False, 1),
+        Structure("EII", "spherical", estimate.pooled, False),
+        Structure("VII", "spherical", estimate.each, False),
+        Structure("EEI", "diagonal", estimate.pooled, True),
+        Structure("VEI", "diagonal", estimate.vei, True),
+        Structure("EVI", "diagonal", estimate.evi, True),
+        Structure("VVI", "diagonal", estimate.each, True),
+        Structure("EEE", "full", estimate.pooled, True),
+        Structure("VEE", "full", estimate.vee, True),
+        Structure("EVE", "full", estimate.eve, False),
+        Structure("VVE", "full", estimate.vve, False),
+        Structure("EEV", "full", estimate.eev, False),
+        Structure("VEV", "full", estimate.vev, False),
+        Structure("EVV", "full", estimate.evv, True),
+        Structure("VVV", "full", estimate.each, True),
     )
 }
 
@@ -330,3 +346,31 @@ def _check(given: np.ndarray, dense: np.ndarray, row: Structure) -> None:
                 f"covariance {index} is not positive definite (smallest eigenvalue {lowest:.3g}): "
                 f"{matrix.tolist()}"
             )
+    differ = _unequal(dense.astype(np.float64), row, 1e-6 if dense.dtype == np.float64 else 1e-3)
+    if differ:
+        raise ValueError(
+            f"covariances are not of the structure {row.name}, which has equal {differ}: {dense.tolist()}"
+        )
+
+
+def _unequal(dense: np.ndarray, row: Structure, tolerance: float) -> str:
+    """What the structure says is equal over the clusters and is not; empty where all is well."""
+    volume, shape, orientation = row.letters
+    d = dense.shape[-1]
+    values = np.linalg.eigvalsh(dense) if orientation != "I" else np.diagonal(dense, axis1=1, axis2=2)
+    volumes = np.exp(np.log(values).mean(axis=1))
+    unit = dense / volumes[:, None, None]
+    shapes = values / volumes[:, None]
+    if volume == "E" and np.ptp(volumes) > tolerance * volumes.max():
+        return f"volumes, |Σ|^(1/{d}), but they are {volumes.tolist()}"
+    if shape == "E" and (np.ptp(shapes, axis=0) > tolerance * shapes.max()).any():
+        return f"shapes, but the normalised eigenvalues are {shapes.tolist()}"
+    if shape == orientation == "E" and (np.ptp(unit, axis=0) > tolerance * np.abs(unit).max()).any():
+        return "shapes and orientations, but the matrices over their volumes differ"
+    if orientation == "E" and d > 1:
+        products = unit[:, None] @ unit[None]
+        size = np.abs(unit).max(axis=(1, 2))
+        apart = np.abs(products - np.swapaxes(products, -1, -2)).max(axis=(2, 3)) / np.outer(size, size)
+        if apart.max() > tolerance:
+            return "orientations, but these matrices have no common axes"
+    return ""

@@ -173,7 +173,7 @@ def solve(
         copies = np.arange(len(starts))
     options = Options(row.responsibilities, hold, problem.x.dtype == np.float32, relocate)
     path = row.engine(problem, starts, copies, options, max_steps, key)
-    return _finish(problem, path, copies, method, hold, max_steps, relocate)
+    return _finish(problem, path, copies, method, hold, max_steps, relocate, prior)
 
 
 def _own_starts(
@@ -245,6 +245,7 @@ def _finish(
     hold: tuple[str, ...],
     max_steps: int,
     relocate: bool,
+    prior: ConjugatePrior | None,
 ) -> Fit:
     """The best run in the data's own units, with its verdict."""
     verdicts = [judge(problem, path, s, relocate=relocate) for s in copies]
@@ -262,9 +263,7 @@ def _finish(
         best = _outside(
             problem, mixture_at(path._replace(states=states._replace(mixture=states.best[0])), winner)
         )
-    penalised = problem.rules.penalty is not None
-    moved = to_data_units(units, problem.structure, k) if penalised else 0.0
-    held = {"weights": k - 1, "covariance": mixture.covariance.row.n_parameters(k, mixture.n_features)}
+    moved = 0.0 if prior is None else to_data_units(units, problem.structure, k)
     return Fit(
         mixture=mixture,
         objective=path.traces[winner] + units.log_volume * total + moved,
@@ -290,9 +289,9 @@ def _finish(
         n_agree=agreeing(path, verdicts, copies, winner),
         n_spurious=sum(not v.clean for v in verdicts),
         n_redraws=int(states.redraws[winner]),
-        n_held=sum(held[h] for h in hold),
+        hold=hold,
         best_visited=best,
-        penalised=penalised,
+        prior=prior,
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["match_moments"]
+from bayesmix.mixture import GaussianMixture
+
+__all__ = ["match_mixtures", "match_moments"]
 
 
 def match_moments(moments: np.ndarray, reference: np.ndarray, d: int) -> np.ndarray:
@@ -20,3 +22,22 @@ def match_moments(moments: np.ndarray, reference: np.ndarray, d: int) -> np.ndar
     unit = np.maximum(target.std(axis=0), 1e-300)
     cost = (((target[:, None] - means[None]) / unit) ** 2).sum(axis=-1)
     return linear_sum_assignment(cost)[1]
+
+
+def match_mixtures(means: np.ndarray, covariances: np.ndarray, reference: GaussianMixture) -> np.ndarray:
+    """For mixtures (b, k, d), (b, k, d, d) the order (b, k) of their clusters that is nearest to a reference.
+
+    The assignment minimises the sum of the clusters' Bhattacharyya distances, which see means and covariances and no
+    units.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    target, spread = np.asarray(reference.means), np.asarray(reference.covariances)
+    between = (covariances[:, None] + spread[:, None]) / 2  # (b, reference, cluster, d, d)
+    away = (means[:, None] - target[:, None])[..., None]
+    squared = (away * np.linalg.solve(between, away)).sum(axis=(-2, -1))
+    logs = [np.linalg.slogdet(c)[1] for c in (between, covariances, spread)]
+    cost = squared / 8 + (logs[0] - (logs[1][:, None] + logs[2][:, None]) / 2) / 2
+    own = np.arange(cost.shape[1])
+    still = (cost.argmin(axis=1) == own).all(axis=1)
+    return np.array([own if same else linear_sum_assignment(c)[1] for same, c in zip(still, cost)])

@@ -105,6 +105,6 @@ def kmeans(
         log_likelihood=density,
         classification_log_likelihood=top,
         entropy=entropy,
-        n_held=k - 1,
+        hold=("weights",),
         inertia=inertia,
     )

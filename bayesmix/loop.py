@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
-from bayesmix.covariance import Covariance, per_cluster
 from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
+from bayesmix.mstep import maximize
 from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import STATUS
 from bayesmix.statistics import Observations, Statistics, summarize
 from bayesmix.units import Floor
 
-__all__ = ["Options", "Rules", "State", "advance", "maximize"]
+__all__ = ["Options", "Rules", "State", "advance", "climb"]
 
 _CODE = {name: code for name, (code, _) in STATUS.items()}
 _MAX_REDRAWS = 200
@@ -71,84 +71,16 @@ class State(NamedTuple):
     trace: Any  # objectives of this call, and
     chain: Any  # moments of each step of this call, where draws are averaged
     filled: Any  # how many entries of them hold
-
-
-def maximize(
-    mixture: GaussianMixture,
-    statistics: Statistics,
-    hold: tuple[str, ...] = (),
-    penalty: Penalty | None = None,
-) -> tuple[Array, Array, Array]:
-    """The M-step: weights, means and covariance values that maximise F, plus the log prior if there is one.
-
-    Without a prior an empty cluster keeps the mean and covariance of `mixture` and takes weight zero.
-    """
-    row, storage, d = mixture.covariance.row, mixture.covariance.storage, mixture.n_features
-    moments = statistics.moments
-    count, first = moments[:, 0], moments[:, 1 : 1 + d]
-
-    def over(vector: Array) -> Array:
-        return per_cluster(vector, storage.axes)
-
-    safe = jnp.maximum(count, 1e-300)
-    average = first / safe[:, None]
-    within = -storage.outer(average) * over(safe)
-    if not row.shared:
-        within = storage.second(moments[:, 1 + d :], d) + within
-    weights, means = count / jnp.sum(count), average
-    if penalty is not None:
-        strength = penalty.mean_count
-        means = (first + strength * penalty.mean) / (count + strength)[:, None]
-        within = within + storage.outer(average - penalty.mean) * over(strength * count / (count + strength))
-        weights = jnp.maximum(count + penalty.concentration - 1, 0)
-        weights = weights / jnp.sum(weights)
-        safe = count + 1 + penalty.count / (count.shape[0] if row.shared else 1)
-    scatter = statistics.second + jnp.sum(within, axis=0, keepdims=True) if row.shared else within
-    if penalty is not None:
-        scatter = scatter + penalty.scatter
-    values = row.estimate(safe, scatter, mixture.covariance.values)
-    if penalty is None:
-        means = jnp.where((count > 0)[:, None], means, mixture.means)
-        values = values if row.shared else jnp.where(over(count > 0), values, mixture.covariance.values)
-    weights = mixture.weights if "weights" in hold else weights
-    values = mixture.covariance.values if "covariance" in hold else values
-    return weights, means, values
-
-
-def _factorize(covariance: Covariance, floor: Floor, held: bool) -> tuple[Array, Array, Bool, Bool]:
-    """Covariance values that have a Cholesky factor, the factor, and which (k|1,) collapsed or are thin."""
-    storage = covariance.storage
-
-    def pivots(factor: Array) -> Array:
-        return storage.diagonal(factor) ** 2
-
-    factor = storage.cholesky(covariance.values)
-    collapsed = ~jnp.all(pivots(factor) >= floor.collapsed, axis=-1)  # NaN is no factor, so it collapsed too
-    values = covariance.values
-    if not held:
-
-        def raised(_: None) -> tuple[Array, Array]:
-            each = per_cluster(collapsed, storage.axes)
-            lifted = jnp.where(each, values + floor.ridge, values)
-            return lifted, storage.cholesky(lifted)
-
-        values, factor = jax.lax.cond(jnp.any(collapsed), raised, lambda _: (values, factor), None)
-    return values, factor, collapsed, jnp.any(pivots(factor) < floor.thin, axis=-1) & ~collapsed
+    family: Any = None  # which structure of the storage, where one program serves them all
 
 
 def _step(state: State, observations: Observations, beta: Array, rules: Rules, options: Options) -> State:
     """One M-step, unless it is to be skipped, and the E-step after it."""
     draws = options.responsibilities.startswith("sampled")
-    k, d, structure = state.mixture.n_components, state.mixture.n_features, state.mixture.structure
-    weights, means, values = jax.tree.map(
-        lambda old, new: jnp.where(state.skip, old, new),
-        (state.mixture.weights, state.mixture.means, state.mixture.covariance.values),
-        maximize(state.mixture, state.statistics, options.hold, rules.penalty),
+    k, d = state.mixture.n_components, state.mixture.n_features
+    mixture, factor, collapsed, thin = maximize(
+        state.mixture, state.statistics, rules.floor, options.hold, rules.penalty, state.skip, state.family
     )
-    values, factor, collapsed, thin = _factorize(
-        Covariance(values, structure), rules.floor, "covariance" in options.hold or rules.penalty is not None
-    )
-    mixture = GaussianMixture(weights, means, Covariance(values, structure))
     key, draw = jax.random.split(jax.random.wrap_key_data(state.key)) if draws else (None, None)
     inverse = inverse_factor(mixture.covariance, factor, d)
     statistics = summarize(
@@ -203,6 +135,7 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
         trace=state.trace.at[state.filled].set(statistics.objective, mode="drop"),
         chain=chain,
         filled=state.filled + (finite & ~bad),
+        family=state.family,
     )
 
 
@@ -232,14 +165,17 @@ def advance(
 ) -> State:
     """Up to limits[s] more steps of each start s, none of one that has ended."""
 
-    def one(pair: tuple[State, Array]) -> State:
-        state, limit = pair
-        state = state._replace(filled=jnp.zeros_like(state.filled))
-        last = state.step + limit
-        return jax.lax.while_loop(
-            lambda s: (s.code == 0) & ((s.step < last) | s.skip),
-            lambda s: _step(s, observations, beta, rules, options),
-            state,
-        )
+    return jax.lax.map(lambda pair: climb(*pair, observations, beta, rules, options), (states, limits))
 
-    return jax.lax.map(one, (states, limits))
+
+def climb(
+    state: State, limit: Array, observations: Observations, beta: Array, rules: Rules, options: Options
+) -> State:
+    """Up to so many more steps of one start, none once it has ended; traceable."""
+    state = state._replace(filled=jnp.zeros_like(state.filled))
+    last = state.step + limit
+    return jax.lax.while_loop(
+        lambda s: (s.code == 0) & ((s.step < last) | s.skip),
+        lambda s: _step(s, observations, beta, rules, options),
+        state,
+    )

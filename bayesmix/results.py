@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from bayesmix.mixture import GaussianMixture
+from bayesmix.prior import ConjugatePrior
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["STATUS", "Fit"]
+__all__ = ["STATUS", "Fit", "mixture_of"]
 
 # Why a run ended: an integer inside the loop, a sentence at the boundary. The braces are filled by `fit`.
 STATUS: dict[str, tuple[int, str]] = {
@@ -72,6 +73,7 @@ STATUS: dict[str, tuple[int, str]] = {
         "n_observations",
         "best_visited",
         "inertia",
+        "prior",
     ],
     meta_fields=[
         "method",
@@ -82,8 +84,7 @@ STATUS: dict[str, tuple[int, str]] = {
         "n_agree",
         "n_spurious",
         "n_redraws",
-        "n_held",
-        "penalised",
+        "hold",
     ],
 )
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class Fit:
             (within 0.1 nats).
         n_spurious: how many ended in a collapsed or spurious optimum.
         n_redraws: stochastic EM: draws that were repeated because a cluster fell below d + 1 points.
-        n_held: parameters that were held fixed, so not counted by the criteria.
-        penalised: whether the objective includes a log prior, so that this is the posterior's mode.
+        hold: what was held fixed ("weights", "covariance"), so not counted by the criteria.
+        prior: the prior whose log density the objective includes, so that this is the posterior's mode, or `None`.
         best_visited: stochastic EM: the mixture with the largest likelihood along the chain.
         inertia: k-means: weighted sum of squared distances to the assigned centres, in squared data units.
     """
@@ -132,8 +133,8 @@ class Fit:
     n_agree: int = 1
     n_spurious: int = 0
     n_redraws: int = 0
-    n_held: int = 0
-    penalised: bool = False
+    hold: tuple[str, ...] = ()
+    prior: ConjugatePrior | None = None
     best_visited: GaussianMixture | None = field(default=None)
     inertia: Any = field(default=None)
 
@@ -152,7 +153,10 @@ class Fit:
     @property
     def n_parameters(self) -> int:
         """Free parameters that were estimated."""
-        return self.mixture.n_parameters - self.n_held
+        mixture = self.mixture
+        k, d = mixture.n_components, mixture.n_features
+        held = {"weights": k - 1, "covariance": mixture.covariance.row.n_parameters(k, d)}
+        return mixture.n_parameters - sum(held[name] for name in self.hold)
 
     @property
     def bic(self) -> float:
@@ -187,7 +191,7 @@ class Fit:
 
         off = (
             ""
-            if self.method == "soft" and not self.n_held and not self.penalised
+            if self.method == "soft" and not self.hold and self.prior is None
             else f" (not at the likelihood's maximum: {self._why()})"
         )
         rows = {
@@ -212,7 +216,7 @@ class Fit:
     def _why(self) -> str:
         if self.inertia is not None:
             return "k-means"
-        if self.penalised:
+        if self.prior is not None:
             return "posterior mode"
         return f"{self.method} EM" if self.method != "soft" else "parameters were held"
 
@@ -221,3 +225,19 @@ class Fit:
             f"Fit({self.mixture.structure}, k={self.mixture.n_components}, method={self.method!r}, "
             f"log_likelihood={float(self.log_likelihood):.4f}, n_steps={self.n_steps}, status={self.status!r})"
         )
+
+
+def mixture_of(fit: Any) -> GaussianMixture:
+    """The mixture that a reader of results is asked about: a fit's own, or the one given.
+
+    Raises:
+        ValueError: neither a `Fit` nor a `GaussianMixture`, or a batch of mixtures.
+    """
+    mixture = fit.mixture if isinstance(fit, Fit) else fit
+    if not isinstance(mixture, GaussianMixture):
+        raise ValueError(f"fit must be a Fit or a GaussianMixture; it is {type(fit).__name__}")
+    if mixture.means.ndim != 2:
+        raise ValueError(
+            f"fit must be one mixture; this is a batch, with means {mixture.means.shape}: pass one of them"
+        )
+    return mixture

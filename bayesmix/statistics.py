@@ -193,8 +193,9 @@ def summarize(
 
 
 def _constant(mixture: GaussianMixture, log_det: Array) -> Array:
-    weights = jnp.maximum(mixture.weights, 1e-300)  # an empty cluster takes no point, and makes no NaN
-    return jnp.log(weights) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
+    positive = mixture.weights > 0  # an empty cluster takes no point, and makes no NaN
+    logs = jnp.where(positive, jnp.log(jnp.where(positive, mixture.weights, 1)), -1e30)
+    return logs + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
 
 
 def _raw(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> tuple[tuple, Callable]:

@@ -15,7 +15,7 @@ from bayesmix.problem import Problem
 from bayesmix.results import STATUS
 from bayesmix.units import spurious_clusters
 
-__all__ = ["Verdict", "agreeing", "best_start", "judge", "mixture_at"]
+__all__ = ["Verdict", "agreeing", "best_start", "judge", "mixture_at", "verdict"]
 
 _CODE = {name: code for name, (code, _) in STATUS.items()}
 _NAME = {code: name for name, code in _CODE.items()}
@@ -45,20 +45,28 @@ def mixture_at(path: Path, s: int) -> GaussianMixture:
 
 def judge(problem: Problem, path: Path, s: int, *, relocate: bool = False) -> Verdict:
     """Whether start s is clean; k-means (`relocate`) may shrink to nothing, which is its best."""
-    code = int(path.states.code[s])
+    code, states = int(path.states.code[s]), path.states
+    if relocate and code != _CODE["non_finite"]:
+        return Verdict("few_rows" if states.tolerant[s] else _NAME[code])
+    return verdict(
+        problem, code, mixture_at(path, s), states.collapsed[s], states.statistics.moments[s, :, 0]
+    )
+
+
+def verdict(
+    problem: Problem, code: int, mixture: GaussianMixture, collapsed: np.ndarray, count: np.ndarray
+) -> Verdict:
+    """Whether a run is clean, from its code, its mixture in loop units, which clusters the floor held, and counts."""
     if code == _CODE["non_finite"]:
         return Verdict("non_finite")
-    if relocate:
-        return Verdict("few_rows" if path.states.tolerant[s] else _NAME[code])
     if problem.rules.penalty is not None:  # the posterior is bounded
         return Verdict(_NAME[code])
     if problem.units.degenerate:
         return Verdict("degenerate")
-    held = np.flatnonzero(path.states.collapsed[s])
+    held = np.flatnonzero(collapsed)
     if held.size or code == _CODE["collapsed"]:
         return Verdict("collapsed", dict.fromkeys(held.tolist(), ""))
-    count = path.states.statistics.moments[s, :, 0]
-    reasons = spurious_clusters(mixture_at(path, s), count, problem.grid)
+    reasons = spurious_clusters(mixture, count, problem.grid)
     return Verdict("spurious", reasons) if reasons else Verdict(_NAME[code])
 
 

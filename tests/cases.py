@@ -22,12 +22,15 @@ def mixture(name):
     rng = np.random.default_rng(7)
     means = np.array([[0.0, 0.0, 0.0], [2.5, 1.0, -1.0], [-1.0, 3.0, 1.5]])[:, :d]
     row = STRUCTURES[name]
-    k = 1 if row.shared else K
-    if row.storage == "full":
-        factor = rng.normal(size=(k, d, d)) * 0.4 + np.eye(d)
-        covariances = factor @ np.swapaxes(factor, 1, 2)
-    else:
-        covariances = rng.uniform(0.4, 1.5, size=(k, d) if row.storage == "diagonal" else (k,))
+    # λ_k D_k A_k D_kᵀ by the letters: each volume, shape and orientation once where it is equal.
+    volume, shape, orientation = row.letters
+    volumes = np.broadcast_to(rng.uniform(0.5, 1.4, size=K if volume == "V" else 1), K)
+    logs = np.zeros((K, d)) if shape == "I" else rng.normal(size=(K if shape == "V" else 1, d)) * 0.5
+    shapes = np.broadcast_to(np.exp(logs - logs.mean(axis=1, keepdims=True)), (K, d))
+    turns = [np.linalg.qr(rng.normal(size=(d, d)))[0] for _ in range(K)]
+    axes = {"I": [np.eye(d)] * K, "E": turns[:1] * K, "V": turns}[orientation]
+    covariances = np.stack([v * (a * s) @ a.T for v, s, a in zip(volumes, shapes, axes)])
+    covariances = (covariances + np.swapaxes(covariances, 1, 2)) / 2
     return bm.GaussianMixture.of([0.5, 0.3, 0.2], means, covariances, covariance=name)
 
 

@@ -1,0 +1,275 @@
+"""Many data sets like this one, and the loop run on each: one compiled program.
+
+A replicate is made inside the program from its key, in the blocks and units of the original data, so that memory does
+not grow with their number:
+
+    weighted        the same rows with weights from a flat Dirichlet: Gamma(weight), scaled to the same total
+    nonparametric   the same rows, each as often as it is drawn with replacement
+    parametric      as many rows drawn from a mixture
+    leave_one_out   one observation of a row less; its key is the row
+
+A weight of three and three copies of a row give replicates of the same law.
+
+References:
+    Rubin (1981), The Bayesian bootstrap. Newton & Raftery (1994), Approximate Bayesian inference with the weighted
+    likelihood bootstrap. O'Hagan, Murphy, Scrucca & Gormley (2019), Investigation of parameter uncertainty in
+    clustering using a Gaussian mixture model via jackknife, bootstrap and weighted likelihood bootstrap.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bayesmix import density
+from bayesmix.covariance import Covariance, Structure
+from bayesmix.drive import begin
+from bayesmix.initialize import Start
+from bayesmix.inputs import as_generator, double_precision, points_last
+from bayesmix.loop import Options, Rules, State, climb
+from bayesmix.mixture import GaussianMixture
+from bayesmix.problem import Problem
+from bayesmix.results import STATUS
+from bayesmix.statistics import Observations
+from bayesmix.verdict import verdict
+
+__all__ = ["RESAMPLE", "Refits", "refit", "seeds"]
+
+_CODE = {name: code for name, (code, _) in STATUS.items()}
+_BATCH = 32  # replicates a call: the progress bar moves by as many
+
+
+def _weighted(key: Array, observations: Observations, source: GaussianMixture, n: int) -> Observations:
+    weight = observations.weight
+    drawn = jax.random.gamma(key, jnp.where(weight > 0, weight, 1)) * (weight > 0)
+    return replace(observations, weight=drawn * (jnp.sum(weight) / jnp.sum(drawn)))
+
+
+def _nonparametric(key: Array, observations: Observations, source: GaussianMixture, n: int) -> Observations:
+    weight = observations.weight.reshape(-1)
+    cumulative = jnp.cumsum(weight.astype(float))
+    places = jax.random.uniform(key, (n,), cumulative.dtype) * cumulative[-1]
+    rows = jnp.searchsorted(cumulative, places, side="right")
+    rows = jnp.minimum(rows, jnp.max(jnp.where(weight > 0, jnp.arange(weight.size), 0)))
+    counts = jnp.zeros_like(weight).at[rows].add(1)
+    return replace(observations, weight=counts.reshape(observations.weight.shape))
+
+
+def _parametric(key: Array, observations: Observations, source: GaussianMixture, n: int) -> Observations:
+    blocks, d, size = observations.x.shape
+    x, _ = density.simulate(source, key, n)
+    padded = jnp.zeros((blocks * size, d)).at[:n].set(x).reshape(blocks, size, d)
+    return replace(observations, x=jnp.moveaxis(padded, -1, 1).astype(observations.x.dtype))
+
+
+def _leave_one_out(key: Array, observations: Observations, source: GaussianMixture, n: int) -> Observations:
+    weight = observations.weight.reshape(-1)
+    row = jax.random.key_data(key)[1]
+    return replace(
+        observations, weight=jnp.maximum(weight.at[row].add(-1), 0).reshape(observations.weight.shape)
+    )
+
+
+RESAMPLE: dict[str, Callable[[Array, Observations, GaussianMixture, int], Observations]] = {
+    "weighted": _weighted,
+    "nonparametric": _nonparametric,
+    "parametric": _parametric,
+    "leave_one_out": _leave_one_out,
+}
+
+
+def _second(observations: Observations, structure: Structure) -> Array:
+    """The total second moment of weighted blocks, in storage (1, ...)."""
+    d = observations.x.shape[1]
+
+    def add(total: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
+        x, weight = block
+        return total + structure.form.products(x) @ weight, None
+
+    zero = jnp.zeros(structure.form.size(d), observations.x.dtype)
+    total, _ = jax.lax.scan(add, zero, (observations.x, observations.weight))
+    return structure.form.second(total[None].astype(float), d)
+
+
+class _End(NamedTuple):
+    """What is kept of a state."""
+
+    mixture: GaussianMixture
+    objective: Any
+    count: Any
+    collapsed: Any
+    code: Any
+    step: Any
+
+
+@partial(jax.jit, static_argnames=("kind", "n", "options"))
+def _run(
+    keys: Array,
+    starts: State,
+    limit: Array,
+    observations: Observations,
+    source: GaussianMixture,
+    rules: Rules,
+    kind: str,
+    n: int,
+    options: Options,
+) -> _End:
+    """Every start (replicates, starts, ...) on the replicate of its key."""
+    structure = starts.mixture.covariance.row
+
+    def one(pair: tuple[Array, State]) -> _End:
+        words, states = pair
+        drawn = RESAMPLE[kind](jax.random.wrap_key_data(words), observations, source, n)
+        if structure.shared:
+            drawn = replace(drawn, second=_second(drawn, structure))
+        ends = jax.lax.map(lambda s: climb(s, limit, drawn, jnp.asarray(1.0), rules, options), states)
+        return _End(
+            ends.mixture,
+            ends.statistics.objective,
+            ends.statistics.moments[..., 0],
+            ends.collapsed,
+            ends.code,
+            ends.step,
+        )
+
+    return jax.lax.map(one, (keys, starts))
+
+
+class Refits(NamedTuple):
+    """The best start of each replicate: its mixture in loop units, and how it ended."""
+
+    mixture: GaussianMixture  # leaves (replicates, ...)
+    objective: np.ndarray
+    names: np.ndarray  # of `STATUS`
+    clean: np.ndarray
+    steps: np.ndarray
+
+
+def seeds(key: Any, count: int) -> np.ndarray:
+    """Key data of the replicates."""
+    return as_generator(key).integers(0, 2**32, size=(count, 2), dtype=np.uint32)
+
+
+def refit(
+    problem: Problem,
+    kind: str,
+    keys: np.ndarray,
+    starts: Sequence[Start] | Sequence[Sequence[Start]],
+    options: Options,
+    *,
+    source: GaussianMixture | None = None,
+    max_steps: int = 10_000,
+    title: str = "replicates",
+) -> Refits:
+    """Run the loop on each replicate, and judge where it ended.
+
+    Args:
+        problem: the data.
+        kind: a row of `RESAMPLE`.
+        keys: (replicates, 2) key data.
+        starts: for all replicates, or a list of as many for each.
+        options: of the loop.
+        source: what "parametric" draws from, in loop units.
+        max_steps: of each run.
+        title: of the progress bar.
+    """
+    from tqdm import tqdm
+
+    own = isinstance(starts[0], list)
+    n = round(problem.w.sum())
+    observations = problem.observations
+    if kind == "parametric":
+        blank = np.zeros((n, problem.x.shape[1]), problem.x.dtype)
+        size = observations.x.shape[-1]
+        observations = Observations(points_last(blank, size), points_last(np.ones(n, blank.dtype), size))
+    else:
+        observations = replace(observations, second=None)
+    source = _first(starts).mixture if source is None else source
+    slices = [np.arange(i, min(i + _BATCH, len(keys))) for i in range(0, len(keys), _BATCH)]
+    each = None if own else jax.tree.map(lambda a: a[None], _bare(begin(starts, options)))  # type: ignore
+
+    def batch(rows: np.ndarray, options: Options) -> tuple[np.ndarray, _End]:
+        whole = np.resize(rows, min(_BATCH, len(keys)) if len(rows) < _BATCH else len(rows))
+        if own:
+            states = [_bare(begin(starts[r], options)) for r in whole]  # type: ignore
+            states = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+        else:
+            states = jax.tree.map(lambda a: np.repeat(a, len(whole), axis=0), each)
+        with double_precision():
+            arguments = keys[whole], states, np.int64(max_steps), observations, source, problem.rules
+            ends = _run(*arguments, kind=kind, n=n, options=options)
+            return rows, jax.tree.map(lambda a: np.asarray(a)[: len(rows)], ends)
+
+    with double_precision():
+        observations = jax.device_put(observations)
+    with tqdm(desc=title, total=len(keys), delay=2, disable=None, leave=False) as bar:
+        ends = _each(batch, slices, options, bar)
+        thin = np.flatnonzero((ends.code == _CODE["thin"]).any(axis=1))
+        if thin.size:  # too thin for raw moments: again, in whitened coordinates
+            slices = [thin[i : i + _BATCH] for i in range(0, len(thin), _BATCH)]
+            again = _each(batch, slices, options._replace(whitened=True), bar)
+            for old, new in zip(jax.tree.leaves(ends), jax.tree.leaves(again)):
+                old[thin] = new
+    return _best(problem, ends)
+
+
+def _first(starts: Any) -> Start:
+    return starts[0] if isinstance(starts[0], Start) else starts[0][0]
+
+
+def _bare(state: State) -> State:
+    """Without the record of its path."""
+    return state._replace(trace=np.zeros((len(state.code), 1)))
+
+
+def _each(batch: Callable, slices: list[np.ndarray], options: Options, bar: Any) -> _End:
+    """The batches on as many threads as there are cores, each a call of the same program; in order."""
+    first = batch(slices[0], options)
+    bar.update(len(slices[0]))
+    done = [first]
+    with ThreadPoolExecutor(_cores()) as pool:
+        for rows, ends in pool.map(lambda rows: batch(rows, options), slices[1:]):
+            bar.update(len(rows))
+            done.append((rows, ends))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *[ends for _, ends in done])
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _best(problem: Problem, ends: _End) -> Refits:
+    """Of each replicate the start with the largest objective among the clean ones, or among all."""
+    replicates, starts = ends.code.shape
+
+    def at(b: int, s: int) -> GaussianMixture:
+        m = ends.mixture
+        values = Covariance(m.covariance.values[b, s], m.structure)
+        return GaussianMixture(m.weights[b, s], m.means[b, s], values)
+
+    verdicts = [
+        [
+            verdict(problem, int(ends.code[b, s]), at(b, s), ends.collapsed[b, s], ends.count[b, s])
+            for s in range(starts)
+        ]
+        for b in range(replicates)
+    ]
+    names = np.array([[v.name for v in row] for row in verdicts])
+    clean = np.array([[v.clean for v in row] for row in verdicts])
+    objective = np.where(np.isnan(ends.objective), -np.inf, ends.objective)
+    ranked = np.where(clean | ~clean.any(axis=1, keepdims=True), objective, -np.inf)
+    best = np.argmax(ranked, axis=1)
+    rows = np.arange(replicates)
+    mixture = jax.tree.map(lambda a: a[rows, best], ends.mixture)
+    return Refits(
+        mixture, ends.objective[rows, best], names[rows, best], clean[rows, best], ends.step[rows, best]
+    )
