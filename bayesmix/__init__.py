@@ -1,21 +1,42 @@
 """bayesmix: Gaussian mixtures as an explicit generative model, on JAX, NumPyro and ArviZ."""
 
 from bayesmix import datasets
+from bayesmix.checks import FitCheck, check_fit
 from bayesmix.em import fit
 from bayesmix.limit import kmeans
+from bayesmix.merging import MergeHierarchy, merge_clusters
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.prior import ConjugatePrior, weak_prior
+from bayesmix.ratio_test import LikelihoodRatioTest, likelihood_ratio_test
 from bayesmix.results import Fit
+from bayesmix.selection import Search, search
+from bayesmix.stochastic import stochastic_chain
+from bayesmix.trees import mixtures
+from bayesmix.uncertainty import StandardErrors, bootstrap, jackknife, standard_errors
 
 __version__ = "0.1.0"
 __all__ = [
     "ConjugatePrior",
     "Fit",
+    "FitCheck",
     "GaussianMixture",
+    "LikelihoodRatioTest",
+    "MergeHierarchy",
     "MixtureModel",
+    "Search",
+    "StandardErrors",
+    "bootstrap",
+    "check_fit",
     "datasets",
     "fit",
+    "jackknife",
     "kmeans",
+    "likelihood_ratio_test",
+    "merge_clusters",
+    "mixtures",
+    "search",
+    "standard_errors",
+    "stochastic_chain",
     "weak_prior",
 ]

@@ -71,8 +71,10 @@ class Chart(NamedTuple):
         if row.storage == "diagonal":
             values = volumes[:, None] * (self.shapes * stretch)
         else:
-            turn = jnp.zeros((orientation, d, d)).at[:, *np.tril_indices(d, -1)].set(
-                take(orientation, d * (d - 1) // 2)
+            turn = (
+                jnp.zeros((orientation, d, d))
+                .at[:, *np.tril_indices(d, -1)]
+                .set(take(orientation, d * (d - 1) // 2))
             )
             if shape == orientation:
                 factor = self.axes @ (turn + stretch[:, :, None] * jnp.eye(d))
@@ -106,7 +108,9 @@ def chart(mixture: GaussianMixture, hold: tuple[str, ...] = ()) -> Chart:
             axes = np.linalg.cholesky(unit)
         elif orientation == "E":
             # Generic multipliers: eigenvalues that are equal in the sum are not so by accident.
-            blend = (unit * (1 + np.modf(np.arange(1, len(unit) + 1) * np.sqrt(2))[0])[:, None, None]).sum(axis=0)
+            blend = (unit * (1 + np.modf(np.arange(1, len(unit) + 1) * np.sqrt(2))[0])[:, None, None]).sum(
+                axis=0
+            )
             axes = np.linalg.eigh(blend)[1][None]
             shapes = np.diagonal(np.swapaxes(axes, -1, -2) @ unit @ axes, axis1=1, axis2=2)
         else:

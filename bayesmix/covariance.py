@@ -227,6 +227,11 @@ class Structure(NamedTuple):
         return "V" not in self.letters
 
     @property
+    def constrained(self) -> bool:
+        """Clusters have something in common and something of their own, so no site of one cluster makes it."""
+        return not self.shared and "E" in self.letters
+
+    @property
     def unbounded(self) -> bool:
         """Volumes vary, so a cluster that shrinks to a point drives the likelihood to infinity."""
         return self.letters[0] == "V"

@@ -28,7 +28,7 @@ from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from bayesmix.covariance import STORAGES, Covariance, Structure
+from bayesmix.covariance import STORAGES, STRUCTURES, Covariance, Structure
 from bayesmix.density import log_joint, log_sum, precision_factor
 from bayesmix.inputs import is_traced
 from bayesmix.mixture import GaussianMixture
@@ -141,7 +141,17 @@ SITES: dict[str, Site] = {
 def draw_parameters(
     prior: ConjugatePrior, n_components: int, row: Structure
 ) -> tuple[GaussianMixture, Array]:
-    """θ ~ prior: declares the sites `weights`, the storage's own, and `means`; also W of each cluster."""
+    """θ ~ prior: declares the sites `weights`, the storage's own, and `means`; also W of each cluster.
+
+    Raises:
+        ValueError: the structure ties the clusters in a way that no site has.
+    """
+    if row.constrained:
+        sited = [name for name, other in STRUCTURES.items() if not other.constrained]
+        raise ValueError(
+            f"the structure {row.name} has no NumPyro site for a ConjugatePrior: its covariances share a part; fit "
+            f"takes it, and for sampling choose one of {', '.join(sited)}, or pass a NumPyro program as the prior"
+        )
     storage, site = STORAGES[row.storage], SITES[row.storage]
     concentration = jnp.broadcast_to(jnp.asarray(prior.concentration, float), (n_components,))
     weights = numpyro.sample("weights", dist.Dirichlet(concentration))

@@ -6,7 +6,7 @@ ones, because with cluster-specific volumes the likelihood is unbounded and its 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from bayesmix.statistics import observe
 from bayesmix.units import Floor
 from bayesmix.verdict import agreeing, best_start, judge, mixture_at
 
-__all__ = ["fit", "likelihoods", "solve"]
+__all__ = ["fit", "likelihoods", "sentence", "solve"]
 
 _STARTS = ("kmeans", *SEEDS)
 _START_ALIASES = {"k-means": "kmeans", "kmeans++": "k-means++"}
@@ -61,7 +61,9 @@ def fit(
         x: data (n, d), or (n,) for one feature.
         method: "soft" (EM), "hard" (classification EM: each point wholly in its most probable cluster),
             "stochastic" (z drawn each step; the mixture of the averaged statistics of the later half of
-            `max_steps` is returned) or "annealed" (responsibilities ∝ p(x, z)^β, β rising to 1).
+            `max_steps` is returned), "stochastic_approximation" (the statistics move towards each draw by a
+            decreasing step, so the fit settles at an optimum) or "annealed" (responsibilities ∝ p(x, z)^β, β
+            rising to 1).
         n_starts: how many starts; by default 10, 1 for stochastic EM, 4 for annealed EM (each with draws of its
             own, from a given start too), 1 for a given start otherwise.
         init: "kmeans" (default: k-means from k-means++ seeds), "k-means++", "random" (k different rows); or a
@@ -72,7 +74,8 @@ def fit(
         key: seeds the starts and draws; a JAX key or an int.
         tol: stop when the gain that remains, predicted by Aitken's extrapolation, is below this many nats (never
             below rounding). Hard EM stops when the assignment repeats. 0 runs exactly `max_steps` steps.
-        max_steps: M-steps at most; 10,000 (soft, annealed), 1,000 (hard), 300 (stochastic) by default.
+        max_steps: M-steps at most; by default 10,000 (soft, annealed), 1,000 (hard), 300 (stochastic), 2,000
+            (stochastic approximation).
 
     Returns:
         A `Fit`. Its log-likelihood is that of its mixture.
@@ -152,7 +155,7 @@ def solve(
         raise ValueError(f"a given init is one start, so n_starts must be 1, not {n_starts!r}")
     count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named or row.draws else 1
     problem = prepare(n_components, covariance, x, sample_weight, float(tol), prior)
-    if method == "stochastic" and (problem.w != np.round(problem.w)).any():
+    if row.responsibilities == "sampled" and (problem.w != np.round(problem.w)).any():
         bad = int(np.argmax(problem.weight != np.round(problem.weight)))
         raise ValueError(
             f"stochastic EM draws a whole number of points, so sample_weight must be whole numbers; "
@@ -275,15 +278,15 @@ def _finish(
         method=method,
         n_steps=int(states.step[winner]),
         code=STATUS[name][0],
-        status=STATUS[name][1].format(
+        status=sentence(
+            name,
+            reasons,
+            labels,
             max_steps=max_steps,
-            gained=f" (the last step gained {gain:.2g} nats)" if np.isfinite(gain) else "",
-            clusters="; ".join(_cluster(c, why, labels) for c, why in reasons.items()),
+            gain=gain,
             columns=units.degenerate,
             structure=problem.structure.name,
             k=k,
-            distinct=len(np.unique(labels)),
-            empty=k - len(np.unique(labels)),
         ),
         n_starts=len(copies),
         n_agree=agreeing(path, verdicts, copies, winner),
@@ -301,6 +304,31 @@ def _outside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
     dtype = problem.points.dtype
     values = Covariance(outer.covariance.values.astype(dtype), outer.structure)
     return GaussianMixture(outer.weights.astype(dtype), outer.means.astype(dtype), values, problem.names)
+
+
+def sentence(
+    name: str,
+    reasons: Mapping[int, str],
+    labels: np.ndarray,
+    *,
+    max_steps: int,
+    gain: float,
+    columns: str,
+    structure: str,
+    k: int,
+) -> str:
+    """The sentence of a status, with what it says about this run."""
+    distinct = len(np.unique(labels))
+    return STATUS[name][1].format(
+        max_steps=max_steps,
+        gained=f" (the last step gained {gain:.2g} nats)" if np.isfinite(gain) else "",
+        clusters="; ".join(_cluster(c, why, labels) for c, why in reasons.items()),
+        columns=columns,
+        structure=structure,
+        k=k,
+        distinct=distinct,
+        empty=k - distinct,
+    )
 
 
 def _cluster(cluster: int, why: str, labels: np.ndarray) -> str:

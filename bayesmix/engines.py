@@ -1,4 +1,5 @@
-"""The methods of `fit` as drivers of the one loop: plain (soft, hard), annealed, stochastic.
+"""The methods of `fit` as drivers of the one loop: plain (soft, hard), annealed, stochastic, and
+stochastic approximation.
 
 Each takes starts to a `Path`: the state that every start ended in, with all its objectives.
 """
@@ -134,6 +135,23 @@ def _stochastic(
     )
 
 
+def _approximating(
+    problem: Problem, starts: list[Start], copies: np.ndarray, options: Options, steps: int, key
+) -> Path:
+    """Statistics that move towards each draw by a decreasing step; so they settle."""
+    if (problem.w != 1).any():
+        options = options._replace(responsibilities="sampled_counts")
+    options = options._replace(decreasing=True)
+    rules = problem.rules._replace(settle=steps // 10)
+    seeds = as_generator(key).integers(0, 2**32, size=(len(starts), 2), dtype=np.uint32)
+    limits = np.full(len(starts), steps)
+    path = run(begin(starts, options, seeds), limits, problem.observations, rules, options, title="draws")
+    states = path.states
+    return path._replace(
+        states=states._replace(code=np.where(states.code == 0, _CODE["settled"], states.code))
+    )
+
+
 def _average(moments: np.ndarray, d: int) -> np.ndarray:
     """The mean of moments (steps, k, p), each step's clusters matched to the running mean."""
     average = moments[0]
@@ -156,5 +174,6 @@ METHODS: dict[str, Method] = {
     "soft": Method(_plain, "soft", 10, 10_000, False),
     "hard": Method(_plain, "hard", 10, 1_000, False),
     "stochastic": Method(_stochastic, "sampled", 1, 300, True),
+    "stochastic_approximation": Method(_approximating, "sampled", 1, 2_000, True),
     "annealed": Method(_annealed, "soft", 4, 10_000, True),
 }

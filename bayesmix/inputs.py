@@ -153,10 +153,10 @@ def _from_objects(values: np.ndarray, name: str, names: tuple[str, ...] | None) 
     return out.reshape(values.shape)
 
 
-def as_floats(values: Any, name: str) -> np.ndarray:
-    """An array of finite numbers of any shape, float64 or float32 by the rule of `as_points`."""
+def as_floats(values: Any, name: str, *, infinite: bool = False) -> np.ndarray:
+    """An array of numbers of any shape, float64 or float32 by the rule of `as_points`; finite, or `infinite` too."""
     array = _as_float(values, name, None)
-    if not np.isfinite(array).all():
+    if np.isnan(array).any() or not (infinite or np.isfinite(array).all()):
         raise ValueError(f"{name} have a value that is not finite: {array.tolist()}")
     return array
 

@@ -40,6 +40,7 @@ class Options(NamedTuple):
     hold: tuple[str, ...] = ()
     whitened: bool = False
     relocate: bool = False
+    decreasing: bool = False  # statistics move towards each draw by a decreasing step, `step_size`
 
 
 class Rules(NamedTuple):
@@ -50,6 +51,7 @@ class Rules(NamedTuple):
     rounding: Any  # relative error of a sum of the data's precision
     total: Any  # total weight times features, the size of the sum
     penalty: Penalty | None = None  # a conjugate prior
+    settle: Any = 0  # steps of size one, before they decrease
 
 
 class State(NamedTuple):
@@ -68,7 +70,7 @@ class State(NamedTuple):
     redraws: Any
     failed: Any  # redraws in a row
     best: Any  # (mixture, log-likelihood) seen so far, where draws make the path rise and fall
-    trace: Any  # objectives of this call, and
+    trace: Any  # objectives of this call (the last of them, where there is no room for all), and
     chain: Any  # moments of each step of this call, where draws are averaged
     filled: Any  # how many entries of them hold
     family: Any = None  # which structure of the storage, where one program serves them all
@@ -95,6 +97,12 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
     if rules.penalty is not None:
         objective = statistics.objective + log_prior(rules.penalty, mixture, inverse)
         statistics = replace(statistics, objective=objective)
+    if options.decreasing:  # the objective stays that of the mixture
+        size = jnp.where(state.skip, 1.0, step_size(state.step - rules.settle))
+        old = jnp.where(
+            jnp.isfinite(state.statistics.objective), state.statistics.moments, statistics.moments
+        )
+        statistics = replace(statistics, moments=old + size * (statistics.moments - old))
     count = statistics.moments[:, 0]
     finite = jnp.isfinite(statistics.objective) & jnp.all(jnp.isfinite(statistics.moments))
     gain = statistics.objective - state.statistics.objective
@@ -132,11 +140,16 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
         redraws=state.redraws + bad,
         failed=failed,
         best=best,
-        trace=state.trace.at[state.filled].set(statistics.objective, mode="drop"),
+        trace=state.trace.at[state.filled % state.trace.shape[0]].set(statistics.objective),
         chain=chain,
         filled=state.filled + (finite & ~bad),
         family=state.family,
     )
+
+
+def step_size(step: Any) -> Any:
+    """Of stochastic-approximation EM: one at first, then falling so that the sum of sizes diverges, of squares not."""
+    return jnp.maximum(step, 1.0) ** -0.7
 
 
 def _calm(state: State, statistics: Statistics, gain: Array, rules: Rules, options: Options) -> Array:
@@ -165,7 +178,9 @@ def advance(
 ) -> State:
     """Up to limits[s] more steps of each start s, none of one that has ended."""
 
-    return jax.lax.map(lambda pair: climb(*pair, observations, beta, rules, options), (states, limits))
+    return jax.lax.map(
+        lambda pair: climb(pair[0], pair[1], observations, beta, rules, options), (states, limits)
+    )
 
 
 def climb(

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayesmix import density
+from bayesmix import density, peaks, quadratic, regions, tails
 from bayesmix.covariance import Covariance, covariance_values, structure_of
 from bayesmix.inputs import (
     as_count,
@@ -265,6 +265,71 @@ class GaussianMixture:
                 )
         return self._restrict(weights, means, values, a, already=True)
 
+    def modes(self) -> peaks.Modes:
+        """The peaks of the density, the highest first, and which cluster's mean climbs to which.
+
+        Example:
+            >>> import bayesmix as bm
+            >>> crossed = bm.GaussianMixture.of([0.5, 0.5], [[0, 0], [1, 1]], [[1, 0.05], [0.05, 1]], covariance="VVI")
+            >>> crossed.modes().points.round(3)
+            array([[0.952, 0.048], [0.001, 0. ], [1. , 0.999]])
+        """
+        return peaks.find_modes(self._alone())
+
+    def overlap(self) -> Float[np.ndarray, "k k"]:
+        """[i, j] = P(w_j Normal(x | j) > w_i Normal(x | i)) for x from cluster i: how often i is mistaken for j.
+
+        Zero on the diagonal. The weights count: a heavy cluster draws points from a light one, not the other way round.
+
+        Example:
+            >>> import bayesmix as bm
+            >>> bm.GaussianMixture.of([0.5, 0.5], [0.0, 2.0], [1.0, 1.0]).overlap().round(4)
+            array([[0. , 0.1587], [0.1587, 0. ]])
+        """
+        return quadratic.misclassification(self._alone())
+
+    def highest_density_region(
+        self, coverage: float, *, key: Any = 0, n_draws: int = 100_000
+    ) -> regions.HighestDensityRegion:
+        """The smallest region that holds a share `coverage` of the mixture: where log p is above a level.
+
+        Exact in one dimension, where it has `intervals`, and for one cluster; otherwise the level comes from draws.
+
+        Args:
+            coverage: between 0 and 1.
+            key: a JAX key or an int, for the draws.
+            n_draws: how many; the region's `coverage_error` falls with their square root.
+
+        Raises:
+            ValueError: a coverage outside (0, 1), or so near either end that the draws cannot tell.
+        """
+        return regions.densest_region(self._alone(), coverage, key, n_draws)
+
+    def cdf(self, x: Any) -> Any:
+        """P(X <= x), in one dimension, of each number or infinity; the lower tail keeps its digits.
+
+        Example:
+            >>> import bayesmix as bm
+            >>> bm.GaussianMixture.of([0.5, 0.5], [-5.0, 5.0], [1.0, 1.0]).cdf([-5.0, 0.0, 5.0])
+            array([0.25, 0.5 , 0.75])
+        """
+        return tails.cumulative(self, x)
+
+    def quantile(self, p: Any) -> Any:
+        """The x with P(X <= x) = p, in one dimension: of one probability or an array of them, in its shape.
+
+        Accurate in both tails; 0 and 1 give minus and plus infinity.
+
+        Raises:
+            ValueError: more than one feature, or a p that is no probability.
+
+        Example:
+            >>> import bayesmix as bm
+            >>> bm.GaussianMixture.of([0.5, 0.5], [-5.0, 5.0], [1.0, 1.0]).quantile([0.25, 0.5]).round(4)
+            array([-5., 0.])
+        """
+        return tails.inverse(self, p)
+
     def summary(self) -> pandas.DataFrame:
         """A row per cluster: its weight, and each feature's mean and standard deviation."""
         import pandas
@@ -306,6 +371,22 @@ class GaussianMixture:
             return cls.of(*arrays, covariance=document["covariance"], feature_names=document["feature_names"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a mixture that bayesmix {_VERSION} wrote: {error}") from None
+
+    def _alone(self) -> GaussianMixture:
+        """This mixture in float64, where it is one and known: what searches it cannot be traced."""
+        if is_traced(self) or self.means.ndim != 2:
+            raise ValueError(
+                f"this reads one mixture of numbers, outside jit, vmap and grad; its means are {self.means.shape}: "
+                "take one out of a batch by jax.tree.map(lambda leaf: leaf[0], mixture)"
+            )
+        alone = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self)
+        try:
+            np.linalg.cholesky(alone.covariances)
+        except np.linalg.LinAlgError:
+            raise ValueError(
+                "a covariance is singular to rounding, so the density has no peak to read there"
+            ) from None
+        return alone
 
     def _arrays(self) -> GaussianMixture:
         """Without names, so that compiled code does not depend on them."""

@@ -23,7 +23,7 @@ from bayesmix.units import Floor
 
 __all__ = ["Maximum", "families", "maximize"]
 
-_NEXT_TO_NOTHING = 1e-200
+_NEXT_TO_NOTHING = 1e-100
 
 Estimate = Callable[[Array, Array, Array], Array]
 
@@ -79,15 +79,16 @@ def _complete(
     def over(vector: Array) -> Array:
         return per_cluster(vector, storage.axes)
 
-    safe = jnp.maximum(count, _NEXT_TO_NOTHING)
+    occupied = count > _NEXT_TO_NOTHING
+    safe = jnp.where(occupied, count, _NEXT_TO_NOTHING)
     average = first / safe[:, None]
     within = -storage.outer(average) * over(safe)
     if not row.shared:
         within = storage.second(moments[:, 1 + d :], d) + within
     if penalty is None:
-        weights, means = count / jnp.sum(count), jnp.where((count > 0)[:, None], average, mixture.means)
+        weights, means = count / jnp.sum(count), jnp.where(occupied[:, None], average, mixture.means)
         if not row.shared:  # an empty cluster has next to no say in what is common, and keeps what is its own
-            within = jnp.where(over(count > 0), within, _NEXT_TO_NOTHING * mixture.covariance.values)
+            within = jnp.where(over(occupied), within, _NEXT_TO_NOTHING * mixture.covariance.values)
     else:
         strength = penalty.mean_count
         means = (first + strength * penalty.mean) / (count + strength)[:, None]

@@ -56,6 +56,10 @@ STATUS: dict[str, tuple[int, str]] = {
         8,
         "finished: the mixture of the averaged statistics of the later half of {max_steps} draws",
     ),
+    "settled": (
+        9,
+        "finished: the mixture that the statistics of {max_steps} draws settled at, by steps of decreasing size",
+    ),
     "empty": (-1, "a cluster lost all its points"),
     "thin": (-2, "a cluster became too thin for raw moments"),
 }
@@ -103,7 +107,7 @@ class Fit:
         entropy: -Σ_n Σ_k r log r in nats, of the soft assignments.
         labels: the most probable cluster of each row (n,).
         n_observations: total weight; BIC's n.
-        method: "soft", "hard", "stochastic" or "annealed".
+        method: a row of `engines.METHODS`.
         n_steps: M-steps of the run that won.
         code: the number behind `status`; see `STATUS`.
         status: a sentence that says how the fit ended and what to do.
@@ -141,7 +145,7 @@ class Fit:
     @property
     def converged(self) -> bool:
         """Whether the run that won came to its proper end, at an optimum that can be trusted."""
-        return self.code in [STATUS[name][0] for name in ("converged", "few_rows", "averaged")]
+        return self.code in [STATUS[name][0] for name in ("converged", "few_rows", "averaged", "settled")]
 
     @property
     def spurious(self) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["mixture_tree", "mixtures"]
 
-_DIMS = {
+_DIMS: dict[Any, Any] = {
     "weights": ["cluster"],
     "means": ["cluster", "feature"],
     "covariances": ["cluster", "feature", "feature_bis"],
@@ -68,7 +68,7 @@ def mixtures(tree: xarray.DataTree) -> GaussianMixture:
         (1, 20, 3, 1)
     """
     try:
-        posterior = tree["posterior"]
+        posterior = tree["posterior"].to_dataset()
         arrays = [np.asarray(posterior[name]) for name in _DIMS]
         names = tuple(str(name) for name in posterior["feature"].values)
         row = structure_of(posterior.attrs["covariance"], len(names))

@@ -7,7 +7,6 @@ parametrisation (`chart`), and maps its inverse to weights, means and covariance
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,8 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-__all__ = ["StandardErrors", "bootstrap", "jackknife", "problem_of", "standard_errors"]
+__all__ = ["StandardErrors", "bootstrap", "inside", "jackknife", "ordered", "problem_of"]
+__all__ += ["standard_errors"]
 
 _KINDS = ("weighted", "nonparametric", "parametric")
 
@@ -93,7 +93,7 @@ def problem_of(fit: Any, x: Any, sample_weight: Any, tol: float = 1e-4) -> Probl
     return problem
 
 
-def _inside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
+def inside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
     """Parameters in loop units, float64."""
     values = Covariance(np.asarray(mixture.covariance.values, np.float64), mixture.structure)
     wide = GaussianMixture(
@@ -137,10 +137,12 @@ def standard_errors(fit: Fit, x: Any, *, sample_weight: Any = None) -> StandardE
             "standard_errors is about the maximum of the likelihood, and hard EM and k-means end elsewhere; "
             "start bm.fit from fit.mixture, or use bm.bootstrap"
         )
-    around = chart(_inside(problem, fit.mixture), fit.hold)
+    around = chart(inside(problem, fit.mixture), fit.hold)
     held = np.asarray(around.center.weights) <= 0
     if held.any():
-        raise ValueError(f"clusters {np.flatnonzero(held).tolist()} are empty, so they have no standard error")
+        raise ValueError(
+            f"clusters {np.flatnonzero(held).tolist()} are empty, so they have no standard error"
+        )
     with double_precision():
         observations = jax.device_put(problem.observations)
         arguments = around, observations, problem.rules.penalty
@@ -195,21 +197,23 @@ def _curvature(
 
 def _refit(problem: Problem, fit: Fit, kind: str, keys: np.ndarray, title: str) -> Refits:
     """The loop on each replicate, from the fit."""
-    inside = _inside(problem, fit.mixture)
+    start = inside(problem, fit.mixture)
     options = Options(
         METHODS[fit.method].responsibilities if fit.method == "hard" else "soft",
         fit.hold,
         problem.x.dtype == np.float32,
     )
-    return refit(problem, kind, keys, [Start(inside)], options, source=inside, title=title)
+    return refit(problem, kind, keys, [Start(start)], options, source=start, title=title)
 
 
-def _outside(problem: Problem, refits: Refits, reference: GaussianMixture) -> tuple[GaussianMixture, np.ndarray]:
-    """Replicates in the data's units, their clusters in the order of the reference; and that order."""
-    mixture = problem.units.leave(refits.mixture)
+def ordered(
+    problem: Problem, drawn: GaussianMixture, reference: GaussianMixture
+) -> tuple[GaussianMixture, np.ndarray]:
+    """Mixtures (draws, ...) in the data's units, their clusters in the order of the reference; and that order."""
+    mixture = problem.units.leave(drawn)
     order = match_mixtures(np.asarray(mixture.means), np.asarray(mixture.covariances), reference)
     values = np.asarray(mixture.covariance.values)
-    if values.shape[1] == order.shape[1]:
+    if not mixture.covariance.row.shared:
         values = np.take_along_axis(values, order.reshape(*order.shape, *(1,) * (values.ndim - 2)), axis=1)
     return (
         replace(
@@ -250,8 +254,8 @@ def bootstrap(
     Returns:
         A tree with the group `posterior` (weights, means, covariances; chain, draw, cluster, ...), which ArviZ
         summarises and plots, and `sample_stats`: the objective, steps, whether the replicate is `clean` (not
-        collapsed or spurious; `converged` by its own status) and whether its labels were `permuted`. The attributes count those
-        that are not clean; none is dropped.
+        collapsed or spurious), whether it `converged`, and whether its labels were `permuted`. The attributes count
+        those that are not clean; none is dropped.
 
     Raises:
         ValueError: not a fit, other data, a kind that is not known, or for "nonparametric" and "parametric" weights
@@ -275,7 +279,7 @@ def bootstrap(
             "use kind='weighted'"
         )
     refits = _refit(problem, fit, kind, seeds(key, n_draws), f"{kind} bootstrap")
-    mixture, order = _outside(problem, refits, fit.mixture)
+    mixture, order = ordered(problem, refits.mixture, fit.mixture)
     converged = np.isin(refits.names, ("converged", "few_rows"))
     stats = {
         "objective": refits.objective + problem.units.log_volume * total,
@@ -322,11 +326,13 @@ def jackknife(fit: Fit, x: Any, *, sample_weight: Any = None) -> StandardErrors:
     # Leaving out one of n moves the fit by about its standard error over √n: the loop must end much nearer than that.
     problem = problem_of(fit, x, sample_weight, tol=1e-9)
     if (problem.w != np.round(problem.w)).any():
-        raise ValueError("jackknife leaves out one observation at a time, so sample_weight must be whole numbers")
+        raise ValueError(
+            "jackknife leaves out one observation at a time, so sample_weight must be whole numbers"
+        )
     rows = np.arange(problem.x.shape[0], dtype=np.uint32)
     keys = np.stack([np.zeros_like(rows), rows], axis=1)
     refits = _refit(problem, fit, "leave_one_out", keys, "jackknife")
-    mixture, _ = _outside(problem, refits, fit.mixture)
+    mixture, _ = ordered(problem, refits.mixture, fit.mixture)
     total = problem.w.sum()
 
     def error(values: Any) -> np.ndarray:
@@ -334,5 +340,5 @@ def jackknife(fit: Fit, x: Any, *, sample_weight: Any = None) -> StandardErrors:
         away = values - np.tensordot(problem.w, values, axes=1) / total
         return np.sqrt((total - 1) / total * np.tensordot(problem.w, away**2, axes=1))
 
-    errors: tuple[Callable, ...] = mixture.weights, mixture.means, mixture.covariances
-    return StandardErrors(fit.mixture, *map(error, errors), "jackknife")
+    weights, means, covariances = map(error, (mixture.weights, mixture.means, mixture.covariances))
+    return StandardErrors(fit.mixture, weights, means, covariances, "jackknife")

@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 
     @property
     def clean(self) -> bool:
-        return self.name in ("running", "converged", "averaged", "few_rows")
+        return self.name in ("running", "converged", "averaged", "settled", "few_rows")
 
 
 def mixture_at(path: Path, s: int) -> GaussianMixture:

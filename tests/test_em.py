@@ -8,6 +8,7 @@ from cases import NAMES, K, data, features, fitted
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
+from bayesmix.chart import chart
 from bayesmix.covariance import STRUCTURES
 
 METHODS = ("soft", "hard", "stochastic", "annealed")
@@ -38,16 +39,17 @@ def test_the_objective_never_falls_and_belongs_to_the_mixture(name, method):
     assert_array_equal(fit.labels, fit.mixture.classify(x))
 
 
+def gradient(mixture, objective):
+    """Of a function of a mixture, in the free parameters of its structure (`chart`), at the mixture."""
+    around = chart(mixture)
+    with jax.enable_x64(True):
+        return jax.jit(jax.grad(lambda v: objective(around.mixture(v))))(np.zeros(around.size))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_of_the_likelihood_is_zero_at_the_optimum(name):
-    """In the storage's own free parameters; along the weights it is the same for all, as their sum is fixed."""
     x, _ = data(name)
-    fit = fitted(name)
-    with jax.enable_x64(True):
-        gradient = jax.jit(jax.grad(lambda m: m.log_density(x).sum()))(fit.mixture)
-    assert_allclose(gradient.means, 0, atol=2e-3)
-    assert_allclose(gradient.covariance.values, 0, atol=2e-3)
-    assert_allclose(gradient.weights, len(x), rtol=1e-4)
+    assert_allclose(gradient(fitted(name).mixture, lambda m: m.log_density(x).sum()), 0, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,11 +58,19 @@ def test_one_m_step_maximises_the_expected_log_joint(name):
     r = 0.7 * (z[:, None] == np.arange(K)) + 0.1
     fit = bm.fit(model(name), x, init=r, max_steps=1, tol=0)
     assert fit.n_steps == 1
+    assert_allclose(gradient(fit.mixture, lambda m: jnp.sum(r * m.log_joint(x))), 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_mixture_of_the_structure_nearby_or_far_has_a_higher_expected_log_joint(name):
+    x, z = data(name)
+    r = 0.7 * (z[:, None] == np.arange(K)) + 0.1
+    fit = bm.fit(model(name), x, init=r, max_steps=1, tol=0)
+    around = chart(fit.mixture)
+    steps = np.random.default_rng(0).normal(size=(400, around.size)) * np.geomspace(1e-3, 2, 400)[:, None]
     with jax.enable_x64(True):
-        gradient = jax.jit(jax.grad(lambda m: jnp.sum(r * m.log_joint(x))))(fit.mixture)
-    assert_allclose(gradient.means, 0, atol=1e-8)
-    assert_allclose(gradient.covariance.values, 0, atol=1e-8)
-    assert_allclose(gradient.weights, len(x), rtol=1e-8)
+        values = jax.jit(jax.vmap(lambda v: jnp.sum(r * around.mixture(v).log_joint(x))))(steps)
+    assert (values < np.sum(r * fit.mixture.log_joint(x))).all()
 
 
 def slow_em(m, x, steps):
@@ -134,7 +144,9 @@ def test_our_own_starts_do_not_depend_on_the_units_of_columns(name, init):
     assert_allclose(b.mixture.means / units, a.mixture.means, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["EII", "VII", "EEE", "VVV"])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if STRUCTURES[name].letters[2] != "I" or name in ("EII", "VII")]
+)
 def test_rotating_the_data_rotates_the_fit(name):
     x, z = data(name)
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]

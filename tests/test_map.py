@@ -10,6 +10,7 @@ from reference import load, rows
 from scipy import stats
 
 import bayesmix as bm
+from bayesmix.chart import chart
 from bayesmix.covariance import STRUCTURES
 
 
@@ -98,38 +99,85 @@ def test_the_objective_is_the_free_energy_plus_the_log_prior_and_rises(name, met
     assert "posterior mode" in str(fit.summary().index)
 
 
+def log_posterior(m, x, prior):
+    """By the formulas, for any structure: dense covariances, each with its own prior, or the one that all share."""
+    row, d = STRUCTURES[m.structure], m.means.shape[-1]
+    k = m.weights.shape[0]
+    total = m.log_density(x).sum() + jnp.sum((prior.concentration - 1) * jnp.log(m.weights))
+    dense, away = m.covariances, m.means - prior.mean
+    logs = jnp.linalg.slogdet(dense)[1]
+    squared = jnp.einsum("ki,kij,kj->k", away, jnp.linalg.inv(dense), away)
+    total -= jnp.sum(prior.mean_count * squared / 2 + logs / 2)
+    nu = prior.degrees_of_freedom
+    if row.storage == "full":
+        each = (nu + d + 1) / 2 * logs + jnp.einsum("kij,ji->k", jnp.linalg.inv(dense), prior.scale) / 2
+    else:
+        cells = jnp.diagonal(dense, axis1=1, axis2=2)[:, : d if row.storage == "diagonal" else 1]
+        each = jnp.sum((nu + 2) / 2 * jnp.log(cells) + prior.scale / cells / 2, axis=1)
+    return total - jnp.sum(each) / (k if row.shared else 1)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_of_the_log_posterior_is_zero_at_the_mode(name):
-    """In weights, means and covariances themselves: equal along the weights, whose sum is fixed."""
+    """In the free parameters of the structure; the density is that of weights, means and covariances themselves."""
+    x, z = data(name)
+    prior = priors(name)
+    m = bm.fit(bm.MixtureModel(K, name, prior), x, init=z, tol=1e-11).mixture
+    around = chart(m)
+    with jax.enable_x64(True):
+        gradient = jax.jit(jax.grad(lambda v: log_posterior(around.mixture(v), x, prior)))(
+            np.zeros(around.size)
+        )
+    assert_allclose(gradient, 0, atol=2e-3)
+
+
+SITED = [name for name in NAMES if len({*STRUCTURES[name].letters} - {"I"}) == 1]
+
+
+@pytest.mark.parametrize("name", SITED)
+def test_the_mode_is_that_of_the_numpyro_model_with_the_jacobian_of_its_site(name):
+    """log p(weights, means, Σ) from NumPyro's density of (weights, means, site), plus log |d site / d Σ|."""
+    from numpyro.infer.util import log_density
+
     x, z = data(name)
     prior, row = priors(name), STRUCTURES[name]
-    m = bm.fit(bm.MixtureModel(K, name, prior), x, init=z, tol=1e-11).mixture
+    model = bm.MixtureModel(K, name, prior)
+    m = bm.fit(model, x, init=z, tol=1e-11).mixture
     d = m.n_features
 
-    def log_posterior(m):
-        values = m.covariance.values
-        total = m.log_density(x).sum() + jnp.sum((prior.concentration - 1) * jnp.log(m.weights))
-        away = m.means - prior.mean
-        if row.storage == "full":
-            precision, logs = jnp.linalg.inv(values), jnp.linalg.slogdet(values)[1]
-            trace = jnp.einsum("kij,ji->k", precision, prior.scale)
-            squared = jnp.einsum("ki,kij,kj->k", away, jnp.broadcast_to(precision, (K, d, d)), away)
-            power = prior.degrees_of_freedom + d + 1
-        else:
-            cells = jnp.broadcast_to(values[:, None], (len(values), 1)) if values.ndim == 1 else values
-            logs, power = jnp.log(cells).sum(-1), prior.degrees_of_freedom + 2
-            trace = (prior.scale / cells).sum(-1)
-            squared = (away**2 / cells).sum(-1)
-            means_logs = logs * (d if row.storage == "spherical" else 1)
-        means_logs = logs if row.storage == "full" else means_logs
-        total -= jnp.sum(power / 2 * logs + trace / 2)
-        return total - jnp.sum(prior.mean_count * squared / 2 + jnp.broadcast_to(means_logs, (K,)) / 2)
+    def site(values):
+        """The site of stored covariances, and the log-Jacobian of the map from the covariances' free entries."""
+        if row.storage != "full":
+            return 1 / values, jnp.sum(-2 * jnp.log(values))
+
+        def entries(vector):
+            matrix = jnp.zeros((d, d)).at[np.tril_indices(d)].set(vector)
+            matrix = matrix + jnp.tril(matrix, -1).T
+            return jnp.linalg.cholesky(jnp.linalg.inv(matrix))[np.tril_indices(d)]
+
+        def one(matrix):
+            vector = matrix[np.tril_indices(d)]
+            return jnp.linalg.cholesky(jnp.linalg.inv(matrix)), jnp.linalg.slogdet(
+                jax.jacfwd(entries)(vector)
+            )[1]
+
+        sites, logs = jax.vmap(one)(values)
+        return sites, jnp.sum(logs)
+
+    def total(weights, means, values):
+        sites, jacobian = site(values)
+        sites = sites[0] if row.shared else sites
+        own = {"full": "precision_cholesky", "diagonal": "precisions", "spherical": "precision"}[row.storage]
+        parameters = {"weights": weights, "means": means, own: sites}
+        return log_density(model.marginal, (x,), {}, parameters)[0] + jacobian
 
     with jax.enable_x64(True):
-        gradient = jax.jit(jax.grad(log_posterior))(m)
-    assert_allclose(gradient.means, 0, atol=1e-3)
-    assert_allclose(gradient.covariance.values, 0, atol=2e-3)
-    assert_allclose(gradient.weights, gradient.weights[0], rtol=1e-4)
+        arguments = m.weights, m.means, m.covariance.values
+        by_weights, by_means, by_values = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*arguments)
+    assert_allclose(by_means, 0, atol=1e-3)
+    symmetric = by_values + np.swapaxes(by_values, -1, -2) if row.storage == "full" else by_values
+    assert_allclose(symmetric, 0, atol=4e-3)
+    assert_allclose(by_weights, by_weights[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

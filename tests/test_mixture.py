@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 import bayesmix as bm
+from bayesmix.chart import chart
 from bayesmix.covariance import STRUCTURES
 
 
@@ -238,11 +239,43 @@ def test_a_foreign_or_cut_file_is_one_error(tmp_path, text):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_number_of_parameters_is_the_formula(name):
+def test_number_of_parameters_is_the_rank_of_the_parametrisation(name):
+    """As many as there are directions in which (weights, means, covariances) can move."""
     m = mixture(name)
-    k, d = m.n_components, m.n_features
-    per = {"full": d * (d + 1) // 2, "diagonal": d, "spherical": 1}[STRUCTURES[name].storage]
-    assert m.n_parameters == (k - 1) + k * d + per * (1 if STRUCTURES[name].shared else k)
+    around = chart(m)
+    assert m.n_parameters == around.size
+
+    def parameters(vector):
+        moved = around.mixture(vector)
+        return jnp.concatenate([moved.weights, moved.means.ravel(), moved.covariances.ravel()])
+
+    with jax.enable_x64(True):
+        jacobian = jax.jacfwd(parameters)(np.zeros(around.size))
+        again = around.mixture(np.zeros(around.size))
+        far = around.mixture(np.random.default_rng(0).normal(size=around.size))
+    assert np.linalg.matrix_rank(jacobian, tol=1e-8) == around.size
+    assert_allclose(again.covariances, m.covariances, rtol=1e-12, atol=1e-13)
+    bm.GaussianMixture.of(
+        far.weights, far.means, far.covariances, covariance=name
+    )  # of the structure anywhere
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if STRUCTURES[name].constrained])
+def test_covariances_of_another_structure_are_refused(name):
+    m = mixture(name)
+    covariances = m.covariances.copy()
+    letters = STRUCTURES[name].letters
+    if letters[0] == "E":
+        covariances[0] *= 1.1
+    elif letters[1] == "E":
+        covariances[0] = (
+            covariances[0] @ np.diag([1.5, 1, 1]) if name == "VEI" else covariances[0] @ covariances[0]
+        )
+    else:
+        turn = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+        covariances[0] = turn @ covariances[0] @ turn.T
+    with pytest.raises(ValueError, match=f"not of the structure {name}, which has equal"):
+        bm.GaussianMixture.of(m.weights, m.means, covariances, covariance=name)
 
 
 GOOD = {"weights": [0.5, 0.5], "means": [[0.0, 0.0], [1.0, 1.0]], "covariances": [np.eye(2), np.eye(2)]}

@@ -12,6 +12,7 @@ from matplotlib.patches import Ellipse
 
 import bayesmix as bm
 from bayesmix import plots
+from bayesmix.plots.style import style_of
 
 COVARIANCES = [[[4.0, 0.0], [0.0, 1.0]], [[1.0, 0.6], [0.6, 1.0]]]
 MIXTURE = bm.GaussianMixture.of([0.7, 0.3], [[0.0, 0.0], [5.0, 3.0]], COVARIANCES, feature_names=["a", "b"])
@@ -117,7 +118,7 @@ def test_features_choose_the_panels_and_too_many_are_cut():
 
 
 def test_forty_nine_clusters_look_different():
-    assert len({plots._style(cluster) for cluster in range(49)}) == 49
+    assert len({style_of(cluster) for cluster in range(49)}) == 49
 
 
 @pytest.mark.parametrize(

@@ -1,38 +1,20 @@
-"""What does it look like? One function a figure, on Matplotlib.
-
-    `plot_clusters(mixture, x)`   the data, what each point's responsibilities are, and the law behind it
-    `plot_objective(fit)`         how the loop got there
-    `plot_criterion(fits)`        which number of clusters a criterion prefers
-
-Each function takes `ax=` and returns the Axes that it drew on; without `ax` it makes a new figure. Nothing
-is estimated here. A cluster keeps one colour and one marker in every panel; a point's colour is the mixture
-of its clusters' colours, weighted by its responsibilities. The colours are those of Okabe & Ito, which people
-with any colour vision tell apart; the markers say the same in print.
-"""
+"""A mixture over its data: one panel for one or two features, a grid of all pairs for more."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.inputs import as_name, as_points
+from bayesmix.inputs import as_points
 from bayesmix.mixture import GaussianMixture
-from bayesmix.results import Fit
+from bayesmix.plots.style import ellipse, new_axes, style_of
 from bayesmix.units import spacing
 
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.axes import Axes
+__all__ = ["MOST_FEATURES", "plot_clusters"]
 
-__all__ = ["COLORS", "MARKERS", "MOST_FEATURES", "plot_clusters", "plot_criterion", "plot_objective"]
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C00")
-MARKERS = ("o", "^", "s", "D", "v", "P", "X")
-
-_CRITERIA = {"bic": "BIC", "aic": "AIC", "icl": "ICL"}
 _MOST_POINTS = 10_000
 MOST_FEATURES = 6
 _GRID = 120
@@ -90,84 +72,10 @@ def plot_clusters(
         if features is None and len(shown) < mixture.n_features:
             axes[0, 1].text(0, 1, f"first {len(shown)} of {mixture.n_features} features", va="top")
         return axes
-    ax = _axes(ax)
+    ax = new_axes(ax)
     _PANELS[len(shown)](ax, small, cloud)
     _name_axes(ax, *named)
     _legend(ax, small)
-    return ax
-
-
-def plot_objective(fit: Fit, *, ax: Any = None) -> Axes:
-    """Draw the objective of the run that won, in nats, after each of its steps.
-
-    Args:
-        fit: what `bayesmix.fit` or `bayesmix.kmeans` returned.
-        ax: an Axes.
-
-    Returns:
-        The Axes.
-    """
-    ax = _axes(ax)
-    objective = np.asarray(fit.objective)
-    steps = np.arange(objective.size) + fit.n_steps + 1 - objective.size
-    ax.plot(steps, objective, color=COLORS[0], marker="o" if objective.size <= 40 else "", markersize=4)
-    ax.set_xlabel("step")
-    ax.set_ylabel("objective (free energy), nats")
-    ax.set_title(f"{fit.mixture.structure}, k = {fit.mixture.n_components}, {fit.method} responsibilities")
-    _whole_numbers(ax)
-    ax.ticklabel_format(axis="y", useOffset=False, style="plain")
-    return ax
-
-
-def plot_criterion(
-    fits: Mapping[int, Fit] | pandas.DataFrame, *, criterion: str = "bic", ax: Any = None
-) -> Axes:
-    """Draw a criterion against the number of clusters, a line per covariance structure; lower is better.
-
-    Spurious fits are hollow and off the line; one outside the range of the clean fits sits on the edge. A
-    ring marks the lowest clean fit.
-
-    Args:
-        fits: a `Fit` for each number of clusters; or a table with the columns `n_components`, `covariance`,
-            `spurious` and the criterion.
-        criterion: "bic", "aic" or "icl".
-        ax: an Axes.
-
-    Returns:
-        The Axes.
-
-    Raises:
-        ValueError: no such criterion, no fits, or a table that lacks a column.
-    """
-    as_name(criterion, "criterion", _CRITERIA)
-    rows = _rows(fits, criterion)
-    ax = _axes(ax)
-    clean = [row for row in rows if not row.spurious and math.isfinite(row.value)]
-    low, high = _range([row.value for row in clean or rows])
-    ax.set_ylim(low, high)
-    structures = list(dict.fromkeys(row.structure for row in rows))
-    for index, structure in enumerate(structures):
-        style = {"color": COLORS[index % 7], "marker": MARKERS[index % 7], "markersize": 6}
-        line = sorted((row.k, row.value) for row in clean if row.structure == structure)
-        ax.plot(*np.transpose(line or [(math.nan, math.nan)]), label=structure, **style)
-        off = [
-            (row.k, np.clip(row.value, low, high))
-            for row in rows
-            if row.spurious and row.structure == structure
-        ]
-        if off:
-            ax.plot(*np.transpose(off), linestyle="", fillstyle="none", clip_on=False, **style)
-    if any(row.spurious for row in rows):
-        ax.plot([], [], "o", color="0.3", fillstyle="none", label="spurious, never chosen")
-    if clean:
-        best = min(clean, key=lambda row: row.value)
-        label = f"lowest: k = {best.k}"
-        ax.plot(best.k, best.value, "o", color="black", markersize=14, fillstyle="none", label=label)
-    ax.set_xlabel("number of clusters k")
-    ax.set_ylabel(f"{_CRITERIA[criterion]} (lower is better)")
-    _whole_numbers(ax)
-    ax.ticklabel_format(axis="y", useOffset=False, style="plain")
-    ax.legend(frameon=False)
     return ax
 
 
@@ -177,57 +85,6 @@ class _Cloud(NamedTuple):
     points: np.ndarray
     step: int
     r: np.ndarray
-
-
-class _Row(NamedTuple):
-    k: int
-    structure: str
-    value: float
-    spurious: bool
-
-
-def _rows(fits: Any, criterion: str) -> list[_Row]:
-    if isinstance(fits, Mapping):
-        rows = [
-            _Row(int(k), fit.mixture.structure, float(getattr(fit, criterion)), fit.spurious)
-            for k, fit in fits.items()
-        ]
-    else:
-        columns = ["n_components", "covariance", criterion, "spurious"]
-        missing = [name for name in columns if name not in fits]
-        if missing:
-            raise ValueError(f"fits must be a mapping of k to Fit or a table; the table lacks {missing}")
-        rows = [
-            _Row(int(k), str(s), float(v), bool(off)) for k, s, v, off in zip(*(fits[c] for c in columns))
-        ]
-    if not rows:
-        raise ValueError("fits is empty, so there is nothing to draw")
-    return rows
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    finite = [value for value in values if math.isfinite(value)] or [0.0]
-    margin = 0.08 * (max(finite) - min(finite)) or 1.0
-    return min(finite) - margin, max(finite) + margin
-
-
-def _axes(ax: Any) -> Any:
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot
-
-    return pyplot.subplots(layout="constrained")[1]
-
-
-def _whole_numbers(ax: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _style(cluster: int) -> tuple[str, str]:
-    """Colour and marker; pairs are distinct for 49 clusters."""
-    return COLORS[cluster % 7], MARKERS[(cluster + cluster // 7) % 7]
 
 
 def _name_axes(ax: Any, first: str, second: str = "density") -> None:
@@ -243,7 +100,7 @@ def _legend(target: Any, mixture: GaussianMixture, **where: Any) -> None:
         return
     handles = []
     for cluster, weight in enumerate(np.asarray(mixture.weights)):
-        color, marker = _style(cluster)
+        color, marker = style_of(cluster)
         handles.append(
             Line2D([], [], color=color, marker=marker, linestyle="", label=f"{cluster}  ({weight:.2g})")
         )
@@ -255,12 +112,12 @@ def _scatter(ax: Any, xy: np.ndarray, r: np.ndarray) -> None:
     """Points in the mixed colours of their clusters, with the marker of the most probable one."""
     from matplotlib.colors import to_rgb
 
-    palette = np.array([to_rgb(_style(cluster)[0]) for cluster in range(r.shape[1])])
+    palette = np.array([to_rgb(style_of(cluster)[0]) for cluster in range(r.shape[1])])
     colors, hard = np.clip(r @ palette, 0, 1), r.argmax(axis=1)
     size = float(np.clip(9000 / len(xy), 4, 26))
     for cluster in np.unique(hard):
         mine = hard == cluster
-        marker = _style(int(cluster))[1]
+        marker = style_of(int(cluster))[1]
         ax.scatter(
             *xy[mine].T, c=colors[mine], marker=marker, s=size, alpha=0.75, linewidths=0, rasterized=True
         )
@@ -291,20 +148,13 @@ def _draw_pair(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> None:
 
 
 def _draw_ellipses(ax: Any, mixture: GaussianMixture, cluster: int) -> None:
-    """Σ = V diag(λ) Vᵀ: half axes √λ along the columns of V, once and twice."""
-    from matplotlib.patches import Ellipse
+    """At one and two standard deviations, and the cluster's number."""
     from matplotlib.patheffects import withStroke
 
-    values, vectors = np.linalg.eigh(np.asarray(mixture.covariances, np.float64)[cluster])
-    angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
-    mean, color = np.asarray(mixture.means)[cluster], _style(cluster)[0]
+    covariance = np.asarray(mixture.covariances, np.float64)[cluster]
+    mean, color = np.asarray(mixture.means)[cluster], style_of(cluster)[0]
     for times, line in ((1, "-"), (2, "--")):
-        minor, major = 2 * times * np.sqrt(np.maximum(values, 0))
-        ax.add_patch(
-            Ellipse(
-                mean, major, minor, angle=angle, fill=False, edgecolor=color, linestyle=line, linewidth=1.6
-            )
-        )
+        ax.add_patch(ellipse(mean, covariance, times, edgecolor=color, linestyle=line, linewidth=1.6))
     halo = [withStroke(linewidth=3, foreground="white")]
     ax.text(*mean, str(cluster), ha="center", va="center", weight="bold", path_effects=halo, clip_on=True)
 
@@ -318,7 +168,7 @@ def _draw_single(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> Non
     parts = np.exp(mixture.log_joint(grid))
     ax.plot(grid, parts.sum(axis=1), color="0.35", linewidth=2.2)
     for cluster in range(mixture.n_components):
-        color, marker = _style(cluster)
+        color, marker = style_of(cluster)
         part = np.where(parts[:, cluster] > 0.01 * parts[:, cluster].max(), parts[:, cluster], math.nan)
         ax.plot(grid, part, "--", color=color)
         ax.plot(grid[np.nanargmax(part)], np.nanmax(part), marker, color=color, markersize=7)

@@ -1,0 +1,185 @@
+"""How many centres for k-means: inertia, silhouette and the gap statistic over k.
+
+k-means is no likelihood, so no penalised likelihood chooses its k. The silhouette asks how much nearer a point is to
+its own cluster than to the next; the gap how much smaller log inertia is than for points without clusters, drawn
+uniformly in the box of the data's principal axes.
+
+References:
+    Rousseeuw (1987), Silhouettes: a graphical aid to the interpretation and validation of cluster analysis.
+    Tibshirani, Walther & Hastie (2001), Estimating the number of clusters in a data set via the gap statistic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayesmix.inputs import as_count, as_generator, as_name
+from bayesmix.limit import kmeans
+from bayesmix.results import STATUS, Fit
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["CentreSearch", "search_centres", "silhouette"]
+
+_REFERENCES = 20  # data sets without clusters
+_PAIRED = 5000  # rows whose distances the silhouette looks at, at most
+_NAME = {code: name for name, (code, _) in STATUS.items()}
+
+
+@dataclass(frozen=True)
+class CentreSearch:
+    """k-means over k.
+
+    Attributes:
+        fits: by k.
+        criterion: "gap" or "silhouette".
+        silhouettes: mean silhouette by k, NaN for one cluster.
+        gaps: by k: the gap, and its standard error times √(1 + 1 / references).
+        reasons: k that could not be tried, and why.
+    """
+
+    fits: Mapping[int, Fit]
+    criterion: str
+    silhouettes: Mapping[int, float]
+    gaps: Mapping[int, tuple[float, float]]
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+    @cached_property
+    def table(self) -> pandas.DataFrame:
+        """A row per k: inertia, silhouette, gap and its error, steps, how many starts agree, status."""
+        import pandas
+
+        rows = [
+            {
+                "n_components": k,
+                "covariance": "kmeans",
+                "inertia": float(fit.inertia),
+                "silhouette": self.silhouettes[k],
+                "gap": self.gaps[k][0],
+                "gap_error": self.gaps[k][1],
+                "n_steps": fit.n_steps,
+                "n_agree": fit.n_agree,
+                "n_starts": fit.n_starts,
+                "status": _NAME[fit.code],
+                "reason": "" if fit.converged else fit.status,
+            }
+            for k, fit in self.fits.items()
+        ]
+        rows += [
+            {"n_components": k, "status": "impossible", "reason": why} for k, why in self.reasons.items()
+        ]
+        return pandas.DataFrame(rows)
+
+    @property
+    def best(self) -> Fit:
+        """By the gap the smallest k whose gap is within one error of the next; or the largest silhouette."""
+        counts = list(self.fits)
+        if self.criterion == "silhouette":
+            scores = [self.silhouettes[k] for k in counts]
+            return self.fits[counts[int(np.nanargmax(scores))] if np.isfinite(scores).any() else counts[0]]
+        for k, following in pairwise(counts):
+            if self.gaps[k][0] >= self.gaps[following][0] - self.gaps[following][1]:
+                return self.fits[k]
+        return self.fits[counts[-1]]
+
+    def top(self, n: int = 3) -> pandas.DataFrame:
+        """The n rows with the largest gap or silhouette."""
+        return self.table.sort_values(self.criterion, ascending=False).head(as_count(n, "n"))
+
+    def fit(self, n_components: int, covariance: str = "kmeans") -> Fit:
+        """The fit with so many centres.
+
+        Raises:
+            ValueError: it was not searched.
+        """
+        if n_components not in self.fits or covariance != "kmeans":
+            why = self.reasons.get(n_components, "it was not searched")
+            raise ValueError(f"there is no k-means fit with {n_components!r} centres: {why}")
+        return self.fits[n_components]
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """The criterion against k; see `plots.plot_centres`."""
+        from bayesmix.plots import plot_centres
+
+        return plot_centres(self, ax=ax)
+
+
+def search_centres(
+    x: np.ndarray, weight: np.ndarray, counts: list[int], *, n_starts: int, criterion: str | None, key: Any
+) -> CentreSearch:
+    """k-means for each k, and what is known of how many centres the data have."""
+    from tqdm import tqdm
+
+    chosen = as_name("gap" if criterion is None else criterion, "criterion", ("gap", "silhouette"))
+    generator = as_generator(key)
+    keep = weight > 0
+    rows, w = x[keep], weight[keep]
+    fits, silhouettes, gaps, reasons = {}, {}, {}, {}
+    references = [_uniform(rows, w, generator) for _ in range(_REFERENCES)]
+    paired = np.arange(len(x))[keep]
+    if len(paired) > _PAIRED:
+        paired = np.sort(generator.choice(paired, _PAIRED, replace=False))
+    for k in tqdm(counts, desc="k-means", unit=" k", delay=2, disable=None, leave=False):
+        if k > len(rows):
+            reasons[k] = f"x has {len(rows)} rows, fewer than {k} clusters"
+            continue
+        fits[k] = kmeans(x, k, sample_weight=weight, n_starts=n_starts, key=key)
+        silhouettes[k] = silhouette(x[paired], fits[k].labels[paired], weight[paired])
+        logs = [_log_inertia(kmeans(r, k, sample_weight=w, n_starts=n_starts, key=key)) for r in references]
+        error = float(np.std(logs) * np.sqrt(1 + 1 / _REFERENCES))
+        gaps[k] = float(np.mean(logs)) - _log_inertia(fits[k]), error
+    return CentreSearch(fits, chosen, silhouettes, gaps, reasons)
+
+
+def _log_inertia(fit: Fit) -> float:
+    return float(np.log(max(float(fit.inertia), 1e-300)))
+
+
+def _uniform(x: np.ndarray, weight: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """As many rows drawn uniformly in the box of the data along their principal axes."""
+    center = weight @ x / weight.sum()
+    away = x - center
+    axes = np.linalg.svd(np.sqrt(weight)[:, None] * away, full_matrices=False)[2]
+    turned = away @ axes.T
+    return (generator.uniform(turned.min(axis=0), turned.max(axis=0), turned.shape) @ axes + center).astype(
+        x.dtype
+    )
+
+
+def silhouette(x: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
+    """The weighted mean silhouette (b - a) / max(a, b) of rows (n, d) with labels (n,); NaN for one cluster.
+
+    a is a point's mean distance to the others of its cluster, b to the nearest other cluster; a point alone in its
+    cluster has 0.
+    """
+    names, labels = np.unique(labels, return_inverse=True)
+    if len(names) < 2:
+        return float("nan")
+    one_hot = (labels[:, None] == np.arange(len(names))) * weight[:, None]
+    size = one_hot.sum(axis=0)
+    away = x - x.mean(axis=0)
+    lengths = (away * away).sum(axis=1)
+    total = 0.0
+    for i in range(0, len(x), 1000):
+        some = slice(i, i + 1000)
+        squared = lengths[some, None] + lengths - 2 * away[some] @ away.T
+        distance = np.sqrt(np.where(squared > 1e-12 * (lengths[some, None] + lengths), squared, 0))
+        sums = distance @ one_hot
+        own = labels[some]
+        index = np.arange(len(own))
+        others = size[own] - 1
+        a = sums[index, own] / np.maximum(others, 1e-300)
+        means = sums / size
+        means[index, own] = np.inf
+        b = means.min(axis=1)
+        larger = np.maximum(a, b)
+        value = np.where((others > 0) & (larger > 0), (b - a) / np.where(larger > 0, larger, 1), 0)
+        total += float(weight[some] @ value)
+    return total / float(weight.sum())

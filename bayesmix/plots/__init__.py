@@ -1,0 +1,37 @@
+"""What does it look like? One function a figure, on Matplotlib.
+
+    `plot_clusters(mixture, x)`   the data, what each point's responsibilities are, and the law behind it
+    `plot_objective(fit)`         how the loop got there
+    `plot_criterion(fits)`        which number of clusters a criterion prefers
+    `plot_search(search)`         which number of clusters and which structure, a curve per structure
+    `plot_centres(search)`        how many centres for k-means
+    `plot_merging(hierarchy)`     which clusters merge, and where the entropy has its elbow
+    `plot_check(check)`           the data's distances and distribution beside simulated ones
+    `plot_structures()`           what mclust's letters for covariances mean
+
+Each function takes `ax=` and returns the Axes that it drew on; without `ax` it makes a new figure. Nothing
+is estimated here. A cluster keeps one colour and one marker in every panel; a point's colour is the mixture
+of its clusters' colours, weighted by its responsibilities.
+"""
+
+from bayesmix.plots.checks import plot_check
+from bayesmix.plots.clusters import MOST_FEATURES, plot_clusters
+from bayesmix.plots.fits import plot_criterion, plot_objective
+from bayesmix.plots.merging import plot_merging
+from bayesmix.plots.search import plot_centres, plot_search
+from bayesmix.plots.structures import plot_structures
+from bayesmix.plots.style import COLORS, MARKERS
+
+__all__ = [
+    "COLORS",
+    "MARKERS",
+    "MOST_FEATURES",
+    "plot_centres",
+    "plot_check",
+    "plot_clusters",
+    "plot_criterion",
+    "plot_merging",
+    "plot_objective",
+    "plot_search",
+    "plot_structures",
+]

@@ -1,0 +1,127 @@
+"""How a fit got where it is, and which number of clusters a criterion prefers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bayesmix.inputs import as_name
+from bayesmix.plots.style import COLORS, MARKERS, new_axes, whole_numbers
+from bayesmix.results import Fit
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_criterion", "plot_objective"]
+
+_CRITERIA = {"bic": "BIC", "aic": "AIC", "icl": "ICL"}
+
+
+def plot_objective(fit: Fit, *, ax: Any = None) -> Axes:
+    """Draw the objective of the run that won, in nats, after each of its steps.
+
+    Args:
+        fit: what `bayesmix.fit` or `bayesmix.kmeans` returned.
+        ax: an Axes.
+
+    Returns:
+        The Axes.
+    """
+    ax = new_axes(ax)
+    objective = np.asarray(fit.objective)
+    steps = np.arange(objective.size) + fit.n_steps + 1 - objective.size
+    ax.plot(steps, objective, color=COLORS[0], marker="o" if objective.size <= 40 else "", markersize=4)
+    ax.set_xlabel("step")
+    ax.set_ylabel("objective (free energy), nats")
+    ax.set_title(f"{fit.mixture.structure}, k = {fit.mixture.n_components}, {fit.method} responsibilities")
+    whole_numbers(ax)
+    ax.ticklabel_format(axis="y", useOffset=False, style="plain")
+    return ax
+
+
+def plot_criterion(
+    fits: Mapping[int, Fit] | pandas.DataFrame, *, criterion: str = "bic", ax: Any = None
+) -> Axes:
+    """Draw a criterion against the number of clusters, a line per covariance structure; lower is better.
+
+    Spurious fits are hollow and off the line; one outside the range of the clean fits sits on the edge. A
+    ring marks the lowest clean fit.
+
+    Args:
+        fits: a `Fit` for each number of clusters; or a table with the columns `n_components`, `covariance`,
+            `spurious` and the criterion.
+        criterion: "bic", "aic" or "icl".
+        ax: an Axes.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: no such criterion, no fits, or a table that lacks a column.
+    """
+    as_name(criterion, "criterion", _CRITERIA)
+    rows = _rows(fits, criterion)
+    ax = new_axes(ax)
+    clean = [row for row in rows if not row.spurious and math.isfinite(row.value)]
+    low, high = _range([row.value for row in clean or rows])
+    ax.set_ylim(low, high)
+    structures = list(dict.fromkeys(row.structure for row in rows))
+    for index, structure in enumerate(structures):
+        style = {"color": COLORS[index % 7], "marker": MARKERS[index % 7], "markersize": 6}
+        line = sorted((row.k, row.value) for row in clean if row.structure == structure)
+        ax.plot(*np.transpose(line or [(math.nan, math.nan)]), label=structure, **style)
+        off = [
+            (row.k, np.clip(row.value, low, high))
+            for row in rows
+            if row.spurious and row.structure == structure
+        ]
+        if off:
+            ax.plot(*np.transpose(off), linestyle="", fillstyle="none", clip_on=False, **style)
+    if any(row.spurious for row in rows):
+        ax.plot([], [], "o", color="0.3", fillstyle="none", label="spurious, never chosen")
+    if clean:
+        best = min(clean, key=lambda row: row.value)
+        label = f"lowest: k = {best.k}"
+        ax.plot(best.k, best.value, "o", color="black", markersize=14, fillstyle="none", label=label)
+    ax.set_xlabel("number of clusters k")
+    ax.set_ylabel(f"{_CRITERIA[criterion]} (lower is better)")
+    whole_numbers(ax)
+    ax.ticklabel_format(axis="y", useOffset=False, style="plain")
+    ax.legend(frameon=False)
+    return ax
+
+
+class _Row(NamedTuple):
+    k: int
+    structure: str
+    value: float
+    spurious: bool
+
+
+def _rows(fits: Any, criterion: str) -> list[_Row]:
+    if isinstance(fits, Mapping):
+        rows = [
+            _Row(int(k), fit.mixture.structure, float(getattr(fit, criterion)), fit.spurious)
+            for k, fit in fits.items()
+        ]
+    else:
+        columns = ["n_components", "covariance", criterion, "spurious"]
+        missing = [name for name in columns if name not in fits]
+        if missing:
+            raise ValueError(f"fits must be a mapping of k to Fit or a table; the table lacks {missing}")
+        rows = [
+            _Row(int(k), str(s), float(v), bool(off)) for k, s, v, off in zip(*(fits[c] for c in columns))
+        ]
+    if not rows:
+        raise ValueError("fits is empty, so there is nothing to draw")
+    return rows
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    margin = 0.08 * (max(finite) - min(finite)) or 1.0
+    return min(finite) - margin, max(finite) + margin

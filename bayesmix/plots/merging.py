@@ -1,0 +1,112 @@
+"""Which clusters merge, in which order, and where the entropy has its elbow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayesmix.plots.style import COLORS, panels, style_of, whole_numbers
+
+if TYPE_CHECKING:
+    from bayesmix.merging import MergeHierarchy
+
+__all__ = ["plot_merging"]
+
+
+def plot_merging(hierarchy: MergeHierarchy, *, ax: Any = None) -> np.ndarray:
+    """Draw the merges as a tree, and the entropy against the number of clusters and of merged observations.
+
+    In the tree a join's height is the number of clusters that it leaves, and beside it is by how many nats it
+    lowers the entropy; below the elbow each group has one colour. In the other panels dashed lines are the
+    two that fit best, and a ring marks the elbow, where they part.
+
+    Args:
+        hierarchy: what `bayesmix.merge_clusters` returned.
+        ax: an array of three Axes.
+
+    Returns:
+        The three Axes.
+
+    Raises:
+        ValueError: one cluster, so that nothing merges; or another number of Axes.
+
+    Example:
+        >>> import bayesmix as bm
+        >>> from bayesmix import plots
+        >>> from matplotlib.figure import Figure
+        >>> mixture = bm.GaussianMixture.of([0.3, 0.4, 0.3], [[0.0], [9.0], [1.0]], [[[1.0]]] * 3)
+        >>> hierarchy = bm.merge_clusters(mixture, mixture.simulate(300, key=0)[0])
+        >>> axes = plots.plot_merging(hierarchy, ax=Figure().subplots(1, 3))
+        >>> [ax.get_xlabel() for ax in axes]
+        ['cluster', 'number of clusters', 'merged observations, cumulated']
+    """
+    if hierarchy.n_components < 2:
+        raise ValueError("the mixture has one cluster, so nothing merges and there is nothing to draw")
+    axes = panels(ax, 3, (4.3, 3.9), "plot_merging")
+    _draw_tree(axes[0], hierarchy)
+    counts = np.arange(1.0, hierarchy.n_components + 1)
+    for panel, against, place, name in (
+        (axes[1], "clusters", counts, "number of clusters"),
+        (axes[2], "merged", hierarchy.n_merged, "merged observations, cumulated"),
+    ):
+        elbow, lines = hierarchy.elbow(against)
+        panel.plot(place, hierarchy.entropy, color="0.35", marker="o", markersize=5, linestyle="")
+        for line in lines:
+            panel.plot(*line.T, "--", color=COLORS[0], linewidth=1.4)
+        _ring(panel, place[elbow - 1], hierarchy.entropy[elbow - 1], elbow)
+        panel.set_xlabel(name)
+        panel.margins(0.1)
+        whole_numbers(panel)
+    axes[2].locator_params(axis="x", nbins=6)
+    axes[1].set_ylabel("entropy of the assignment, nats")
+    return axes
+
+
+def _ring(ax: Any, place: float, height: float, elbow: int) -> None:
+    label = f"elbow: {elbow} clusters"
+    ax.plot(place, height, "o", color="black", markersize=14, fillstyle="none", label=label)
+    ax.legend(frameon=False, loc="upper left")
+
+
+def _draw_tree(ax: Any, hierarchy: MergeHierarchy) -> None:
+    """Leaves in an order in which no two branches cross."""
+    k, elbow = hierarchy.n_components, hierarchy.n_elbow
+    order = _leaves(hierarchy)
+    place = {cluster: float(order.index(cluster)) for cluster in range(k)}
+    height = dict.fromkeys(range(k), float(k))
+    groups = hierarchy.groups(elbow)
+    for step, (a, b) in enumerate(hierarchy.merges.tolist()):
+        left = k - step - 1
+        color = style_of(int(groups[a]))[0] if left >= elbow else "0.35"
+        xs = [place[a], place[a], place[b], place[b]]
+        ax.plot(xs, [height[a], left, left, height[b]], color=color, linewidth=1.8)
+        lowered = hierarchy.entropy[left] - hierarchy.entropy[left - 1]
+        place[a], height[a] = (place[a] + place[b]) / 2, float(left)
+        ax.annotate(
+            f"{lowered:.3g}",
+            (place[a], left),
+            xytext=(0, -3),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize="small",
+        )
+    for cluster in range(k):
+        color, marker = style_of(int(groups[cluster]))
+        ax.plot(order.index(cluster), k, marker, color=color, markersize=7, clip_on=False)
+    ax.axhline(elbow - 0.5, color="black", linestyle=":", linewidth=1)
+    ax.set_xticks(range(k), [str(cluster) for cluster in order])
+    ax.set_ylim(k + 0.25, 0.5)
+    ax.set_yticks(range(1, k + 1) if k <= 12 else range(1, k + 1, -(-k // 12)))
+    ax.set_xlim(-0.5, k - 0.5)
+    ax.set_xlabel("cluster")
+    ax.set_ylabel("clusters left")
+    ax.set_title("joins, and the nats that each lowers", fontsize="medium")
+
+
+def _leaves(hierarchy: MergeHierarchy) -> list[int]:
+    members = [[cluster] for cluster in range(hierarchy.n_components)]
+    for a, b in hierarchy.merges:
+        members[a] = members[a] + members[b]
+    return members[0]
