@@ -35,8 +35,8 @@ __all__ = ["Cell", "CellFit", "Starts", "fit_cells"]
 
 _CODE = {name: code for name, (code, _) in STATUS.items()}
 _NAME = {code: name for name, code in _CODE.items()}
-_BATCH = 8  # starts a call of a program
-_FIRST = 20  # steps of every start, before only the best of each cell goes on
+_BATCH = 16  # starts a call of a program
+_FIRST = 12  # steps of every start, before only the best of each cell goes on
 _MORE = 200  # steps a call after that
 _WORTH = 0.01  # nats above the best end that a start must be headed for to go on
 _AGREE = 0.1  # nats within which two starts count as one optimum

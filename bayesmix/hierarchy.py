@@ -63,6 +63,13 @@ def ward(x: Float[np.ndarray, "n d"], counts: Iterable[int]) -> dict[int, Int[np
     return _labels([(int(a), int(b)) for a, b in tree[:, :2]], len(x), counts)
 
 
+def _det(matrices: np.ndarray) -> np.ndarray:
+    """Determinants; of 2 x 2 matrices, of which there are many, by the formula."""
+    if matrices.shape[-1] != 2:
+        return np.linalg.det(matrices)
+    return matrices[..., 0, 0] * matrices[..., 1, 1] - matrices[..., 0, 1] * matrices[..., 1, 0]
+
+
 def agglomerate(
     x: Float[np.ndarray, "n d"], weight: Float[np.ndarray, " n"], counts: Iterable[int]
 ) -> dict[int, Int[np.ndarray, " n"]]:
@@ -86,9 +93,7 @@ def agglomerate(
 
     def cost(count: np.ndarray, scatter: np.ndarray) -> np.ndarray:
         trace = np.trace(scatter, axis1=-2, axis2=-1)
-        return count * np.log(
-            np.linalg.det(scatter / count[..., None, None]).clip(0) + (trace + typical) / count
-        )
+        return count * np.log(_det(scatter / count[..., None, None]).clip(0) + (trace + typical) / count)
 
     def joined(i: int | np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         total = count[i] + count[j]
@@ -101,11 +106,11 @@ def agglomerate(
     rises = np.full((m, m), np.inf)
     i, j = np.triu_indices(m, 1)
     rises[j, i] = cost(*joined(i, j)) - own[i] - own[j]
-    least = rises.min(axis=1)
+    least, where = rises.min(axis=1), rises.argmin(axis=1)
     names, merges = np.arange(m), []
     for step in range(m - 1):
         b = m - 1 - int(np.argmin(least[::-1]))
-        a = int(np.argmin(rises[b]))
+        a = int(where[b])
         total, together = joined(a, np.array([b]))
         means[a] = (count[a] * means[a] + count[b] * means[b]) / total[0]
         count[a], scatter[a] = total[0], together[0]
@@ -117,5 +122,10 @@ def agglomerate(
         own[a] = cost(count[a : a + 1], scatter[a : a + 1])[0]
         new = cost(*joined(a, others)) - own[a] - own[others]
         rises[np.maximum(a, others), np.minimum(a, others)] = new
-        least = rises.min(axis=1)
+        above = others > a
+        lower = new[above] < least[others[above]]
+        least[others[above][lower]], where[others[above][lower]] = new[above][lower], a
+        stale = np.append(others[above][np.isin(where[others[above]], (a, b)) & ~lower], [a, b])
+        stale = np.union1d(stale, np.flatnonzero(where == b))
+        least[stale], where[stale] = rises[stale].min(axis=1), rises[stale].argmin(axis=1)
     return {k: labels[base] for k, labels in _labels(merges, int(m), counts).items()}

@@ -18,7 +18,7 @@ __all__ = ["PAIRWISE", "Sample", "kolmogorov_smirnov", "look", "pairwise", "prob
 __all__ += ["some_rows", "transform", "weighted_quantiles"]
 
 PAIRWISE = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
-_MOST_PAIRED = 1000
+_MOST_PAIRED = 500
 _MOST_QUANTILES = 200
 
 
@@ -44,12 +44,14 @@ def look(mixture: GaussianMixture, x: np.ndarray, weight: np.ndarray, paired: An
     label = joint.argmax(axis=1)
     top = joint[np.arange(label.size), label]
     highest = np.diagonal(mixture.log_joint(np.asarray(mixture.means, np.float64)))
+    with np.errstate(invalid="ignore"):
+        log_density = top + np.log(np.exp(joint - top[:, None]).sum(axis=1))
     return Sample(
         x=x,
         weight=weight,
         label=label,
         distance=np.maximum(2 * (highest[label] - top), 0),
-        log_density=top + np.log(np.exp(joint - top[:, None]).sum(axis=1)),
+        log_density=log_density,
         moments=_moments(x, weight),
         paired=x[paired],
     )
@@ -65,7 +67,7 @@ def replicates(
 
 
 def some_rows(weight: np.ndarray, n: int, generator: np.random.Generator) -> Int[np.ndarray, " m"]:
-    """At most 1,000 of n repetitions of the rows, as many each as its weight says, as row numbers."""
+    """At most 500 of n repetitions of the rows, as many each as its weight says, as row numbers."""
     repetition = np.arange(n)
     if n > _MOST_PAIRED:
         repetition = generator.choice(n, _MOST_PAIRED, replace=False)

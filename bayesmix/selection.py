@@ -130,16 +130,17 @@ class Search:
             ValueError: no cell is clean.
         """
         table = self.table
-        if not len(table) or not table["clean"].iloc[0]:
+        first = table.iloc[0].to_dict()
+        if not first["clean"]:
             raise ValueError(
                 "none of the cells is clean, for the reasons in search.table, so none is best; search fewer "
                 "clusters, or structures with equal volumes such as 'EEE'"
             )
-        return self.fit(int(table["n_components"].iloc[0]), table["covariance"].iloc[0])
+        return self.fit(first["n_components"], first["covariance"])
 
     def top(self, n: int = 3) -> pandas.DataFrame:
         """The n best clean cells, with the difference of each from the best."""
-        clean = int(self.table["clean"].sum())
+        clean = int(np.count_nonzero(self.table["clean"]))
         table = self.table.head(min(as_count(n, "n"), clean)).copy()
         place = list(table.columns).index(self.criterion) + 1
         table.insert(place, "difference", table[self.criterion] - table[self.criterion].min())

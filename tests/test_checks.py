@@ -9,12 +9,15 @@ from scipy.spatial.distance import pdist
 
 import bayesmix as bm
 from bayesmix import replicates
+from bayesmix.covariance import Covariance
 from bayesmix.discrepancy import Question, answer
 
 APART = bm.GaussianMixture.of(
     [0.5, 0.5], [[0.0, 0.0], [9.0, 3.0]], [[[1.0, 0.5], [0.5, 2.0]], [[2.0, 0.0], [0.0, 0.5]]]
 )
 TOUCHING = bm.GaussianMixture.of([0.4, 0.6], [[-1.0], [1.5]], [[[1.0]], [[0.5]]], feature_names=["size"])
+
+POINT = bm.GaussianMixture(np.ones(1), np.zeros((1, 1)), Covariance(np.zeros((1, 1, 1)), "VVV"))
 
 
 def seen(mixture, x, weight=None):
@@ -84,11 +87,11 @@ def test_the_transform_is_scipys_and_its_distance_too():
     assert found.high[0] == pytest.approx(stats.kstwo.ppf(0.95, 300), rel=0.1)
 
 
-def test_pairwise_distances_are_of_all_pairs_or_of_a_thousand_points():
+def test_pairwise_distances_are_of_all_pairs_or_of_five_hundred_points():
     x = APART.simulate(50, key=0)[0]
     assert replicates.pairwise(x) == pytest.approx(np.quantile(pdist(x), replicates.PAIRWISE))
     rows = replicates.some_rows(np.ones(5000), 5000, np.random.default_rng(0))
-    assert len(set(rows.tolist())) == 1000
+    assert len(set(rows.tolist())) == 500
     assert replicates.some_rows(np.array([2.0, 1.0, 3.0]), 6, np.random.default_rng(0)).tolist() == [
         0,
         0,
@@ -111,7 +114,7 @@ def test_data_from_the_model_have_uniform_tails(mixture):
     ]
     for name in runs[0].checks:
         tails = np.array([run.checks[name].tail for run in runs])
-        assert ((0 < tails) & (tails <= 1)).all()
+        assert ((tails > 0) & (tails <= 1)).all()
         assert stats.kstest(tails, "uniform").pvalue > 1e-3, name
     share = np.mean([check.differs for run in runs for check in run.checks.values()])
     assert share < 0.035
@@ -179,7 +182,7 @@ def test_too_few_clusters_are_found():
     assert one.checks["distances in cluster 0"].differs
     assert one.checks["pairwise distances"].differs
     assert not any(check.differs for check in two.checks.values())
-    assert two.status == "none of 8 checks tells the data from simulated ones"
+    assert two.status == "none of 9 checks tells the data from simulated ones"
 
 
 def test_a_wrong_law_of_one_feature_is_found():
@@ -197,7 +200,7 @@ def test_a_correlation_that_the_structure_forbids_is_found():
 
 
 def test_an_outlier_is_the_worst_row():
-    x = APART.simulate(200, key=0)[0]
+    x = APART.simulate(200, key=0)[0].copy()
     x[17] = [4.0, 40.0]
     check = bm.check_fit(APART, x)
     worst = check.worst
@@ -230,8 +233,8 @@ def same(first, second):
 
 @pytest.mark.parametrize("mixture", [APART, TOUCHING], ids=["two features", "one feature"])
 def test_weights_are_repetitions_and_zero_is_absence(mixture):
-    x = mixture.simulate(600, key=0)[0]
-    weight = np.random.default_rng(0).integers(0, 5, 600)
+    x = mixture.simulate(300, key=0)[0]
+    weight = np.random.default_rng(0).integers(0, 5, 300)
     weighted = bm.check_fit(mixture, x, sample_weight=weight)
     same(weighted, bm.check_fit(mixture, np.repeat(x, weight, axis=0)))
     assert not set(weighted.worst["row"]) & set(np.flatnonzero(weight == 0))
@@ -312,7 +315,7 @@ def test_a_cluster_without_weight_is_no_special_case(weight):
         (lambda: bm.check_fit(APART, np.zeros((3, 2)), n_draws=20), "n_draws must be at least 99"),
         (lambda: bm.check_fit(APART, np.zeros((3, 2)), key="a"), "key must be an int"),
         (lambda: bm.check_fit(APART, np.zeros((3, 2)), sample_weight=[1, 2]), "2 entries for 3 rows"),
-        (lambda: bm.check_fit(bm.kmeans([0.0, 1.0, 1.0], 2), [0.0, 1.0, 1.0]), "no finite density"),
+        (lambda: bm.check_fit(POINT, [0.0, 1.0, 1.0]), "no finite density"),
     ],
 )
 def test_bad_input_is_one_sentence(call, message):

@@ -69,7 +69,7 @@ def test_no_mixture_of_the_structure_nearby_or_far_has_a_higher_expected_log_joi
     around = chart(fit.mixture)
     steps = np.random.default_rng(0).normal(size=(400, around.size)) * np.geomspace(1e-3, 2, 400)[:, None]
     with jax.enable_x64(True):
-        values = jax.jit(jax.vmap(lambda v: jnp.sum(r * around.mixture(v).log_joint(x))))(steps)
+        values = np.asarray(jax.jit(jax.vmap(lambda v: jnp.sum(r * around.mixture(v).log_joint(x))))(steps))
     assert (values < np.sum(r * fit.mixture.log_joint(x))).all()
 
 

@@ -12,6 +12,8 @@ from matplotlib.patches import Ellipse
 
 import bayesmix as bm
 from bayesmix import plots
+from bayesmix.covariance import STRUCTURES
+from bayesmix.plots.structures import structure_covariances
 from bayesmix.plots.style import style_of
 
 COVARIANCES = [[[4.0, 0.0], [0.0, 1.0]], [[1.0, 0.6], [0.6, 1.0]]]
@@ -169,3 +171,138 @@ def test_criterion_takes_fits_by_k():
     ax = plots.plot_criterion(fits, criterion="icl")
     assert ax.lines[0].get_ydata() == pytest.approx([fits[1].icl, fits[2].icl])
     assert "ICL" in ax.get_ylabel()
+
+
+THREE = bm.GaussianMixture.of([0.3, 0.4, 0.3], [[0.0], [9.0], [1.0]], [[[1.0]]] * 3)
+
+
+def test_merging_draws_a_tree_and_the_entropy_twice():
+    hierarchy = bm.merge_clusters(THREE, THREE.simulate(300, key=0)[0])
+    given = Figure().subplots(1, 3)
+    tree, clusters, merged = hierarchy.plot(ax=given)
+    assert (tree, clusters, merged) == tuple(given)
+    joins = [line.get_xydata().tolist() for line in tree.lines if len(line.get_xdata()) == 4]
+    assert joins == [[[0, 3], [0, 2], [1, 2], [1, 3]], [[0.5, 2], [0.5, 1], [2, 1], [2, 3]]]
+    assert [label.get_text() for label in tree.get_xticklabels()] == ["0", "2", "1"]
+    lowered = np.diff(hierarchy.entropy)[::-1]
+    assert [text.get_text() for text in tree.texts] == [f"{nats:.3g}" for nats in lowered]
+    for ax, place in ((clusters, [1, 2, 3]), (merged, hierarchy.n_merged)):
+        points, left, right, ring = (line.get_xydata() for line in ax.lines)
+        assert points == pytest.approx(np.column_stack([place, hierarchy.entropy]))
+        assert left[-1, 0] == right[0, 0] == ring[0, 0] == place[1]
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["elbow: 2 clusters"]
+
+
+def test_a_tree_has_no_crossing_branches_and_group_colours_below_the_elbow():
+    rng = np.random.default_rng(0)
+    mixture = bm.GaussianMixture.of(
+        np.full(8, 1 / 8), 4 * rng.normal(size=(8, 2)), np.ones(8), covariance="VII"
+    )
+    hierarchy = bm.merge_clusters(mixture, mixture.simulate(500, key=0)[0])
+    tree = plots.plot_merging(hierarchy)[0]
+    order = [int(label.get_text()) for label in tree.get_xticklabels()]
+    assert sorted(order) == list(range(8))
+    for m in range(1, 8):
+        groups = hierarchy.groups(m)[order]
+        assert np.count_nonzero(np.diff(groups)) == m - 1
+    colors = [line.get_color() for line in tree.lines if len(line.get_xdata()) == 4]
+    grey = [color == "0.35" for color in colors]
+    assert grey == [left < hierarchy.n_elbow for left in range(7, 0, -1)]
+
+
+def test_two_clusters_have_a_tree_and_no_lines():
+    x = MIXTURE.simulate(100, key=0)[0]
+    axes = plots.plot_merging(bm.merge_clusters(MIXTURE, x))
+    assert [len(ax.lines) for ax in axes[1:]] == [2, 2]
+
+
+def test_check_draws_quantiles_a_cluster_and_the_distribution_of_one_feature():
+    x = THREE.simulate(200, key=0)[0]
+    check = bm.check_fit(THREE, x)
+    axes = check.plot(ax=Figure().subplots(2, 2))
+    assert len(axes) == 4
+    for cluster, (ax, distances) in enumerate(zip(axes, check.distances)):
+        lines = {line.get_label(): line.get_xydata() for line in ax.lines}
+        assert lines["data"] == pytest.approx(np.column_stack([distances.expected, distances.observed]))
+        assert lines["chi-square law"][:, 1] == pytest.approx(distances.chi_square)
+        (band,) = ax.collections
+        edge = band.get_paths()[0].vertices
+        assert (edge[:, 1].min(), edge[:, 1].max()) == pytest.approx(
+            (distances.low.min(), distances.high.max())
+        )
+        assert ax.get_title().startswith(f"cluster {cluster}: {distances.n_points:g} points, tail ")
+    steps = axes[3].lines[1].get_ydata()
+    assert np.abs(steps).max() == pytest.approx(check.checks["distribution"].observed[0])
+    limit = check.checks["distribution"].high[0]
+    assert sorted(line.get_ydata()[0] for line in axes[3].lines[2:]) == pytest.approx([-limit, limit])
+
+
+def test_check_of_more_features_has_a_panel_a_cluster_and_an_empty_one_says_so():
+    far = bm.GaussianMixture.of([0.5, 0.5], [[0.0, 0.0], [99.0, 0.0]], [1.0, 1.0], covariance="VII")
+    axes = plots.plot_check(bm.check_fit(far, np.random.default_rng(0).normal(size=(40, 2))))
+    assert len(axes) == 2
+    assert axes[1].get_title() == "cluster 1: 0 points, tail 1"
+    assert not axes[1].lines
+
+
+def test_five_panels_fill_a_grid_and_the_spare_one_is_off():
+    means = np.c_[9.0 * np.arange(5), np.zeros(5)]
+    mixture = bm.GaussianMixture.of(np.full(5, 0.2), means, [1.0], covariance="EII")
+    axes = plots.plot_check(bm.check_fit(mixture, mixture.simulate(60, key=0)[0], n_draws=99))
+    assert [ax.axison for ax in axes[0].figure.axes] == [True] * 5 + [False]
+
+
+def test_structures_are_what_their_letters_say():
+    axes = plots.plot_structures()
+    titles = [ax.get_title() for ax in axes.ravel() if ax.get_title()]
+    names = [title.split()[0] for title in titles]
+    assert set(names) == {name for name, row in STRUCTURES.items() if row.n_features != 1}
+    assert "VVV (full)" in titles
+    for ax, name in zip([ax for ax in axes.ravel() if ax.get_title()], names):
+        drawn = ellipses(ax)
+        assert len(drawn) == 3
+        volumes = np.array([patch.width * patch.height for patch in drawn])
+        ratios = np.array([patch.width / patch.height for patch in drawn])
+        turns = np.radians([patch.angle for patch in drawn])
+        directions = np.abs(np.exp(2j * turns) - np.exp(2j * turns[0])).max()
+        for letter, differ in ((name[0], np.ptp(volumes)), (name[1], np.ptp(ratios)), (name[2], directions)):
+            assert (differ > 0.1) == (letter == "V"), name
+        if name[1] == "I":
+            assert ratios == pytest.approx([1, 1, 1])
+        elif name[2] == "I":
+            assert np.sin(turns) == pytest.approx([0, 0, 0], abs=1e-9)
+        words = {"E": "equal", "V": "varies", "I": "identity"}
+        assert ax.get_xlabel().split()[1::2] == [words[letter] for letter in name]
+        dense = structure_covariances(name)
+        assert (
+            bm.GaussianMixture.of([0.2, 0.3, 0.5], np.zeros((3, 2)), dense, covariance=name).n_components == 3
+        )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ax: plots.plot_structures(ax=ax), r"\(4, 4\) array of Axes, not \(\)"),
+        (
+            lambda ax: plots.plot_check(bm.check_fit(MIXTURE, np.zeros((5, 2))), ax=ax),
+            "2 clusters needs ax as an array of 2",
+        ),
+        (
+            lambda ax: plots.plot_merging(bm.merge_clusters(MIXTURE, np.zeros((5, 2))), ax=ax),
+            "array of 3 Axes, not 1",
+        ),
+        (
+            lambda ax: plots.plot_merging(bm.merge_clusters(THREE.marginal([0]), [0.0]), ax=ax),
+            "array of 3 Axes",
+        ),
+        (
+            lambda ax: plots.plot_merging(
+                bm.merge_clusters(bm.GaussianMixture.of([1.0], [[0.0]], [[[1.0]]]), [0.0])
+            ),
+            "nothing merges",
+        ),
+    ],
+)
+def test_axes_that_do_not_fit_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(empty())

@@ -78,6 +78,10 @@ def _draw_tree(ax: Any, hierarchy: MergeHierarchy) -> None:
     groups = hierarchy.groups(elbow)
     for step, (a, b) in enumerate(hierarchy.merges.tolist()):
         left = k - step - 1
+        if left == elbow - 1:
+            for group, c in enumerate(np.unique(groups, return_index=True)[1].tolist()):
+                top = [height[c], elbow - 0.5]
+                ax.plot([place[c]] * 2, top, color=style_of(group)[0], linewidth=1.8, zorder=3)
         color = style_of(int(groups[a]))[0] if left >= elbow else "0.35"
         xs = [place[a], place[a], place[b], place[b]]
         ax.plot(xs, [height[a], left, left, height[b]], color=color, linewidth=1.8)

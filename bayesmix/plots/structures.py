@@ -92,8 +92,8 @@ def _draw_structure(ax: Any, name: str) -> None:
     words = {structure: word for word, structure in ALIASES.items()}
     for cluster, covariance in enumerate(structure_covariances(name)):
         color = COLORS[cluster]
-        ax.add_patch(ellipse(_MEANS[cluster], covariance, 1, fill=True, facecolor=color, alpha=0.25))
-        ax.add_patch(ellipse(_MEANS[cluster], covariance, 1, edgecolor=color, linewidth=1.8))
+        style = {"fill": True, "facecolor": (color, 0.25), "edgecolor": color, "linewidth": 1.8}
+        ax.add_patch(ellipse(_MEANS[cluster], covariance, 1, **style))
     ax.set_xlim(-4.6, 4.6)
     ax.set_ylim(-3, 3, auto=True)
     ax.set(xticks=[], yticks=[])
