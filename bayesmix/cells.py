@@ -39,6 +39,8 @@ _BATCH = 16  # starts a call of a program
 _FIRST = 12  # steps of every start, before only the best of each cell goes on
 _MORE = 200  # steps a call after that
 _WORTH = 0.01  # nats above the best end that a start must be headed for to go on
+# The structure without constraints of each storage.
+_GENERAL = {"full": "VVV", "diagonal": "VVI", "spherical": "VII"}
 _AGREE = 0.1  # nats within which two starts count as one optimum
 
 
@@ -203,7 +205,7 @@ def _group(problem: Problem, cells: list[Cell], starts: Starts, largest: int) ->
         mixture=GaussianMixture(
             live / live.sum(axis=1, keepdims=True),
             np.zeros((n, largest, d)),
-            Covariance(values, row.name),
+            Covariance(values, _GENERAL[row.storage]),  # one name, so one program
         ),
         statistics=Statistics(np.array(moments), np.full(n, -np.inf)),
         skip=np.zeros(n, bool),

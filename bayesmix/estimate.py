@@ -5,7 +5,7 @@ Given counts n_k and scatters W_k, each function minimises over its family
     Σ_k [ n_k log |Σ_k| + tr(Σ_k⁻¹ W_k) ].
 
 Most structures have a closed form. VEI, VEE and VEV alternate between volumes and the common shape, which is a
-contraction; EVE and VVE turn their common axes, by Newton's method over all angles near the minimum and pair by pair
+contraction; EVE and VVE turn their common axes, all pairs at once by Newton's method near the minimum and pair by pair
 to the lowest point over each angle elsewhere, so nothing can raise the criterion. The iterative ones begin at the
 previous covariances and run until they are at rest.
 
@@ -23,17 +23,29 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-__all__ = ["each", "eev", "eve", "evi", "evv", "per_cluster", "pooled", "vee", "vei", "vev", "vve"]
+__all__ = [
+    "common_axes",
+    "each",
+    "eev",
+    "eve",
+    "evi",
+    "evv",
+    "per_cluster",
+    "pooled",
+    "vee",
+    "vei",
+    "vev",
+    "vve",
+]
 
 _ROUNDS = 500  # of an iterative M-step, at most
 _AT_REST = 1e-11  # relative change of a volume below which it has converged
-_STILL = 1e-7  # largest angle of a last turn; Newton's next step would be its square
+_STILL = 1e-7  # largest angle of a last turn
 _SMALL_TURN = 0.2  # largest angle of a step of Newton that is taken
 _ANGLES = 16  # points of a grid of angles over half a turn of 2 θ
 _TINY = 1e-300
@@ -66,12 +78,12 @@ def _volume(matrices: Float[Array, "k d d"]) -> Float[Array, " k"]:
 
 
 def _common_shape(
-    count: Float[Array, " k"],
-    volumes: Float[Array, " k"],
-    shape_of: Callable[[Array], Array],
-    traces: Callable[[Array], Array],
+    count: Float[Array, " k"], volumes: Float[Array, " k"], fold: Callable[[Array], tuple[Array, Array]]
 ) -> tuple[Array, Array]:
-    """Volumes λ_k and the common C, |C| = 1: λ_k = tr(W_k C⁻¹) / (d n_k) and C ∝ Σ_k W_k / λ_k in turn."""
+    """Volumes λ_k and the common C, |C| = 1: λ_k = tr(W_k C⁻¹) / (d n_k) and C ∝ Σ_k W_k / λ_k in turn.
+
+    `fold` gives that C, and tr(W_k C⁻¹) / d, of volumes.
+    """
 
     def go_on(carry: tuple[Array, Array, Array]) -> Array:
         _, moved, rounds = carry
@@ -79,20 +91,21 @@ def _common_shape(
 
     def turn(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         old, _, rounds = carry
-        new = jnp.maximum(traces(shape_of(old)) / count, _TINY)
+        new = jnp.maximum(fold(old)[1] / count, _TINY)
         return new, jnp.max(jnp.abs(new / old - 1)), rounds + 1
 
     start = (jnp.maximum(volumes, _TINY), jnp.asarray(jnp.inf, count.dtype), jnp.asarray(0))
-    volumes, _, _ = lax.while_loop(go_on, turn, turn(start))
-    return volumes, shape_of(volumes)
+    volumes, _, _ = lax.while_loop(go_on, turn, start)
+    return volumes, fold(volumes)[0]
 
 
 def _vei(count: Array, cells: Float[Array, "k d"], volumes: Array) -> tuple[Array, Array]:
-    def shape_of(volumes: Array) -> Array:
+    def fold(volumes: Array) -> tuple[Array, Array]:
         total = jnp.sum(cells / volumes[:, None], axis=0)
-        return total / _geometric_mean(total[None])
+        shape = total / _geometric_mean(total[None])
+        return shape, jnp.mean(cells / shape, axis=1)
 
-    return _common_shape(count, volumes, shape_of, lambda shape: jnp.mean(cells / shape, axis=1))
+    return _common_shape(count, volumes, fold)
 
 
 def vei(count: Array, scatter: Float[Array, "k d"], previous: Float[Array, "k d"]) -> Float[Array, "k d"]:
@@ -113,14 +126,12 @@ def vee(
     """Σ_k = λ_k C."""
     d = scatter.shape[-1]
 
-    def shape_of(volumes: Array) -> Array:
+    def fold(volumes: Array) -> tuple[Array, Array]:
         total = jnp.sum(scatter / per_cluster(volumes, 2), axis=0)
-        return total / _volume(total)
+        inverse, size = _inverse(total)
+        return total / size, jnp.einsum("kij,ji->k", scatter, inverse) * size / d
 
-    def traces(shape: Array) -> Array:
-        return jnp.einsum("kij,ji->k", scatter, jnp.linalg.inv(shape)) / d
-
-    volumes, shape = _common_shape(count, _volume(previous), shape_of, traces)
+    volumes, shape = _common_shape(count, _volume(previous), fold)
     return per_cluster(volumes, 2) * shape
 
 
@@ -132,10 +143,29 @@ def evv(
     return scatter * per_cluster(jnp.sum(volumes) / jnp.sum(count) / volumes, 2)
 
 
+def _inverse(matrix: Float[Array, "d d"]) -> tuple[Array, Array]:
+    """M⁻¹ and |M|^(1/d) of a positive-definite matrix."""
+    d = matrix.shape[0]
+    factor = jnp.linalg.cholesky(matrix)
+    root = lax.linalg.triangular_solve(factor, jnp.eye(d, dtype=matrix.dtype), left_side=True, lower=True)
+    return root.T @ root, jnp.exp(2 * jnp.mean(jnp.log(jnp.diagonal(factor))))
+
+
 def _axes(scatter: Float[Array, "k d d"]) -> tuple[Array, Array]:
     """Eigenvalues in ascending order, never negative, and their vectors as columns."""
-    values, vectors = jnp.linalg.eigh(scatter)
+    values, vectors = _eigh(scatter)
     return jnp.maximum(values, 0), vectors
+
+
+def _eigh(matrices: Float[Array, "*k d d"]) -> tuple[Array, Array]:
+    """Eigenvalues in ascending order and their vectors; two features, which are common, have a formula."""
+    if matrices.shape[-1] != 2:
+        return jnp.linalg.eigh(matrices)
+    a, b, c = matrices[..., 0, 0], matrices[..., 0, 1], matrices[..., 1, 1]
+    half = jnp.arctan2(2 * b, a - c) / 2  # of the longer axis
+    x, y = jnp.cos(half), jnp.sin(half)
+    vectors = jnp.stack([jnp.stack([-y, x], axis=-1), jnp.stack([x, y], axis=-1)], axis=-1)
+    return _diagonal(jnp.swapaxes(vectors, -1, -2) @ matrices @ vectors), vectors
 
 
 def _rebuild(vectors: Array, values: Array) -> Array:
@@ -168,45 +198,41 @@ def vve(
     count: Array, scatter: Float[Array, "k d d"], previous: Float[Array, "k d d"]
 ) -> Float[Array, "k d d"]:
     """Σ_k = λ_k D A_k Dᵀ: λ_k A_k = diag(Dᵀ W_k D) / n_k, and D minimises Σ_k n_k log |diag(Dᵀ W_k D)|."""
-
-    def terms(logs: Array) -> Array:
-        return count * logs
-
-    axes, turned = _common_axes(scatter, previous, terms)
-    return _rebuild(axes, _diagonal(turned) / count[:, None])
+    return common_axes(count, scatter, previous, jnp.asarray(True))
 
 
 def eve(
     count: Array, scatter: Float[Array, "k d d"], previous: Float[Array, "k d d"]
 ) -> Float[Array, "k d d"]:
     """Σ_k = λ D A_k Dᵀ: A_k ∝ δ_k = diag(Dᵀ W_k D), λ = Σ_k |δ_k|^(1/d) / n, and D minimises that sum."""
-    d = scatter.shape[-1]
-
-    def terms(logs: Array) -> Array:
-        return jnp.exp(logs / d)
-
-    axes, turned = _common_axes(scatter, previous, terms)
-    return _rebuild(axes, evi(count, _diagonal(turned), previous))
+    return common_axes(count, scatter, previous, jnp.asarray(False))
 
 
-# log |diag(Dᵀ W_k D)|, a number a cluster, to the terms of the criterion that D minimises.
-Terms = Callable[[Array], Array]
+# log |diag(Dᵀ W_k D)|, a number a cluster, to the terms of the criterion and their first two derivatives.
+Terms = Callable[[Array], tuple[Array, Array, Array]]
 
 
-def _common_axes(scatter: Array, previous: Array, terms: Terms) -> tuple[Array, Array]:
-    """The common axes D (columns), and Dᵀ W_k D; from the axes of the previous covariances, which share them.
+def common_axes(count: Array, scatter: Array, previous: Array, varying: Array) -> Float[Array, "k d d"]:
+    """VVE where volumes are varying, else EVE: one program for both, whose axes differ in the criterion only.
 
-    Newton's step over all angles at once is taken where it is small, at a minimum and lower; otherwise the axes are
-    turned pair by pair. Neither can raise the criterion.
+    They begin at the axes of the previous covariances, which share them. Newton's step for every pair at once is
+    taken where it is small and lowers the criterion; otherwise the axes are turned pair by pair.
     """
     k, d = scatter.shape[:2]
+
+    def terms(logs: Array) -> tuple[Array, Array, Array]:
+        sizes = jnp.exp(logs / d)
+        return (
+            jnp.where(varying, count * logs, sizes),
+            jnp.where(varying, count, sizes / d),
+            jnp.where(varying, 0, sizes / d**2),
+        )
+
     # Generic multipliers, so that eigenvalues which are equal in the sum are not so by accident.
     mix = 1 + np.modf(np.arange(1, k + 1) * math.sqrt(2))[0]
     blend = jnp.sum(previous * per_cluster(jnp.asarray(mix) / _volume(previous), 2), axis=0)
-    start = jnp.linalg.eigh(blend)[1]
-    turned = jnp.swapaxes(start, -1, -2) @ scatter @ start
-    if d == 1:
-        return start, turned
+    axes = _eigh(blend)[1]
+    turned = jnp.swapaxes(axes, -1, -2) @ scatter @ axes
 
     def improve(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         axes, turned, _, rounds = carry
@@ -220,42 +246,41 @@ def _common_axes(scatter: Array, previous: Array, terms: Terms) -> tuple[Array, 
         )
         return axes, turned, angle, rounds + 1
 
-    axes, turned, _, _ = lax.while_loop(
-        lambda carry: (carry[2] > _STILL) & (carry[3] < _ROUNDS),
-        improve,
-        (start, turned, jnp.asarray(jnp.inf, scatter.dtype), jnp.asarray(0)),
-    )
-    return axes, turned
+    if d > 1:
+        axes, turned, _, _ = lax.while_loop(
+            lambda carry: (carry[2] > _STILL) & (carry[3] < _ROUNDS),
+            improve,
+            (axes, turned, jnp.asarray(jnp.inf, scatter.dtype), jnp.asarray(0)),
+        )
+    cells = _diagonal(turned)
+    values = jnp.where(varying, cells / count[:, None], evi(count, cells, previous))
+    return _rebuild(axes, values)
 
 
 def _criterion(turned: Array, terms: Terms) -> Array:
-    return jnp.sum(terms(jnp.sum(jnp.log(jnp.maximum(_diagonal(turned), _TINY)), axis=1)))
+    return jnp.sum(terms(jnp.sum(jnp.log(jnp.maximum(_diagonal(turned), _TINY)), axis=1))[0])
 
 
 def _newton(turned: Array, terms: Terms) -> tuple[Array, Array]:
-    """Newton's step as a rotation, and its largest angle: NaN where the criterion is not convex."""
+    """Newton's step for the angle of each pair by itself, all in one rotation; and the largest: NaN if not convex.
+
+    Turning axes a and b by a small θ changes D_b = W_bb by 2 θ W_ab + θ² (W_aa - W_bb), and D_a the other way.
+    """
     d = turned.shape[-1]
-    lower = np.tril_indices(d, -1)
-
-    def rotation(angles: Array) -> Array:
-        skew = jnp.zeros((d, d)).at[lower].set(angles / 2)
-        skew = skew - skew.T
-        return jnp.linalg.solve(jnp.eye(d) - skew, jnp.eye(d) + skew)
-
-    def criterion(angles: Array) -> Array:
-        # To second order in the angles, which is all that Newton's step sees.
-        skew = jnp.zeros((d, d)).at[lower].set(angles)
-        skew = skew - skew.T
-        turn = jnp.eye(d) + skew + skew @ skew / 2
-        cells = jnp.einsum("ij,kil,lj->kj", turn, turned, turn)
-        return jnp.sum(terms(jnp.sum(jnp.log(jnp.maximum(cells, _TINY)), axis=1)))
-
-    zero = jnp.zeros(d * (d - 1) // 2)
-    gradient, hessian = jax.grad(criterion)(zero), jax.hessian(criterion)(zero)
-    factor = jnp.linalg.cholesky(hessian)
-    half = lax.linalg.triangular_solve(factor, gradient[:, None], left_side=True, lower=True)
-    step = -lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)[:, 0]
-    return rotation(step), jnp.max(jnp.abs(step))
+    cells = jnp.maximum(_diagonal(turned), _TINY)
+    _, first, second = terms(jnp.sum(jnp.log(cells), axis=1))
+    inverse = 1 / cells
+    apart = inverse[:, None, :] - inverse[:, :, None]  # 1 / D_b - 1 / D_a
+    slope = 2 * turned * apart
+    squares = inverse[:, None, :] ** 2 + inverse[:, :, None] ** 2
+    bend = 2 * (cells[:, :, None] - cells[:, None, :]) * apart - 4 * turned**2 * squares
+    gradient = jnp.einsum("k,kab->ab", first, slope)
+    curvature = jnp.einsum("k,kab->ab", first, bend) + jnp.einsum("k,kab->ab", second, slope**2)
+    lower = jnp.asarray(np.tri(d, k=-1, dtype=bool))
+    step = jnp.where(lower, -gradient / jnp.where(lower & (curvature > 0), curvature, jnp.nan), 0)
+    largest = jnp.max(jnp.abs(step))
+    skew = (step - step.T) / 2
+    return jnp.linalg.solve(jnp.eye(d) - skew, jnp.eye(d) + skew), largest
 
 
 def _sweep(axes: Array, turned: Array, terms: Terms) -> tuple[Array, Array, Array]:
@@ -293,7 +318,7 @@ def _best_angle(turned: Array, i: Array, j: Array, terms: Terms) -> Array:
     def criterion(phi: Float[Array, " g"]) -> Float[Array, " g"]:
         w = u * jnp.cos(phi)[:, None] + v * jnp.sin(phi)[:, None]
         product = jnp.maximum(m * m - w * w, 1e-15 * m * m + _TINY)
-        return jnp.sum(terms(jnp.log(product) + others), axis=1)
+        return jnp.sum(terms(jnp.log(product) + others)[0], axis=1)
 
     offsets = jnp.asarray(np.arange(_ANGLES) - _ANGLES // 2)
 

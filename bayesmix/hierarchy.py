@@ -23,7 +23,8 @@ from jaxtyping import Float, Int
 
 __all__ = ["agglomerate", "sphere", "ward"]
 
-_GROUPS = 300  # Ward's groups that agglomeration begins with, at most
+_POINTS = 300  # that agglomeration begins with, at most; or so many of
+_GROUPS = 120  # Ward's groups
 
 
 def sphere(x: Float[np.ndarray, "n d"], weight: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
@@ -82,7 +83,7 @@ def agglomerate(
     """
     counts = [k for k in counts if k <= len(x)]
     n, d = x.shape
-    base = np.arange(n) if n <= _GROUPS else ward(x, [_GROUPS])[_GROUPS]
+    base = np.arange(n) if n <= _POINTS else ward(x, [_GROUPS])[_GROUPS]
     m = base.max() + 1
     one_hot = (base == np.arange(m)[:, None]) * weight
     count, means = one_hot.sum(axis=1), one_hot @ x / one_hot.sum(axis=1)[:, None]
@@ -123,9 +124,13 @@ def agglomerate(
         new = cost(*joined(a, others)) - own[a] - own[others]
         rises[np.maximum(a, others), np.minimum(a, others)] = new
         above = others > a
-        lower = new[above] < least[others[above]]
-        least[others[above][lower]], where[others[above][lower]] = new[above][lower], a
-        stale = np.append(others[above][np.isin(where[others[above]], (a, b)) & ~lower], [a, b])
-        stale = np.union1d(stale, np.flatnonzero(where == b))
+        rows, values = others[above], new[above]
+        lower = values < least[rows]
+        touched = (where[rows] == a) & ~lower
+        least[rows[lower]], where[rows[lower]] = values[lower], a
+        lost = (where == b) & (names >= 0)
+        lost[rows[touched]], lost[a] = True, True
+        least[b] = np.inf
+        stale = np.flatnonzero(lost)
         least[stale], where[stale] = rises[stale].min(axis=1), rises[stale].argmin(axis=1)
     return {k: labels[base] for k, labels in _labels(merges, int(m), counts).items()}

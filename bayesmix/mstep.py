@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from bayesmix.covariance import STRUCTURES, Covariance, Structure, per_cluster
+from bayesmix.estimate import common_axes
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import Penalty
 from bayesmix.statistics import Statistics
@@ -113,7 +114,14 @@ def _switch(storage: str, family: Array, count: Array, scatter: Array, previous:
     def whole(estimate: Estimate, count: Array, scatter: Array, previous: Array) -> Array:
         return jnp.broadcast_to(estimate(count, scatter, previous), scatter.shape)
 
-    branches = [partial(whole, STRUCTURES[name].estimate) for name in families(storage)]
+    names = families(storage)
+    functions = [STRUCTURES[name].estimate for name in names]
+    if storage == "full":  # EVE and VVE are the largest programs, and one with a switch inside
+        first, second = names.index("EVE"), names.index("VVE")
+        functions[first] = partial(common_axes, varying=family == second)
+        family = jnp.where(family == second, first, family)
+        functions[second] = functions[names.index("VVV")]
+    branches = [partial(whole, function) for function in functions]
     return lax.switch(family, branches, count, scatter, previous)
 
 

@@ -213,7 +213,7 @@ def search(
     *,
     n_components: int | Iterable[int] = range(1, 10),
     covariance: str | Iterable[str] = "all",
-    n_starts: int = 4,
+    n_starts: int = 2,
     criterion: str | None = None,
     sample_weight: Any = None,
     hold: Collection[str] = (),
@@ -228,7 +228,8 @@ def search(
         n_components: the numbers of clusters.
         covariance: "all" (the 14 structures; E and V for one feature), structures in mclust's letters or
             scikit-learn's words, or "kmeans", which tabulates inertia, silhouette and the gap statistic instead.
-        n_starts: of each cell: model-based agglomeration, then Ward's partition, then k-means++ draws.
+        n_starts: of each cell: model-based agglomeration, Ward's partition, and beyond two k-means++ draws; at least ten
+            for "kmeans".
         criterion: "bic" by default, "aic", "aicc", "icl", "icl_entropy", "clc" or "nec"; for "kmeans" "gap" (by
             default) or "silhouette".
         sample_weight: (n,); an integer weight is repetition, zero is absence.
@@ -260,7 +261,9 @@ def search(
     counts = _counts(n_components)
     n_starts = as_count(n_starts, "n_starts")
     if isinstance(covariance, str) and covariance == "kmeans":
-        return search_centres(points, weight, counts, n_starts=n_starts, criterion=criterion, key=key)
+        return search_centres(
+            points, weight, counts, n_starts=max(n_starts, 10), criterion=criterion, key=key
+        )
     chosen = as_name("bic" if criterion is None else criterion, "criterion", CRITERIA)
     hold = (hold,) if isinstance(hold, str) else tuple(hold)
     for name in hold:

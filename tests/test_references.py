@@ -106,7 +106,11 @@ def test_equal_proportions_are_mclusts(run):
     )
     assert_allclose(fit.mixture.weights, 1 / run["G"])
     assert fit.n_parameters == run["df"]
-    if run["model"] in (*COMMON_AXES, "VEE", "EVV"):  # its equal-proportion VEE and EVV end hundreds of nats too low
+    if run["model"] in (
+        *COMMON_AXES,
+        "VEE",
+        "EVV",
+    ):  # its equal-proportion VEE and EVV end hundreds of nats too low
         assert fit.log_likelihood >= run["loglik"] - 0.05
         return
     assert_allclose(fit.log_likelihood, run["loglik"], rtol=1e-7)
