@@ -30,6 +30,7 @@ __all__ = [
     "from_responsibilities",
     "given_start",
     "nearest",
+    "splits",
 ]
 
 
@@ -171,6 +172,23 @@ def _statistics(
         storage = STORAGES[structure.storage]
         second = (scatters + storage.outer(means) * per_cluster(counts, storage.axes)).sum(axis=0)[None]
     return Statistics(moments_of(counts, means, scatters, structure), np.float64(-np.inf), second)
+
+
+def splits(mixture: GaussianMixture) -> list[GaussianMixture]:
+    """The mixtures with one cluster more in which one cluster is two, half a deviation apart along its longest axis."""
+    found = []
+    covariances = np.asarray(mixture.covariances, np.float64)
+    for k in range(mixture.n_components):
+        values, vectors = np.linalg.eigh(covariances[k])
+        away = 0.5 * np.sqrt(values[-1]) * vectors[:, -1]
+        weights = np.append(mixture.weights, mixture.weights[k] / 2)
+        weights[k] /= 2
+        means = np.concatenate([mixture.means, mixture.means[k : k + 1] - away])
+        means[k] += away
+        stored = np.asarray(mixture.covariance.values)
+        stored = stored if mixture.covariance.row.shared else np.concatenate([stored, stored[k : k + 1]])
+        found.append(GaussianMixture(weights, means, Covariance(stored, mixture.structure)))
+    return found
 
 
 def given_start(init: Any, problem: Any) -> Start:

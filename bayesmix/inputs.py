@@ -7,6 +7,7 @@ either results or one `ValueError` that names the argument, what came, and what 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from jax.core import Tracer
 
 __all__ = ["Points", "as_count", "as_floats", "as_generator", "as_key", "as_name", "as_points", "as_weights"]
-__all__ += ["double_precision", "is_traced", "points_last", "to_numpy"]
+__all__ += ["cores", "double_precision", "is_traced", "points_last", "to_numpy"]
 
 
 class Points(NamedTuple):
@@ -36,6 +37,11 @@ def double_precision():
     Arrays keep the type they came with: float32 data stay float32 inside it.
     """
     return jax.enable_x64(True)
+
+
+def cores() -> int:
+    """How many threads this process may run at once."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def to_numpy(tree: Any) -> Any:

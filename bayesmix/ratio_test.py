@@ -20,7 +20,7 @@ import numpy as np
 
 from bayesmix.covariance import Covariance
 from bayesmix.em import fit
-from bayesmix.initialize import Start
+from bayesmix.initialize import Start, splits
 from bayesmix.inputs import as_count, as_points
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
@@ -177,23 +177,6 @@ def _best_fit(x: np.ndarray, model: MixtureModel, n_starts: int, key: Any, fits:
             f"({found[0].status}); test fewer clusters, or a structure with equal volumes"
         )
     return max(clean, key=lambda f: f.log_likelihood)
-
-
-def splits(mixture: GaussianMixture) -> list[GaussianMixture]:
-    """The mixtures with one cluster more in which one cluster is two, half a deviation apart along its longest axis."""
-    found = []
-    covariances = np.asarray(mixture.covariances, np.float64)
-    for k in range(mixture.n_components):
-        values, vectors = np.linalg.eigh(covariances[k])
-        away = 0.5 * np.sqrt(values[-1]) * vectors[:, -1]
-        weights = np.append(mixture.weights, mixture.weights[k] / 2)
-        weights[k] /= 2
-        means = np.concatenate([mixture.means, mixture.means[k : k + 1] - away])
-        means[k] += away
-        stored = np.asarray(mixture.covariance.values)
-        stored = stored if mixture.covariance.row.shared else np.concatenate([stored, stored[k : k + 1]])
-        found.append(GaussianMixture(weights, means, Covariance(stored, mixture.structure)))
-    return found
 
 
 def _test(x: np.ndarray, null: Fit, other: Fit, keys: np.ndarray) -> tuple[float, float, np.ndarray, int]:

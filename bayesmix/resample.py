@@ -18,7 +18,6 @@ References:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -34,7 +33,7 @@ from bayesmix import density
 from bayesmix.covariance import Covariance, Structure
 from bayesmix.drive import begin
 from bayesmix.initialize import Start
-from bayesmix.inputs import as_generator, double_precision, points_last
+from bayesmix.inputs import as_generator, cores, double_precision, points_last
 from bayesmix.loop import Options, Rules, State, climb
 from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem
@@ -236,15 +235,11 @@ def _each(batch: Callable, slices: list[np.ndarray], options: Options, bar: Any)
     first = batch(slices[0], options)
     bar.update(len(slices[0]))
     done = [first]
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for rows, ends in pool.map(lambda rows: batch(rows, options), slices[1:]):
             bar.update(len(rows))
             done.append((rows, ends))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *[ends for _, ends in done])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _best(problem: Problem, ends: _End) -> Refits:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.cells import Cell, CellFit, Starts, fit_cells
+from bayesmix.cells import CellFit, fit_cells
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.em import sentence
 from bayesmix.gap import CentreSearch, search_centres
+from bayesmix.groups import Cell, Starts
 from bayesmix.hierarchy import agglomerate, sphere, ward
 from bayesmix.initialize import nearest, plus_plus
 from bayesmix.inputs import as_count, as_generator, as_name, as_points, as_weights
@@ -213,7 +214,7 @@ def search(
     *,
     n_components: int | Iterable[int] = range(1, 10),
     covariance: str | Iterable[str] = "all",
-    n_starts: int = 2,
+    n_starts: int = 4,
     criterion: str | None = None,
     sample_weight: Any = None,
     hold: Collection[str] = (),
@@ -228,8 +229,8 @@ def search(
         n_components: the numbers of clusters.
         covariance: "all" (the 14 structures; E and V for one feature), structures in mclust's letters or
             scikit-learn's words, or "kmeans", which tabulates inertia, silhouette and the gap statistic instead.
-        n_starts: of each cell: model-based agglomeration, Ward's partition, and beyond two k-means++ draws; at least ten
-            for "kmeans".
+        n_starts: of each cell: model-based agglomeration, Ward's partition, then k-means++ draws; at least
+            ten for "kmeans".
         criterion: "bic" by default, "aic", "aicc", "icl", "icl_entropy", "clc" or "nec"; for "kmeans" "gap" (by
             default) or "silhouette".
         sample_weight: (n,); an integer weight is repetition, zero is absence.

@@ -36,5 +36,5 @@ if len(sys.argv) > 1:
         ax.set_xlabel(f"95% interval of the mean of {x.columns[j]}, about the fit")
         ax.set_yticks(range(len(answers)), list(answers))
     axes[0].invert_yaxis()
-    axes[0].legend(loc="lower right", fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize="small")
     figure.savefig(Path(sys.argv[1]) / "uncertainty.png", dpi=110)

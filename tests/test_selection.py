@@ -99,6 +99,13 @@ def test_a_cell_is_a_fit_and_the_fit_is_at_its_optimum(found, k, structure):
     assert bm.standard_errors(again, x).means.shape == (k, 2)
 
 
+def test_one_more_cluster_is_never_worse(found):
+    """Where both are clean; of a structure, a mixture of k is one of k + 1 in which two are the same."""
+    table = found.table[found.table["clean"]].sort_values("n_components")
+    for name, cells in table.groupby("covariance"):
+        assert (np.diff(cells["log_likelihood"]) > -1e-2).all(), name
+
+
 def test_criteria_are_their_formulas(found):
     x = bm.datasets.load("old_faithful")
     row = found.table.set_index(["n_components", "covariance"]).loc[(3, "EEE")]

@@ -55,9 +55,9 @@ def plot_search(search: Search, *, criterion: str | None = None, ax: Any = None)
         k, lowest = min(curves[name].items(), key=lambda item: item[1])
         label = f"best: {name}, k = {k}"
         ax.plot(k, lowest, "o", color="black", markersize=13, fillstyle="none", label=label, zorder=5)
-        # Far above the others the curves of one or two clusters would flatten all.
-        high = np.quantile([value for curve in curves.values() for value in curve.values()], 0.9)
-        ax.set_ylim(lowest - 0.06 * (high - lowest + 1e-12), high + 0.06 * (high - lowest + 1e-12))
+        # The highest quarter, such as one cluster or spheres, would flatten all the others.
+        high = np.quantile([value for curve in curves.values() for value in curve.values()], 0.75)
+        ax.set_ylim(lowest - 0.06 * (high - lowest + 1e-12), high + 0.2 * (high - lowest + 1e-12))
     ax.set_xlabel("number of clusters k")
     ax.set_ylabel(f"{criterion.upper().replace('_', ', ')} (lower is better)")
     handles, labels = ax.get_legend_handles_labels()

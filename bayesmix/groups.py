@@ -1,0 +1,274 @@
+"""Cells that share a program: their states, padded to the largest k, and what is decided about them on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from bayesmix.covariance import STORAGES, STRUCTURES, Covariance, Structure
+from bayesmix.initialize import splits
+from bayesmix.inputs import double_precision
+from bayesmix.loop import Options, State, advance
+from bayesmix.mixture import GaussianMixture
+from bayesmix.mstep import families
+from bayesmix.problem import Problem, prepare
+from bayesmix.results import STATUS
+from bayesmix.statistics import Statistics, moments_of
+from bayesmix.verdict import Verdict, verdict
+
+__all__ = ["BATCH", "Cell", "Group", "Starts", "advance_some", "group_cells", "headed_for", "judge_start"]
+__all__ += ["mixture_of_start", "pending", "split_smaller", "winner"]
+
+_CODE = {name: code for name, (code, _) in STATUS.items()}
+BATCH = 16  # starts a call of a program
+_WORTH = 0.01  # nats above the best end that a start must be headed for to go on
+# The structure without constraints of each storage.
+_GENERAL = {"full": "VVV", "diagonal": "VVI", "spherical": "VII"}
+
+
+class Cell(NamedTuple):
+    n_components: int
+    covariance: str
+
+
+class Starts(NamedTuple):
+    """Some rows, and partitions of them into each number of clusters."""
+
+    rows: Int[np.ndarray, " m"]
+    partitions: dict[int, list[Int[np.ndarray, " m"]]]
+
+
+@dataclass
+class Group:
+    """Cells of one storage in the same units: their states, start by start, on the host."""
+
+    problem: Problem
+    cells: list[Cell]
+    of: np.ndarray  # which cell each start belongs to
+    states: State
+    whitened: np.ndarray
+    recent: np.ndarray  # the last three objectives of each start
+    hold: tuple[str, ...] = ()
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
+
+
+def _unit_rows(d: int) -> dict[tuple[str, bool], Structure]:
+    """Of each storage and kind of units the structure that stands for all: unshared, and first in the table."""
+    rows = [row for row in STRUCTURES.values() if not row.shared and row.n_features in (None, d)]
+    return {(row.storage, row.by_column): row for row in reversed(rows)}
+
+
+def group_cells(
+    x: np.ndarray, weight: np.ndarray, cells: Sequence[Cell], starts: Starts, tol: float
+) -> list[Group]:
+    d, largest = x.shape[1], max(cell.n_components for cell in cells)
+    groups = []
+    for (storage, by_column), row in _unit_rows(d).items():
+        own = [
+            cell
+            for cell in cells
+            if STRUCTURES[cell.covariance].storage == storage
+            and (STRUCTURES[cell.covariance].by_column == by_column or storage != "full")
+        ]
+        if own:
+            problem = prepare(1, row.name, x, weight, tol)
+            with double_precision():
+                problem = problem._replace(observations=jax.device_put(problem.observations))
+            groups.append(_group(problem, own, starts, largest))
+    return groups
+
+
+def _group(problem: Problem, cells: list[Cell], starts: Starts, largest: int) -> Group:
+    """The states of all starts of some cells, padded to the largest k."""
+    row, d = problem.structure, problem.x.shape[1]
+    u, w = problem.x[starts.rows].astype(np.float64), problem.w[starts.rows]
+    w = w * (problem.w.sum() / w.sum())
+    first = {k: [_moments(u, w, labels, row) for labels in some] for k, some in starts.partitions.items()}
+    of, weights, moments, pooled, family = [], [], [], [], []
+    for index, (k, name) in enumerate(cells):
+        for start, spread in first[k]:
+            of.append(index)
+            weights.append(np.arange(largest) < k)
+            moments.append(np.concatenate([start, np.zeros((largest - k, start.shape[1]))]))
+            pooled.append(spread)
+            family.append(families(row.storage).index(name))
+    n = len(of)
+    live = np.array(weights, float)
+    values = np.array(pooled)[:, None] + np.zeros((1, largest) + (1,) * row.form.axes)
+    states = State(
+        mixture=GaussianMixture(
+            live / live.sum(axis=1, keepdims=True),
+            np.zeros((n, largest, d)),
+            Covariance(values, _GENERAL[row.storage]),  # one name, so one program
+        ),
+        statistics=Statistics(np.array(moments), np.full(n, -np.inf)),
+        skip=np.zeros(n, bool),
+        step=np.zeros(n, np.int64),
+        gain=np.full(n, np.nan),
+        calm=np.zeros(n, np.int64),
+        code=np.zeros(n, np.int64),
+        collapsed=np.zeros((n, largest), bool),
+        tolerant=np.zeros(n, bool),
+        key=None,
+        redraws=np.zeros(n, np.int64),
+        failed=np.zeros(n, np.int64),
+        best=None,
+        trace=np.zeros((n, 4)),
+        chain=None,
+        filled=np.zeros(n, np.int64),
+        family=np.array(family, np.int32),
+    )
+    return Group(problem, cells, np.array(of), states, np.zeros(n, bool), np.full((n, 3), np.nan))
+
+
+def _moments(
+    u: np.ndarray, w: np.ndarray, labels: np.ndarray, row: Structure
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moments of a partition, and its pooled covariance; that stands in for clusters of at most d + 1 points."""
+    k, d = int(labels.max()) + 1, u.shape[1]
+    one_hot = (labels == np.arange(k)[:, None]) * w
+    count = one_hot.sum(axis=1)
+    means = one_hot @ u / count[:, None]
+    away = u - means[labels]
+    scatter = np.stack([(part[labels == j, None] * away[labels == j]).T @ away[labels == j] for j, part in
+                        enumerate(one_hot)])  # fmt: skip
+    pooled = scatter.sum(axis=0) / count.sum()
+    scatter = np.where((count <= d + 1)[:, None, None], pooled * count[:, None, None], scatter)
+    form = STORAGES[row.storage]
+    return moments_of(count, means, form.sparse(scatter), row), form.sparse(pooled[None])[0]
+
+
+def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options) -> None:
+    """Run some starts, and write them back; a batch is filled up with ended copies, so that its shape is one."""
+    whole = np.resize(chosen, BATCH)
+    states = jax.tree.map(lambda a: a[whole], group.states)
+    limits = np.where(np.arange(BATCH) < len(chosen), steps, 0)
+    problem = group.problem
+    with double_precision():
+        out = advance(states, limits, problem.observations, np.float64(1), problem.rules, options)
+        out = jax.tree.map(np.asarray, out)
+    for old, new in zip(jax.tree.leaves(group.states), jax.tree.leaves(out)):
+        old[chosen] = new[: len(chosen)]
+    for i, s in enumerate(chosen):
+        filled = int(out.filled[i])
+        group.recent[s] = out.trace[i, np.arange(filled - 3, filled) % 4] if filled >= 3 else np.nan
+    thin = chosen[group.states.code[chosen] == _CODE["thin"]]
+    group.states.code[thin], group.whitened[thin] = 0, True
+
+
+def judge_start(group: Group, s: int) -> Verdict:
+    """The verdict on a start, kept once it has ended; one that was left is clean unless the floor holds it."""
+    if s in group.verdicts:
+        return group.verdicts[s]
+    cell, states = group.cells[group.of[s]], group.states
+    k, code = cell.n_components, int(states.code[s])
+    collapsed = states.collapsed[s, :k]
+    if code == 0:
+        held = collapsed.any() or group.problem.units.degenerate
+        return Verdict("collapsed" if held else "running")
+    count = states.statistics.moments[s, :k, 0]
+    found = verdict(group.problem, code, mixture_of_start(group, s), collapsed, count)
+    group.verdicts[s] = found
+    return found
+
+
+def mixture_of_start(group: Group, s: int) -> GaussianMixture:
+    """The mixture of a start in loop units, without padding, as its own structure stores it."""
+    k, name = group.cells[group.of[s]]
+    mixture = group.states.mixture
+    values = mixture.covariance.values[s][: 1 if STRUCTURES[name].shared else k]
+    return GaussianMixture(mixture.weights[s, :k], mixture.means[s, :k], Covariance(values, name))
+
+
+def winner(group: Group, cell: int) -> int:
+    """The best of the starts of a cell that ended: clean ones first, then by objective, the first of equals."""
+    own = np.flatnonzero((group.of == cell) & (group.states.code != 0))
+    objective = group.states.statistics.objective[own]
+    objective = np.where(np.isnan(objective), -np.inf, objective)
+    clean = np.array([judge_start(group, s).clean for s in own.tolist()])
+    objective = np.where(clean | ~clean.any(), objective, -np.inf)
+    top = objective.max()
+    near = objective >= top - 1e-10 * abs(top) if np.isfinite(top) else objective == top
+    return int(own[np.argmax(near)])
+
+
+def pending(group: Group, max_steps: int) -> np.ndarray:
+    """The start of each cell that goes on: the first to its end, then the one headed highest, if above that."""
+    states, limits = group.states, headed_for(group)
+    states.code[(states.code == 0) & (states.step >= max_steps)] = _CODE["max_steps"]
+    chosen = []
+    for cell in range(len(group.cells)):
+        own = np.flatnonzero(group.of == cell)
+        running = own[states.code[own] == 0]
+        if not running.size:
+            continue
+        ended = [s for s in own.tolist() if states.code[s] and judge_start(group, s).clean]
+        reached = max((states.statistics.objective[s] for s in ended), default=-np.inf)
+        best = running[0] if running[0] == own[0] else running[np.argmax(limits[running])]
+        if running[0] == own[0] or limits[best] > reached + _WORTH:
+            chosen.append(best)
+    return np.array(chosen, int)
+
+
+def split_smaller(group: Group) -> np.ndarray:
+    """New starts for cells that ended below the one with a cluster less: that one, with each of its clusters split."""
+    winners = {cell: winner(group, index) for index, cell in enumerate(group.cells)}
+    objective = group.states.statistics.objective
+    rows, of = [], []
+    for index, (k, name) in enumerate(group.cells):
+        smaller = winners.get(Cell(k - 1, name))
+        if smaller is None or not judge_start(group, smaller).clean:
+            continue
+        own = winners[Cell(k, name)]
+        if judge_start(group, own).clean and objective[own] >= objective[smaller] + _WORTH:
+            continue
+        state = jax.tree.map(lambda a: a[own], group.states)  # noqa: B023
+        for mixture in splits(_general(group, smaller)):
+            values = state.mixture.covariance.values.copy()
+            values[:k] = mixture.covariance.values
+            means = state.mixture.means.copy()
+            means[:k] = mixture.means
+            weights = np.append(mixture.weights, np.zeros(len(means) - k))
+            held = state.mixture.weights if "weights" in group.hold else weights
+            covariance = Covariance(values, state.mixture.structure)
+            rows.append(
+                state._replace(
+                    mixture=GaussianMixture(held, means, covariance),
+                    statistics=replace(state.statistics, objective=np.float64(-np.inf)),
+                    skip=np.bool_(True),
+                    step=np.int64(0),
+                    gain=np.float64(np.nan),
+                    calm=np.int64(0),
+                    code=np.int64(0),
+                )
+            )
+            of.append(index)
+    if rows:
+        added = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        group.states = jax.tree.map(lambda a, b: np.concatenate([a, b]), group.states, added)
+        group.of = np.append(group.of, of)
+        group.whitened = np.append(group.whitened, np.full(len(of), group.whitened.any()))
+        group.recent = np.concatenate([group.recent, np.full((len(of), 3), np.nan)])
+    return np.arange(len(group.of) - len(of), len(group.of))
+
+
+def _general(group: Group, s: int) -> GaussianMixture:
+    """The mixture of a start in loop units, without padding, each cluster with its own covariance."""
+    k = group.cells[group.of[s]].n_components
+    mixture = group.states.mixture
+    values = Covariance(mixture.covariance.values[s, :k], mixture.structure)
+    return GaussianMixture(mixture.weights[s, :k], mixture.means[s, :k], values)
+
+
+def headed_for(group: Group) -> np.ndarray:
+    """The objective where each start is headed by Aitken's extrapolation."""
+    objective = group.states.statistics.objective
+    first, second = np.diff(group.recent, axis=1).T
+    rising = (first > second) & (second > 0) & (group.states.code == 0)
+    ratio = np.divide(second, first, out=np.zeros_like(second), where=rising)
+    return objective + np.where(rising, second * ratio / (1 - ratio), 0)
