@@ -229,8 +229,8 @@ def search(
         n_components: the numbers of clusters.
         covariance: "all" (the 14 structures; E and V for one feature), structures in mclust's letters or
             scikit-learn's words, or "kmeans", which tabulates inertia, silhouette and the gap statistic instead.
-        n_starts: of each cell: model-based agglomeration, Ward's partition, then k-means++ draws; at least
-            ten for "kmeans".
+        n_starts: of each cell: model-based agglomeration (before it the quantiles, for one feature), Ward's
+            partition, then k-means++ draws; at least ten for "kmeans".
         criterion: "bic" by default, "aic", "aicc", "icl", "icl_entropy", "clc" or "nec"; for "kmeans" "gap" (by
             default) or "silhouette".
         sample_weight: (n,); an integer weight is repetition, zero is absence.
@@ -308,6 +308,21 @@ def search(
     return Search(found, chosen, reasons, points, weight, hold, max_steps)
 
 
+def _quantile_groups(z: np.ndarray, weight: np.ndarray, counts: list[int]) -> dict[int, np.ndarray]:
+    """One feature cut at its quantiles, so that groups are equally heavy: mclust's start there."""
+    order = np.argsort(z, kind="stable")
+    last = np.cumsum(weight[order])  # repetitions of order[i] end before this place of the sorted sample
+    total = last[-1]
+
+    def quantile(share: float) -> float:
+        place = share * (total - 1)
+        low, high = (z[order[np.searchsorted(last, p, side="right").clip(max=len(z) - 1)]] for p in
+                     (np.floor(place), np.floor(place) + 1))  # fmt: skip
+        return low + (place - np.floor(place)) * (high - low)
+
+    return {k: np.searchsorted([quantile(i / k) for i in range(1, k)], z, side="left") for k in counts}
+
+
 def _counts(n_components: int | Iterable[int]) -> list[int]:
     given = [n_components] if isinstance(n_components, int | np.integer) else list(n_components)
     counts = sorted({as_count(k, "n_components") for k in given})
@@ -329,6 +344,8 @@ def _starts(x: np.ndarray, weight: np.ndarray, counts: list[int], n_starts: int,
     if not z.shape[1]:  # all rows are equal
         z = np.zeros((len(rows), 1))
     trees = [agglomerate(z, w, counts), ward(z, counts)]
+    if x.shape[1] == 1:
+        trees.insert(0, _quantile_groups(z[:, 0], w, counts))
     partitions = {}
     for k in counts:
         some = [tree[k] for tree in trees[:n_starts]]
