@@ -4,8 +4,8 @@ Structures of one storage differ in a small M-step only, and a mixture of k clus
 are zero. So cells are padded to the largest k and share one program a storage: full, diagonal, spherical. Starts are
 partitions that all structures share. Every start of every cell runs for a few steps; the first, the agglomerated one,
 goes on to its end, and then those that are headed above the best clean end of the cell, one after another. A cell
-that ends below the one with a cluster less starts again from that one, each of its clusters split. Independent
-batches run on as many threads as there are cores.
+that ends below the one with a cluster less starts again from that one, a large cluster split. Independent batches
+run on as many threads as there are cores.
 """
 
 from __future__ import annotations

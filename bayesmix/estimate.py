@@ -45,7 +45,7 @@ __all__ = [
 
 _ROUNDS = 500  # of an iterative M-step, at most
 _AT_REST = 1e-11  # relative change of a volume below which it has converged
-_STILL = 1e-7  # largest angle of a last turn
+_STILL = 1e-9  # largest angle of a last turn
 _SMALL_TURN = 0.2  # largest angle of a step of Newton that is taken
 _ANGLES = 16  # points of a grid of angles over half a turn of 2 θ
 _TINY = 1e-300
@@ -139,7 +139,8 @@ def evv(
     count: Array, scatter: Float[Array, "k d d"], previous: Float[Array, "k d d"]
 ) -> Float[Array, "k d d"]:
     """Σ_k = λ C_k, in closed form: C_k ∝ W_k, λ = Σ_k |W_k|^(1/d) / n."""
-    volumes = _volume(scatter)
+    size = jnp.trace(scatter, axis1=-2, axis2=-1)
+    volumes = jnp.maximum(_volume(scatter), 1e-12 * size + _TINY)  # of a singular one rounding would decide
     return scatter * per_cluster(jnp.sum(volumes) / jnp.sum(count) / volumes, 2)
 
 
@@ -230,7 +231,8 @@ def common_axes(count: Array, scatter: Array, previous: Array, varying: Array) -
 
     # Generic multipliers, so that eigenvalues which are equal in the sum are not so by accident.
     mix = 1 + np.modf(np.arange(1, k + 1) * math.sqrt(2))[0]
-    blend = jnp.sum(previous * per_cluster(jnp.asarray(mix) / _volume(previous), 2), axis=0)
+    size = jnp.maximum(jnp.trace(previous, axis1=-2, axis2=-1), _TINY)
+    blend = jnp.sum(previous * per_cluster(jnp.asarray(mix) / size, 2), axis=0)
     axes = _eigh(blend)[1]
     turned = jnp.swapaxes(axes, -1, -2) @ scatter @ axes
 

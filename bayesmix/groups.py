@@ -27,6 +27,7 @@ __all__ += ["mixture_of_start", "pending", "split_smaller", "winner"]
 _CODE = {name: code for name, (code, _) in STATUS.items()}
 BATCH = 16  # starts a call of a program
 _WORTH = 0.01  # nats above the best end that a start must be headed for to go on
+_SPLITS = 3  # clusters that are split, each in a start of its own
 # The structure without constraints of each storage.
 _GENERAL = {"full": "VVV", "diagonal": "VVI", "spherical": "VII"}
 
@@ -216,7 +217,7 @@ def pending(group: Group, max_steps: int) -> np.ndarray:
 
 
 def split_smaller(group: Group) -> np.ndarray:
-    """New starts for cells that ended below the one with a cluster less: that one, with each of its clusters split."""
+    """New starts for cells that ended below the one with a cluster less: that one with a large cluster split."""
     winners = {cell: winner(group, index) for index, cell in enumerate(group.cells)}
     objective = group.states.statistics.objective
     rows, of = [], []
@@ -228,7 +229,9 @@ def split_smaller(group: Group) -> np.ndarray:
         if judge_start(group, own).clean and objective[own] >= objective[smaller] + _WORTH:
             continue
         state = jax.tree.map(lambda a: a[own], group.states)  # noqa: B023
-        for mixture in splits(_general(group, smaller)):
+        halves = splits(_general(group, smaller))
+        largest = np.argsort(-group.states.mixture.weights[smaller, : k - 1], kind="stable")[:_SPLITS]
+        for mixture in (halves[j] for j in largest):
             values = state.mixture.covariance.values.copy()
             values[:k] = mixture.covariance.values
             means = state.mixture.means.copy()
