@@ -75,8 +75,8 @@ def stochastic_chain(
         >>> x = bm.datasets.load("old_faithful")
         >>> chain = bm.stochastic_chain(bm.MixtureModel(2), x, key=0, n_draws=100, n_chains=2)
         >>> chain["posterior"]["means"].mean(["chain", "draw"]).round(0).values
-        array([[ 2., 54.],
-               [ 4., 80.]])
+        array([[ 4., 80.],
+               [ 2., 54.]])
     """
     n_draws, n_chains = as_count(n_draws, "n_draws"), as_count(n_chains, "n_chains")
     n_warmup = as_count(n_warmup, "n_warmup", minimum=0)

@@ -127,7 +127,7 @@ def standard_errors(fit: Fit, x: Any, *, sample_weight: Any = None) -> StandardE
         >>> x = bm.datasets.load("old_faithful")
         >>> fit = bm.fit(bm.MixtureModel(2), x)
         >>> bm.standard_errors(fit, x).weights.round(4)
-        array([0.0293, 0.0293])
+        array([0.0291, 0.0291])
     """
     problem = problem_of(fit, x, sample_weight)
     if fit.spurious:

@@ -11,6 +11,7 @@ import bayesmix as bm
 from bayesmix.covariance import STRUCTURES
 from bayesmix.hierarchy import agglomerate, sphere, ward
 from bayesmix.selection import CRITERIA
+from bayesmix.units import spurious_clusters
 
 FITS = {
     "faithful": None,
@@ -32,6 +33,19 @@ def reference_data(name):
     return reference, x
 
 
+def clean_there(cell, x):
+    """Whether mclust's own fit is clean: it keeps clusters of a few points and nearly flat ones."""
+    if not STRUCTURES[cell["model"]].unbounded or cell["G"] == 1:
+        return True
+    if min(cell["sizes"]) <= x.shape[1] + 1:
+        return False
+    if "covariances" not in cell:
+        return True
+    means = np.reshape(cell["mean"], (cell["G"], -1))
+    m = bm.GaussianMixture.of(cell["pro"], means, np.array(cell["covariances"]), covariance=cell["model"])
+    return not spurious_clusters(m, m.responsibilities(x).sum(axis=0), np.zeros(x.shape[1]))
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FITS])
 def test_the_search_is_at_least_as_good_as_mclust_in_every_cell(name):
     reference, x = reference_data(name)
@@ -41,7 +55,7 @@ def test_the_search_is_at_least_as_good_as_mclust_in_every_cell(name):
     for cell in reference["cells"]:
         row = table.loc[(cell["G"], cell["model"])]
         assert row["n_parameters"] == cell["df"]
-        if cell["loglik"] is not None and row["clean"]:
+        if cell["loglik"] is not None and row["clean"] and clean_there(cell, x):
             assert row["log_likelihood"] >= cell["loglik"] - 1e-3, cell
             compared += 1
     assert compared >= 0.6 * len(reference["cells"])
