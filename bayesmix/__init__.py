@@ -3,6 +3,7 @@
 from bayesmix import datasets
 from bayesmix.checks import FitCheck, check_fit
 from bayesmix.em import fit
+from bayesmix.information import StandardErrors, standard_errors
 from bayesmix.limit import kmeans
 from bayesmix.merging import MergeHierarchy, merge_clusters
 from bayesmix.mixture import GaussianMixture
@@ -13,7 +14,7 @@ from bayesmix.results import Fit
 from bayesmix.selection import Search, search
 from bayesmix.stochastic import stochastic_chain
 from bayesmix.trees import mixtures
-from bayesmix.uncertainty import StandardErrors, bootstrap, jackknife, standard_errors
+from bayesmix.uncertainty import bootstrap, jackknife
 
 __version__ = "0.1.0"
 __all__ = [

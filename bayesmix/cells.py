@@ -26,11 +26,10 @@ from bayesmix.groups import (
     BATCH,
     Cell,
     Group,
-    Starts,
     advance_some,
     group_cells,
-    headed_for,
     judge_start,
+    limits,
     mixture_of_start,
     pending,
     split_smaller,
@@ -39,16 +38,15 @@ from bayesmix.groups import (
 from bayesmix.inputs import cores, double_precision
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
-from bayesmix.problem import prepare
+from bayesmix.partitions import Starts
 from bayesmix.statistics import Observations
-from bayesmix.verdict import Verdict
+from bayesmix.verdict import AGREE, Verdict
 
 __all__ = ["CellFit", "fit_cells"]
 
 _FIRST = 12  # steps of every start, before only the best of each cell goes on
 _MORE = 200  # steps a call after that
 _RESCUES = 10  # rounds in which cells below those with a cluster less start from them
-_AGREE = 0.1  # nats within which two starts count as one optimum
 
 
 @dataclass(frozen=True)
@@ -91,11 +89,7 @@ def fit_cells(
         max_steps: of a start, about.
         progress: told of each cell.
     """
-    groups = group_cells(x, weight, cells, starts, tol)
-    single = x.dtype == np.float32
-    for group in groups:
-        group.whitened[:] = single
-        group.hold = hold
+    groups = group_cells(x, weight, cells, starts, hold, tol)
 
     def run(jobs: list[tuple[Group, np.ndarray, int]]) -> None:
         """Take some starts of a group so many steps further, batch by batch, on all cores."""
@@ -150,7 +144,7 @@ def _shape(batch: tuple[Group, np.ndarray, int, Options]) -> Any:
 
 def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group]) -> dict[Cell, CellFit]:
     """Winners in the data's units, with the sums over the data that the criteria need: one program for all."""
-    wide = prepare(1, "VVV", x, weight, 0.0)
+    wide = groups[0].problem
     largest = groups[0].states.mixture.means.shape[1]
     winners = [(group, winner(group, index)) for group in groups for index in range(len(group.cells))]
     outer = [group.problem.units.leave(mixture_of_start(group, s)) for group, s in winners]
@@ -159,15 +153,15 @@ def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group]) -> dict[Cell
     with double_precision():
         sums = np.asarray(_sums(stacked, wide.observations))
     moved = wide.units.log_volume * wide.w.sum()
-    limits = {id(group): headed_for(group) for group in groups}
+    ends = {id(group): limits(group) for group in groups}
     found = {}
     for (group, s), mixture, (total, top, entropy) in zip(winners, outer, sums):
         cell = group.cells[group.of[s]]
         own = np.flatnonzero(group.of == group.of[s])
         judged = [judge_start(group, o) for o in own.tolist()]
         best = judge_start(group, s)
-        target = group.states.statistics.objective[s] - _AGREE
-        agree = [v.clean == best.clean and limits[id(group)][o] >= target for o, v in zip(own, judged)]
+        target = group.states.statistics.objective[s] - AGREE
+        agree = [v.clean == best.clean and ends[id(group)][o] >= target for o, v in zip(own, judged)]
         dtype = x.dtype
         values = Covariance(mixture.covariance.values.astype(dtype), mixture.structure)
         found[cell] = CellFit(
@@ -215,11 +209,7 @@ def _sums(mixtures: GaussianMixture, observations: Observations) -> Array:
 
         def block(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
             x, weight = pair
-            logits = density.log_joint(mixture, x, factor)
-            logs = density.log_sum(logits)
-            r = jnp.exp(logits - logs)
-            entropy = -jnp.sum(jnp.where(r > 0, r * jnp.log(jnp.where(r > 0, r, 1)), 0), axis=0)
-            sums = jnp.stack([logs, jnp.max(logits, axis=0), entropy]) @ weight
+            sums = density.report(mixture, x, factor)[:3] @ weight
             return total + sums.astype(float), None
 
         return jax.lax.scan(block, jnp.zeros(3), (observations.x, observations.weight))[0]

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from bayesmix.axes import generic, rotation
 from bayesmix.covariance import Covariance
 from bayesmix.mixture import GaussianMixture
 
@@ -80,8 +81,7 @@ class Chart(NamedTuple):
                 factor = self.axes @ (turn + stretch[:, :, None] * jnp.eye(d))
             else:
                 skew = (turn - jnp.swapaxes(turn, -1, -2)) / 2
-                turned = self.axes @ jnp.linalg.solve(jnp.eye(d) - skew, jnp.eye(d) + skew)
-                factor = turned * jnp.sqrt(self.shapes * stretch)[:, None, :]
+                factor = self.axes @ rotation(skew) * jnp.sqrt(self.shapes * stretch)[:, None, :]
             values = volumes[:, None, None] * (factor @ jnp.swapaxes(factor, -1, -2))
         return replace(center, weights=weights, means=means, covariance=Covariance(values, row.name))
 
@@ -107,11 +107,7 @@ def chart(mixture: GaussianMixture, hold: tuple[str, ...] = ()) -> Chart:
         if shape == orientation:
             axes = np.linalg.cholesky(unit)
         elif orientation == "E":
-            # Generic multipliers: eigenvalues that are equal in the sum are not so by accident.
-            blend = (unit * (1 + np.modf(np.arange(1, len(unit) + 1) * np.sqrt(2))[0])[:, None, None]).sum(
-                axis=0
-            )
-            axes = np.linalg.eigh(blend)[1][None]
+            axes = np.linalg.eigh(np.tensordot(generic(len(unit)), unit, axes=1))[1][None]
             shapes = np.diagonal(np.swapaxes(axes, -1, -2) @ unit @ axes, axis1=1, axis2=2)
         else:
             shapes, axes = np.linalg.eigh(unit)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "classify", "condition", "inverse_factor", "log_density", "log_joint", "log_sum", "precision_factor",
-    "responsibilities", "simulate", "within_euclidean", "within_mahalanobis",
+    "report", "responsibilities", "simulate", "within_euclidean", "within_mahalanobis",
 ]  # fmt: skip
 
 
@@ -82,6 +82,15 @@ def log_joint(
 
 def log_density(mixture: GaussianMixture, x: Array) -> Array:
     return log_sum(log_joint(mixture, x))
+
+
+def report(mixture: GaussianMixture, x: Array, factor: Array | None = None) -> Float[Array, "4 b"]:
+    """Of each point: log density, largest log joint, entropy of its responsibilities, most probable cluster."""
+    logits = log_joint(mixture, x, factor)
+    total = log_sum(logits)
+    r = jnp.exp(logits - total)
+    entropy = -jnp.sum(jnp.where(r > 0, r * jnp.log(jnp.where(r > 0, r, 1)), 0), axis=0)
+    return jnp.stack([total, jnp.max(logits, axis=0), entropy, jnp.argmax(logits, axis=0).astype(x.dtype)])
 
 
 def responsibilities(mixture: GaussianMixture, x: Array) -> Array:

@@ -28,11 +28,12 @@ from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from bayesmix.covariance import STORAGES, STRUCTURES, Covariance, Structure
+from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.density import log_joint, log_sum, precision_factor
 from bayesmix.inputs import is_traced
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
+from bayesmix.storage import STORAGES
 
 __all__ = ["SITES", "MixtureDistribution", "Site", "draw_parameters", "draws", "scale_trils"]
 

@@ -16,12 +16,12 @@ import numpy as np
 from bayesmix.initialize import Start, nearest
 from bayesmix.inputs import double_precision
 from bayesmix.loop import Options, Rules, State, advance
-from bayesmix.results import STATUS
+from bayesmix.mixture import GaussianMixture
+from bayesmix.results import CODE
 from bayesmix.statistics import Observations, Statistics
 
 __all__ = ["Path", "begin", "run"]
 
-_CODE = {name: code for name, (code, _) in STATUS.items()}
 _CAPACITY = 256  # steps a call at most; the length of the trace that the device keeps
 
 
@@ -69,6 +69,10 @@ class Path(NamedTuple):
     chains: list[np.ndarray]
     whitened: bool
 
+    def mixture(self, s: int) -> GaussianMixture:
+        """The mixture of start s, in loop units."""
+        return jax.tree.map(lambda a: a[s], self.states.mixture)
+
 
 def run(
     states: State,
@@ -106,10 +110,10 @@ def run(
                 traces[s].append(states.trace[s, :filled])
                 if states.chain is not None:
                     chains[s].append(states.chain[s, :filled])
-            if (states.code == _CODE["thin"]).any():
+            if (states.code == CODE["thin"]).any():
                 options = options._replace(whitened=True)
-                states = states._replace(code=np.where(states.code == _CODE["thin"], 0, states.code))
-            for s in np.flatnonzero(states.code == _CODE["empty"]).tolist():
+                states = states._replace(code=np.where(states.code == CODE["thin"], 0, states.code))
+            for s in np.flatnonzero(states.code == CODE["empty"]).tolist():
                 states = _relocate(states, s, observations)
     return Path(
         states,

@@ -6,16 +6,15 @@ ones, because with cluster-specific volumes the likelihood is unbounded and its 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
-from jaxtyping import Array
 
+from bayesmix import density
 from bayesmix.covariance import STRUCTURES, Covariance
-from bayesmix.density import log_joint, log_sum
 from bayesmix.drive import Path, begin, run
 from bayesmix.engines import METHODS
 from bayesmix.initialize import SEEDS, Start, from_means, from_partition, given_start, nearest
@@ -26,12 +25,12 @@ from bayesmix.model import MixtureModel
 from bayesmix.penalty import to_data_units
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem, prepare
-from bayesmix.results import STATUS, Fit
+from bayesmix.results import CODE, Fit
 from bayesmix.statistics import observe
 from bayesmix.units import Floor
-from bayesmix.verdict import agreeing, best_start, judge, mixture_at
+from bayesmix.verdict import agreeing, best_start, judge, sentence
 
-__all__ = ["fit", "likelihoods", "sentence", "solve"]
+__all__ = ["fit", "likelihoods", "solve"]
 
 _STARTS = ("kmeans", *SEEDS)
 _START_ALIASES = {"k-means": "kmeans", "kmeans++": "k-means++"}
@@ -155,12 +154,8 @@ def solve(
         raise ValueError(f"a given init is one start, so n_starts must be 1, not {n_starts!r}")
     count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named or row.draws else 1
     problem = prepare(n_components, covariance, x, sample_weight, float(tol), prior)
-    if row.responsibilities == "sampled" and (problem.w != np.round(problem.w)).any():
-        bad = int(np.argmax(problem.weight != np.round(problem.weight)))
-        raise ValueError(
-            f"stochastic EM draws a whole number of points, so sample_weight must be whole numbers; "
-            f"row {bad} has {problem.weight[bad]}; use method='soft'"
-        )
+    if row.responsibilities == "sampled":
+        problem.whole("stochastic EM draws a whole number of points", "use method='soft'")
     if isinstance(init, str):
         name = as_name(_START_ALIASES.get(init, init), "init", _STARTS)
         starts, copies = _own_starts(problem, name, count, key, relocate)
@@ -223,20 +218,11 @@ def _lloyd(problem: Problem, x: np.ndarray, seeds: list[np.ndarray]) -> list[np.
     return list(path.states.mixture.means)
 
 
-def _report_block(mixture: GaussianMixture, x: Array) -> Array:
-    """Of each point: log density, largest log joint, entropy of its responsibilities, label."""
-    logits = log_joint(mixture, x)
-    density, top = log_sum(logits), jnp.max(logits, axis=0)
-    r = jnp.exp(logits - density)
-    entropy = -jnp.sum(jnp.where(r > 0, r * jnp.log(jnp.where(r > 0, r, 1)), 0), axis=0)
-    return jnp.stack([density, top, entropy, jnp.argmax(logits, axis=0).astype(x.dtype)])
-
-
 def likelihoods(
     mixture: GaussianMixture, points: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted sums of log density, largest log joint and entropy; and the most probable cluster of each row."""
-    report = mixture._each(_report_block, points).astype(np.float64)
+    report = mixture._each(density.report, points).astype(np.float64)
     return weight @ report[:, :3], report[:, 3].astype(np.int64)
 
 
@@ -254,8 +240,8 @@ def _finish(
     verdicts = [judge(problem, path, s, relocate=relocate) for s in copies]
     winner = best_start(verdicts, path)
     states, units = path.states, problem.units
-    mixture = _outside(problem, mixture_at(path, winner))
-    (density, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight)
+    mixture = _outside(problem, path.mixture(winner))
+    (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight)
     total = float(problem.weight.sum())
     name, reasons = verdicts[winner]
     gain = float(states.gain[winner])
@@ -263,21 +249,19 @@ def _finish(
     k = problem.n_components
     best = None
     if states.best is not None:
-        best = _outside(
-            problem, mixture_at(path._replace(states=states._replace(mixture=states.best[0])), winner)
-        )
+        best = _outside(problem, jax.tree.map(lambda a: a[winner], states.best[0]))
     moved = 0.0 if prior is None else to_data_units(units, problem.structure, k)
     return Fit(
         mixture=mixture,
         objective=path.traces[winner] + units.log_volume * total + moved,
-        log_likelihood=density,
+        log_likelihood=total_log,
         classification_log_likelihood=top,
         entropy=entropy,
         labels=labels,
         n_observations=total,
         method=method,
         n_steps=int(states.step[winner]),
-        code=STATUS[name][0],
+        code=CODE[name],
         status=sentence(
             name,
             reasons,
@@ -304,34 +288,3 @@ def _outside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
     dtype = problem.points.dtype
     values = Covariance(outer.covariance.values.astype(dtype), outer.structure)
     return GaussianMixture(outer.weights.astype(dtype), outer.means.astype(dtype), values, problem.names)
-
-
-def sentence(
-    name: str,
-    reasons: Mapping[int, str],
-    labels: np.ndarray,
-    *,
-    max_steps: int,
-    gain: float,
-    columns: str,
-    structure: str,
-    k: int,
-) -> str:
-    """The sentence of a status, with what it says about this run."""
-    distinct = len(np.unique(labels))
-    return STATUS[name][1].format(
-        max_steps=max_steps,
-        gained=f" (the last step gained {gain:.2g} nats)" if np.isfinite(gain) else "",
-        clusters="; ".join(_cluster(c, why, labels) for c, why in reasons.items()),
-        columns=columns,
-        structure=structure,
-        k=k,
-        distinct=distinct,
-        empty=k - distinct,
-    )
-
-
-def _cluster(cluster: int, why: str, labels: np.ndarray) -> str:
-    rows = np.flatnonzero(labels == cluster)
-    shown = ", ".join(map(str, rows[:8])) + (", ..." if rows.size > 8 else "")
-    return f"cluster {cluster} (rows {shown or 'none'})" + (f" {why}" if why else "")

@@ -14,17 +14,16 @@ import numpy as np
 
 from bayesmix.drive import Path, begin, run
 from bayesmix.initialize import Start
-from bayesmix.inputs import as_generator
+from bayesmix.inputs import as_generator, key_data
 from bayesmix.labels import match_moments
 from bayesmix.loop import Options, State
 from bayesmix.problem import Problem
-from bayesmix.results import STATUS
+from bayesmix.results import CODE
 from bayesmix.statistics import Statistics
-from bayesmix.verdict import best_start, judge, mixture_at
+from bayesmix.verdict import best_start, judge
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["METHODS", "Method", "sampled"]
 
-_CODE = {name: code for name, (code, _) in STATUS.items()}
 
 # What each start may cost, in products n k p, before only the best goes on; 20 steps at least. On a few
 # thousand numbers that lets every start converge.
@@ -84,7 +83,7 @@ def _anew(path: Path, means: np.ndarray) -> State:
         skip=np.ones_like(states.skip),
         gain=np.full_like(states.gain, np.nan),
         calm=np.zeros_like(states.calm),
-        code=np.where(states.code == _CODE["converged"], 0, states.code),
+        code=np.where(states.code == CODE["converged"], 0, states.code),
     )
 
 
@@ -92,7 +91,7 @@ def _split(path: Path, generator: np.random.Generator) -> np.ndarray:
     """Means that coincide moved a little, in random directions: their common point is a saddle."""
     means = path.states.mixture.means.copy()
     for s in range(means.shape[0]):
-        mixture = mixture_at(path, s)
+        mixture = path.mixture(s)
         pooled = np.einsum("k,kij->ij", mixture.weights, mixture.covariances)
         deviations = np.sqrt(np.diag(pooled))
         apart = np.abs((means[s][:, None] - means[s]) / deviations).max(axis=-1)
@@ -102,13 +101,17 @@ def _split(path: Path, generator: np.random.Generator) -> np.ndarray:
     return means
 
 
+def sampled(problem: Problem) -> str:
+    """The row of `statistics.RESPONSIBILITIES` that draws z: weights stand for so many draws each."""
+    return "sampled" if (problem.w == 1).all() else "sampled_counts"
+
+
 def _stochastic(
     problem: Problem, starts: list[Start], copies: np.ndarray, options: Options, steps: int, key
 ) -> Path:
     """A chain of draws from each start, then the mixture of the averaged statistics of its later half."""
-    if (problem.w != 1).any():
-        options = options._replace(responsibilities="sampled_counts")
-    seeds = as_generator(key).integers(0, 2**32, size=(len(starts), 2), dtype=np.uint32)
+    options = options._replace(responsibilities=sampled(problem))
+    seeds = key_data(key, len(starts))
     limits = np.full(len(starts), steps)
     chain = run(
         begin(starts, options, seeds), limits, problem.observations, problem.rules, options, title="draws"
@@ -119,11 +122,11 @@ def _stochastic(
         second = chain.states.statistics.second
         average = _average(later, problem.x.shape[1]) if len(later) else chain.states.statistics.moments[s]
         statistics = Statistics(average, np.float64(-np.inf), None if second is None else second[s])
-        ends.append(Start(mixture_at(chain, s), statistics))
+        ends.append(Start(chain.mixture(s), statistics))
     options = options._replace(responsibilities="soft", whitened=chain.whitened)
     rules = problem.rules._replace(tol=0.0)
     last = run(begin(ends, options), np.ones(len(ends), int), problem.observations, rules, options)
-    code = np.where(chain.states.code == 0, _CODE["averaged"], chain.states.code)
+    code = np.where(chain.states.code == 0, CODE["averaged"], chain.states.code)
     return last._replace(
         states=last.states._replace(
             code=np.where(last.states.code == 0, code, last.states.code),
@@ -139,16 +142,14 @@ def _approximating(
     problem: Problem, starts: list[Start], copies: np.ndarray, options: Options, steps: int, key
 ) -> Path:
     """Statistics that move towards each draw by a decreasing step; so they settle."""
-    if (problem.w != 1).any():
-        options = options._replace(responsibilities="sampled_counts")
-    options = options._replace(decreasing=True)
+    options = options._replace(responsibilities=sampled(problem), decreasing=True)
     rules = problem.rules._replace(settle=steps // 10)
-    seeds = as_generator(key).integers(0, 2**32, size=(len(starts), 2), dtype=np.uint32)
+    seeds = key_data(key, len(starts))
     limits = np.full(len(starts), steps)
     path = run(begin(starts, options, seeds), limits, problem.observations, rules, options, title="draws")
     states = path.states
     return path._replace(
-        states=states._replace(code=np.where(states.code == 0, _CODE["settled"], states.code))
+        states=states._replace(code=np.where(states.code == 0, CODE["settled"], states.code))
     )
 
 

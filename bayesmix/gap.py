@@ -21,7 +21,7 @@ import numpy as np
 
 from bayesmix.inputs import as_count, as_generator, as_name
 from bayesmix.limit import kmeans
-from bayesmix.results import STATUS, Fit
+from bayesmix.results import NAME, Fit
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +30,6 @@ __all__ = ["CentreSearch", "search_centres", "silhouette"]
 
 _REFERENCES = 20  # data sets without clusters
 _PAIRED = 5000  # rows whose distances the silhouette looks at, at most
-_NAME = {code: name for name, (code, _) in STATUS.items()}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class CentreSearch:
                 "n_steps": fit.n_steps,
                 "n_agree": fit.n_agree,
                 "n_starts": fit.n_starts,
-                "status": _NAME[fit.code],
+                "status": NAME[fit.code],
                 "reason": "" if fit.converged else fit.status,
             }
             for k, fit in self.fits.items()

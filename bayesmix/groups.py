@@ -8,40 +8,30 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
-from bayesmix.covariance import STORAGES, STRUCTURES, Covariance, Structure
+from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.initialize import splits
 from bayesmix.inputs import double_precision
 from bayesmix.loop import Options, State, advance
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families
+from bayesmix.partitions import Starts
 from bayesmix.problem import Problem, prepare
-from bayesmix.results import STATUS
+from bayesmix.results import CODE
 from bayesmix.statistics import Statistics, moments_of
-from bayesmix.verdict import Verdict, verdict
+from bayesmix.verdict import Verdict, best, headed_for, verdict
 
-__all__ = ["BATCH", "Cell", "Group", "Starts", "advance_some", "group_cells", "headed_for", "judge_start"]
+__all__ = ["BATCH", "Cell", "Group", "advance_some", "group_cells", "judge_start", "limits"]
 __all__ += ["mixture_of_start", "pending", "split_smaller", "winner"]
 
-_CODE = {name: code for name, (code, _) in STATUS.items()}
 BATCH = 16  # starts a call of a program
 _WORTH = 0.01  # nats above the best end that a start must be headed for to go on
 _SPLITS = 3  # clusters that are split, each in a start of its own
-# The structure without constraints of each storage.
-_GENERAL = {"full": "VVV", "diagonal": "VVI", "spherical": "VII"}
 
 
 class Cell(NamedTuple):
     n_components: int
     covariance: str
-
-
-class Starts(NamedTuple):
-    """Some rows, and partitions of them into each number of clusters."""
-
-    rows: Int[np.ndarray, " m"]
-    partitions: dict[int, list[Int[np.ndarray, " m"]]]
 
 
 @dataclass
@@ -54,7 +44,7 @@ class Group:
     states: State
     whitened: np.ndarray
     recent: np.ndarray  # the last three objectives of each start
-    hold: tuple[str, ...] = ()
+    hold: tuple[str, ...]
     verdicts: dict[int, Verdict] = field(default_factory=dict)
 
 
@@ -65,8 +55,14 @@ def _unit_rows(d: int) -> dict[tuple[str, bool], Structure]:
 
 
 def group_cells(
-    x: np.ndarray, weight: np.ndarray, cells: Sequence[Cell], starts: Starts, tol: float
+    x: np.ndarray,
+    weight: np.ndarray,
+    cells: Sequence[Cell],
+    starts: Starts,
+    hold: tuple[str, ...],
+    tol: float,
 ) -> list[Group]:
+    """The cells by program, each start of each in its place."""
     d, largest = x.shape[1], max(cell.n_components for cell in cells)
     groups = []
     for (storage, by_column), row in _unit_rows(d).items():
@@ -80,11 +76,11 @@ def group_cells(
             problem = prepare(1, row.name, x, weight, tol)
             with double_precision():
                 problem = problem._replace(observations=jax.device_put(problem.observations))
-            groups.append(_group(problem, own, starts, largest))
+            groups.append(_group(problem, own, starts, hold, largest))
     return groups
 
 
-def _group(problem: Problem, cells: list[Cell], starts: Starts, largest: int) -> Group:
+def _group(problem: Problem, cells: list[Cell], starts: Starts, hold: tuple[str, ...], largest: int) -> Group:
     """The states of all starts of some cells, padded to the largest k."""
     row, d = problem.structure, problem.x.shape[1]
     u, w = problem.x[starts.rows].astype(np.float64), problem.w[starts.rows]
@@ -105,7 +101,7 @@ def _group(problem: Problem, cells: list[Cell], starts: Starts, largest: int) ->
         mixture=GaussianMixture(
             live / live.sum(axis=1, keepdims=True),
             np.zeros((n, largest, d)),
-            Covariance(values, _GENERAL[row.storage]),  # one name, so one program
+            Covariance(values, row.general),  # one name, so one program
         ),
         statistics=Statistics(np.array(moments), np.full(n, -np.inf)),
         skip=np.zeros(n, bool),
@@ -124,7 +120,8 @@ def _group(problem: Problem, cells: list[Cell], starts: Starts, largest: int) ->
         filled=np.zeros(n, np.int64),
         family=np.array(family, np.int32),
     )
-    return Group(problem, cells, np.array(of), states, np.zeros(n, bool), np.full((n, 3), np.nan))
+    whitened = np.full(n, problem.x.dtype == np.float32)
+    return Group(problem, cells, np.array(of), states, whitened, np.full((n, 3), np.nan), hold)
 
 
 def _moments(
@@ -140,7 +137,7 @@ def _moments(
                         enumerate(one_hot)])  # fmt: skip
     pooled = scatter.sum(axis=0) / count.sum()
     scatter = np.where((count <= d + 1)[:, None, None], pooled * count[:, None, None], scatter)
-    form = STORAGES[row.storage]
+    form = row.form
     return moments_of(count, means, form.sparse(scatter), row), form.sparse(pooled[None])[0]
 
 
@@ -158,7 +155,7 @@ def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options)
     for i, s in enumerate(chosen):
         filled = int(out.filled[i])
         group.recent[s] = out.trace[i, np.arange(filled - 3, filled) % 4] if filled >= 3 else np.nan
-    thin = chosen[group.states.code[chosen] == _CODE["thin"]]
+    thin = chosen[group.states.code[chosen] == CODE["thin"]]
     group.states.code[thin], group.whitened[thin] = 0, True
 
 
@@ -189,19 +186,14 @@ def mixture_of_start(group: Group, s: int) -> GaussianMixture:
 def winner(group: Group, cell: int) -> int:
     """The best of the starts of a cell that ended: clean ones first, then by objective, the first of equals."""
     own = np.flatnonzero((group.of == cell) & (group.states.code != 0))
-    objective = group.states.statistics.objective[own]
-    objective = np.where(np.isnan(objective), -np.inf, objective)
     clean = np.array([judge_start(group, s).clean for s in own.tolist()])
-    objective = np.where(clean | ~clean.any(), objective, -np.inf)
-    top = objective.max()
-    near = objective >= top - 1e-10 * abs(top) if np.isfinite(top) else objective == top
-    return int(own[np.argmax(near)])
+    return int(own[best(group.states.statistics.objective[own], clean)])
 
 
 def pending(group: Group, max_steps: int) -> np.ndarray:
     """The start of each cell that goes on: the first to its end, then the one headed highest, if above that."""
-    states, limits = group.states, headed_for(group)
-    states.code[(states.code == 0) & (states.step >= max_steps)] = _CODE["max_steps"]
+    states, ends = group.states, limits(group)
+    states.code[(states.code == 0) & (states.step >= max_steps)] = CODE["max_steps"]
     chosen = []
     for cell in range(len(group.cells)):
         own = np.flatnonzero(group.of == cell)
@@ -210,9 +202,9 @@ def pending(group: Group, max_steps: int) -> np.ndarray:
             continue
         ended = [s for s in own.tolist() if states.code[s] and judge_start(group, s).clean]
         reached = max((states.statistics.objective[s] for s in ended), default=-np.inf)
-        best = running[0] if running[0] == own[0] else running[np.argmax(limits[running])]
-        if running[0] == own[0] or limits[best] > reached + _WORTH:
-            chosen.append(best)
+        next_ = running[0] if running[0] == own[0] else running[np.argmax(ends[running])]
+        if running[0] == own[0] or ends[next_] > reached + _WORTH:
+            chosen.append(next_)
     return np.array(chosen, int)
 
 
@@ -228,7 +220,7 @@ def split_smaller(group: Group) -> np.ndarray:
         own = winners[Cell(k, name)]
         if judge_start(group, own).clean and objective[own] >= objective[smaller] + _WORTH:
             continue
-        state = jax.tree.map(lambda a: a[own], group.states)  # noqa: B023
+        state = _state(group, own)
         halves = splits(_general(group, smaller))
         largest = np.argsort(-group.states.mixture.weights[smaller, : k - 1], kind="stable")[:_SPLITS]
         for mixture in (halves[j] for j in largest):
@@ -268,10 +260,12 @@ def _general(group: Group, s: int) -> GaussianMixture:
     return GaussianMixture(mixture.weights[s, :k], mixture.means[s, :k], values)
 
 
-def headed_for(group: Group) -> np.ndarray:
-    """The objective where each start is headed by Aitken's extrapolation."""
-    objective = group.states.statistics.objective
-    first, second = np.diff(group.recent, axis=1).T
-    rising = (first > second) & (second > 0) & (group.states.code == 0)
-    ratio = np.divide(second, first, out=np.zeros_like(second), where=rising)
-    return objective + np.where(rising, second * ratio / (1 - ratio), 0)
+def _state(group: Group, s: int) -> State:
+    return jax.tree.map(lambda a: a[s], group.states)
+
+
+def limits(group: Group) -> np.ndarray:
+    """The objective where each start is headed."""
+    running = group.states.code == 0
+    recent = np.where(running[:, None], group.recent, np.nan)
+    return headed_for(group.states.statistics.objective, recent)

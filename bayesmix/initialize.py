@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.covariance import STORAGES, Covariance, Structure, per_cluster
+from bayesmix.covariance import Covariance, Structure
 from bayesmix.inputs import as_points
 from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
+from bayesmix.storage import STORAGES, per_cluster
 
 __all__ = [
     "SEEDS",

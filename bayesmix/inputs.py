@@ -224,3 +224,8 @@ def as_key(key: Any) -> jax.Array:
 def as_generator(key: Any) -> np.random.Generator:
     """A NumPy generator for the few draws that are made before anything is compiled (starts)."""
     return np.random.default_rng([int(word) for word in _key_words(key)])
+
+
+def key_data(key: Any, count: int) -> np.ndarray:
+    """Key data (count, 2) of as many independent JAX keys."""
+    return as_generator(key).integers(0, 2**32, size=(count, 2), dtype=np.uint32)

@@ -23,13 +23,12 @@ from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import maximize
 from bayesmix.penalty import Penalty, log_prior
-from bayesmix.results import STATUS
+from bayesmix.results import CODE
 from bayesmix.statistics import Observations, Statistics, summarize
 from bayesmix.units import Floor
 
 __all__ = ["Options", "Rules", "State", "advance", "climb"]
 
-_CODE = {name: code for name, (code, _) in STATUS.items()}
 _MAX_REDRAWS = 200
 
 
@@ -107,15 +106,15 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
     finite = jnp.isfinite(statistics.objective) & jnp.all(jnp.isfinite(statistics.moments))
     gain = statistics.objective - state.statistics.objective
     calm = _calm(state, statistics, gain, rules, options)
-    code = jnp.where(calm >= 2, _CODE["converged"], 0)
+    code = jnp.where(calm >= 2, CODE["converged"], 0)
     if not options.whitened and not mixture.covariance.row.shared:
-        code = jnp.where(jnp.any(thin & (count > d + 1)), _CODE["thin"], code)
+        code = jnp.where(jnp.any(thin & (count > d + 1)), CODE["thin"], code)
     if options.relocate:
-        code = jnp.where(jnp.any(count <= 0) & ~state.tolerant, _CODE["empty"], code)
+        code = jnp.where(jnp.any(count <= 0) & ~state.tolerant, CODE["empty"], code)
     bad = finite & jnp.any(count < d + 1) if draws else jnp.zeros((), bool)
     failed = jnp.where(bad, state.failed + 1, 0)
-    code = jnp.where(failed > _MAX_REDRAWS, _CODE["collapsed"], code)
-    code = jnp.where(finite, code, _CODE["non_finite"])
+    code = jnp.where(failed > _MAX_REDRAWS, CODE["collapsed"], code)
+    code = jnp.where(finite, code, CODE["non_finite"])
     mixture, statistics = jax.tree.map(
         lambda old, new: jnp.where(finite, new, old), (state.mixture, state.statistics), (mixture, statistics)
     )
@@ -178,9 +177,13 @@ def advance(
 ) -> State:
     """Up to limits[s] more steps of each start s, none of one that has ended."""
 
-    return jax.lax.map(
-        lambda pair: climb(pair[0], pair[1], observations, beta, rules, options), (states, limits)
-    )
+    def one(pair: tuple[State, Array]) -> State:
+        return climb(*pair, observations, beta, rules, options)
+
+    if limits.shape[0] > 1:
+        return jax.lax.map(one, (states, limits))
+    only = jax.tree.map(lambda a: a[0], (states, limits))  # a third less to compile
+    return jax.tree.map(lambda a: a[None], one(only))
 
 
 def climb(

@@ -389,8 +389,9 @@ class GaussianMixture:
         return alone
 
     def _arrays(self) -> GaussianMixture:
-        """Without names, so that compiled code does not depend on them."""
-        return replace(self, feature_names=None)
+        """Without names, and of the most general structure stored alike: what compiled code need not depend on."""
+        covariance = Covariance(self.covariance.values, self.covariance.row.general)
+        return replace(self, covariance=covariance, feature_names=None)
 
     def _feature(self, feature: Any) -> int:
         if isinstance(feature, str):

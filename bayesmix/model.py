@@ -31,6 +31,7 @@ from bayesmix.density import precision_factor
 from bayesmix.inputs import as_count, as_key, as_points, double_precision, is_traced, to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior, weak_prior
+from bayesmix.trees import DIMS
 
 if TYPE_CHECKING:
     import xarray
@@ -288,13 +289,7 @@ def _tree(
     from arviz_base import dict_to_dataset
 
     k, rows = mixture.n_components, drawn["x"].shape[1]
-    dims: dict[Any, Any] = {
-        "weights": ["cluster"],
-        "means": ["cluster", "feature"],
-        "covariances": ["cluster", "feature", "feature_bis"],
-        "x": ["obs_id", "feature"],
-        "z": ["obs_id"],
-    }
+    dims: dict[Any, Any] = {**DIMS, "x": ["obs_id", "feature"], "z": ["obs_id"]}
     coords = {
         "cluster": np.arange(k),
         "feature": list(names),

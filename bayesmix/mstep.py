@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from bayesmix.covariance import STRUCTURES, Covariance, Structure, per_cluster
-from bayesmix.estimate import common_axes
+from bayesmix.covariance import STRUCTURES, Covariance, Structure
+from bayesmix.estimate import eve_or_vve
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import Penalty
 from bayesmix.statistics import Statistics
+from bayesmix.storage import per_cluster
 from bayesmix.units import Floor
 
 __all__ = ["Maximum", "families", "maximize"]
@@ -118,7 +119,7 @@ def _switch(storage: str, family: Array, count: Array, scatter: Array, previous:
     functions = [STRUCTURES[name].estimate for name in names]
     if storage == "full":  # EVE and VVE are the largest programs, and one with a switch inside
         first, second = names.index("EVE"), names.index("VVE")
-        functions[first] = partial(common_axes, varying=family == second)
+        functions[first] = partial(eve_or_vve, varying=family == second)
         family = jnp.where(family == second, first, family)
         functions[second] = functions[names.index("VVV")]
     branches = [partial(whole, function) for function in functions]

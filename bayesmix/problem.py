@@ -6,15 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.covariance import Structure, structure_of
+from bayesmix.covariance import Covariance, Structure, structure_of
 from bayesmix.inputs import as_points, as_weights
 from bayesmix.loop import Rules
+from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import penalty
 from bayesmix.prior import ConjugatePrior
+from bayesmix.results import Fit
 from bayesmix.statistics import Observations, observe
 from bayesmix.units import Units, spacing, standardize
 
-__all__ = ["Problem", "prepare"]
+__all__ = ["Problem", "inside", "prepare", "problem_of"]
 
 
 class Problem(NamedTuple):
@@ -32,6 +34,15 @@ class Problem(NamedTuple):
     observations: Observations
     rules: Rules
     n_components: int
+
+    def whole(self, why: str, instead: str) -> None:
+        """Raise unless weights are whole numbers."""
+        broken = self.weight != np.round(self.weight)
+        if broken.any():
+            row = int(np.argmax(broken))
+            raise ValueError(
+                f"{why}, so sample_weight must be whole numbers; row {row} has {self.weight[row]}: {instead}"
+            )
 
 
 def prepare(
@@ -70,3 +81,21 @@ def prepare(
     return Problem(
         names, points, weight, keep, scaled, w, grid, units, structure, observations, rules, n_components
     )
+
+
+def problem_of(fit: Any, x: Any, sample_weight: Any, tol: float = 1e-4) -> Problem:
+    """The problem that a fit solved, or an error that says why these are not its data."""
+    if not isinstance(fit, Fit):
+        raise ValueError(f"fit must be what bm.fit returned; it is {type(fit).__name__}")
+    mixture = fit.mixture
+    as_points(x, n_features=mixture.n_features)
+    return prepare(mixture.n_components, mixture.structure, x, sample_weight, tol, fit.prior)
+
+
+def inside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
+    """Parameters in loop units, float64."""
+    values = Covariance(np.asarray(mixture.covariance.values, np.float64), mixture.structure)
+    wide = GaussianMixture(
+        np.asarray(mixture.weights, np.float64), np.asarray(mixture.means, np.float64), values
+    )
+    return problem.units.enter(wide)

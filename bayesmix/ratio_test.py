@@ -14,20 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
-from bayesmix.covariance import Covariance
 from bayesmix.em import fit
 from bayesmix.initialize import Start, splits
-from bayesmix.inputs import as_count, as_points
+from bayesmix.inputs import as_count, as_points, key_data
 from bayesmix.loop import Options
-from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
-from bayesmix.resample import refit, seeds
+from bayesmix.problem import Problem, inside, problem_of
+from bayesmix.resample import Refits, refit, stacked
 from bayesmix.results import Fit
-from bayesmix.uncertainty import inside, problem_of
 
 if TYPE_CHECKING:
     import pandas
@@ -145,7 +145,7 @@ def likelihood_ratio_test(
                 fits[count] = _best_fit(
                     points.values, replace(model, n_components=count), n_starts, key, fits
                 )
-        tests.append(_test(points.values, fits[k], fits[k + 1], seeds(key, n_draws + k)[k:]))
+        tests.append(_test(points.values, fits[k], fits[k + 1], key_data(key, n_draws + k)[k:]))
         if tests[-1][1] > level:
             break
     statistics, p_values, draws, failed = zip(*tests)
@@ -186,21 +186,17 @@ def _test(x: np.ndarray, null: Fit, other: Fit, keys: np.ndarray) -> tuple[float
     source, start = inside(problem, null.mixture), inside(wider, other.mixture)
     options = Options("soft", (), problem.x.dtype == np.float32)
     k = source.n_components
-    small = refit(
-        problem, "parametric", keys, [Start(source)], options, source=source, title=f"{k} clusters, simulated"
-    )
-    own = [[Start(start), *map(Start, splits(_at(small.mixture, b)))] for b in range(len(keys))]
-    large = refit(
-        wider, "parametric", keys, own, options, source=source, title=f"{k + 1} clusters, simulated"
-    )
+
+    def refits(problem: Problem, starts: list[list[Start]], k: int) -> Refits:
+        states, title = stacked(starts, options), f"{k} clusters, simulated"
+        return refit(problem, "parametric", keys, states, options, source=source, title=title)
+
+    small = refits(problem, [[Start(source)]], k)
+    drawn = [jax.tree.map(itemgetter(b), small.mixture) for b in range(len(keys))]
+    large = refits(wider, [[Start(start), *map(Start, splits(mixture))] for mixture in drawn], k + 1)
     draws = 2 * (large.objective - small.objective)
     good = small.clean & large.clean & (draws >= -2 * _BELOW)
     statistic = 2 * float(other.log_likelihood - null.log_likelihood)
     draws = np.where(good, draws, np.nan)
     p_value = (1 + int((draws[good] >= statistic).sum())) / (1 + int(good.sum()))
     return statistic, p_value, draws, int((~good).sum())
-
-
-def _at(mixture: GaussianMixture, b: int) -> GaussianMixture:
-    values = np.asarray(mixture.covariance.values)[b]
-    return GaussianMixture(mixture.weights[b], mixture.means[b], Covariance(values, mixture.structure))

@@ -30,20 +30,19 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesmix import density
-from bayesmix.covariance import Covariance, Structure
+from bayesmix.covariance import Structure
 from bayesmix.drive import begin
 from bayesmix.initialize import Start
-from bayesmix.inputs import as_generator, cores, double_precision, points_last
+from bayesmix.inputs import cores, double_precision, points_last
 from bayesmix.loop import Options, Rules, State, climb
 from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem
-from bayesmix.results import STATUS
+from bayesmix.results import CODE
 from bayesmix.statistics import Observations
-from bayesmix.verdict import verdict
+from bayesmix.verdict import Verdict, best, verdict
 
-__all__ = ["RESAMPLE", "Refits", "refit", "seeds"]
+__all__ = ["RESAMPLE", "Refits", "refit", "stacked"]
 
-_CODE = {name: code for name, (code, _) in STATUS.items()}
 _BATCH = 32  # replicates a call: the progress bar moves by as many
 
 
@@ -153,19 +152,20 @@ class Refits(NamedTuple):
     steps: np.ndarray
 
 
-def seeds(key: Any, count: int) -> np.ndarray:
-    """Key data of the replicates."""
-    return as_generator(key).integers(0, 2**32, size=(count, 2), dtype=np.uint32)
+def stacked(starts: Sequence[Sequence[Start]], options: Options) -> State:
+    """The starts of each replicate, or those of all, as one state (replicates|1, starts, ...)."""
+    each = [begin(own, options)._replace(trace=np.zeros((len(own), 1))) for own in starts]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
 
 def refit(
     problem: Problem,
     kind: str,
     keys: np.ndarray,
-    starts: Sequence[Start] | Sequence[Sequence[Start]],
+    starts: State,
     options: Options,
     *,
-    source: GaussianMixture | None = None,
+    source: GaussianMixture,
     max_steps: int = 10_000,
     title: str = "replicates",
 ) -> Refits:
@@ -175,7 +175,7 @@ def refit(
         problem: the data.
         kind: a row of `RESAMPLE`.
         keys: (replicates, 2) key data.
-        starts: for all replicates, or a list of as many for each.
+        starts: `stacked`, of each replicate or once for all.
         options: of the loop.
         source: what "parametric" draws from, in loop units.
         max_steps: of each run.
@@ -183,7 +183,6 @@ def refit(
     """
     from tqdm import tqdm
 
-    own = isinstance(starts[0], list)
     n = round(problem.w.sum())
     observations = problem.observations
     if kind == "parametric":
@@ -192,17 +191,12 @@ def refit(
         observations = Observations(points_last(blank, size), points_last(np.ones(n, blank.dtype), size))
     else:
         observations = replace(observations, second=None)
-    source = _first(starts).mixture if source is None else source
     slices = [np.arange(i, min(i + _BATCH, len(keys))) for i in range(0, len(keys), _BATCH)]
-    each = None if own else jax.tree.map(lambda a: a[None], _bare(begin(starts, options)))  # type: ignore
+    same = len(starts.code) == 1
 
     def batch(rows: np.ndarray, options: Options) -> tuple[np.ndarray, _End]:
         whole = np.resize(rows, min(_BATCH, len(keys)) if len(rows) < _BATCH else len(rows))
-        if own:
-            states = [_bare(begin(starts[r], options)) for r in whole]  # type: ignore
-            states = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
-        else:
-            states = jax.tree.map(lambda a: np.repeat(a, len(whole), axis=0), each)
+        states = jax.tree.map(lambda a: a[np.where(same, 0, whole)], starts)
         with double_precision():
             arguments = keys[whole], states, np.int64(max_steps), observations, source, problem.rules
             ends = _run(*arguments, kind=kind, n=n, options=options)
@@ -212,22 +206,13 @@ def refit(
         observations = jax.device_put(observations)
     with tqdm(desc=title, total=len(keys), delay=2, disable=None, leave=False) as bar:
         ends = _each(batch, slices, options, bar)
-        thin = np.flatnonzero((ends.code == _CODE["thin"]).any(axis=1))
+        thin = np.flatnonzero((ends.code == CODE["thin"]).any(axis=1))
         if thin.size:  # too thin for raw moments: again, in whitened coordinates
             slices = [thin[i : i + _BATCH] for i in range(0, len(thin), _BATCH)]
             again = _each(batch, slices, options._replace(whitened=True), bar)
             for old, new in zip(jax.tree.leaves(ends), jax.tree.leaves(again)):
                 old[thin] = new
     return _best(problem, ends)
-
-
-def _first(starts: Any) -> Start:
-    return starts[0] if isinstance(starts[0], Start) else starts[0][0]
-
-
-def _bare(state: State) -> State:
-    """Without the record of its path."""
-    return state._replace(trace=np.zeros((len(state.code), 1)))
 
 
 def _each(batch: Callable, slices: list[np.ndarray], options: Options, bar: Any) -> _End:
@@ -243,28 +228,17 @@ def _each(batch: Callable, slices: list[np.ndarray], options: Options, bar: Any)
 
 
 def _best(problem: Problem, ends: _End) -> Refits:
-    """Of each replicate the start with the largest objective among the clean ones, or among all."""
+    """The best start of each replicate."""
+
+    def judge(b: int, s: int) -> Verdict:
+        mixture = jax.tree.map(lambda a: a[b, s], ends.mixture)
+        return verdict(problem, int(ends.code[b, s]), mixture, ends.collapsed[b, s], ends.count[b, s])
+
     replicates, starts = ends.code.shape
-
-    def at(b: int, s: int) -> GaussianMixture:
-        m = ends.mixture
-        values = Covariance(m.covariance.values[b, s], m.structure)
-        return GaussianMixture(m.weights[b, s], m.means[b, s], values)
-
-    verdicts = [
-        [
-            verdict(problem, int(ends.code[b, s]), at(b, s), ends.collapsed[b, s], ends.count[b, s])
-            for s in range(starts)
-        ]
-        for b in range(replicates)
-    ]
+    rows = np.arange(replicates)
+    verdicts = [[judge(b, s) for s in range(starts)] for b in rows]
     names = np.array([[v.name for v in row] for row in verdicts])
     clean = np.array([[v.clean for v in row] for row in verdicts])
-    objective = np.where(np.isnan(ends.objective), -np.inf, ends.objective)
-    ranked = np.where(clean | ~clean.any(axis=1, keepdims=True), objective, -np.inf)
-    best = np.argmax(ranked, axis=1)
-    rows = np.arange(replicates)
-    mixture = jax.tree.map(lambda a: a[rows, best], ends.mixture)
-    return Refits(
-        mixture, ends.objective[rows, best], names[rows, best], clean[rows, best], ends.step[rows, best]
-    )
+    chosen = np.array([best(*pair) for pair in zip(ends.objective, clean)])
+    mixture = jax.tree.map(lambda a: a[rows, chosen], ends.mixture)
+    return Refits(mixture, *(part[rows, chosen] for part in (ends.objective, names, clean, ends.step)))

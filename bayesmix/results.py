@@ -18,7 +18,7 @@ from bayesmix.prior import ConjugatePrior
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["STATUS", "Fit", "mixture_of"]
+__all__ = ["CODE", "NAME", "STATUS", "Fit", "mixture_of"]
 
 # Why a run ended: an integer inside the loop, a sentence at the boundary. The braces are filled by `fit`.
 STATUS: dict[str, tuple[int, str]] = {
@@ -63,6 +63,8 @@ STATUS: dict[str, tuple[int, str]] = {
     "empty": (-1, "a cluster lost all its points"),
     "thin": (-2, "a cluster became too thin for raw moments"),
 }
+CODE = {name: code for name, (code, _) in STATUS.items()}
+NAME = {code: name for name, code in CODE.items()}
 
 
 @partial(
@@ -145,14 +147,12 @@ class Fit:
     @property
     def converged(self) -> bool:
         """Whether the run that won came to its proper end, at an optimum that can be trusted."""
-        return self.code in [STATUS[name][0] for name in ("converged", "few_rows", "averaged", "settled")]
+        return NAME[self.code] in ("converged", "few_rows", "averaged", "settled")
 
     @property
     def spurious(self) -> bool:
         """Whether the optimum is collapsed or spurious: such a fit ranks below every clean one."""
-        return self.code in [
-            STATUS[name][0] for name in ("non_finite", "degenerate", "collapsed", "spurious")
-        ]
+        return NAME[self.code] in ("non_finite", "degenerate", "collapsed", "spurious")
 
     @property
     def n_parameters(self) -> int:

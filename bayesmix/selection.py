@@ -17,20 +17,17 @@ import numpy as np
 
 from bayesmix.cells import CellFit, fit_cells
 from bayesmix.covariance import STRUCTURES, structure_of
-from bayesmix.em import sentence
 from bayesmix.gap import CentreSearch, search_centres
-from bayesmix.groups import Cell, Starts
-from bayesmix.hierarchy import agglomerate, sphere, ward
-from bayesmix.initialize import nearest, plus_plus
-from bayesmix.inputs import as_count, as_generator, as_name, as_points, as_weights
-from bayesmix.results import STATUS, Fit
+from bayesmix.groups import Cell
+from bayesmix.inputs import as_count, as_name, as_points, as_weights
+from bayesmix.partitions import partition
+from bayesmix.results import CODE, Fit
+from bayesmix.verdict import sentence
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = ["CRITERIA", "Search", "search"]
-
-_SUBSET = 2000  # rows that starts are drawn from, at most
 
 # Each lower is better: (-2 log L, parameters p, n, -2 classification log L, entropy, NEC) -> number.
 CRITERIA = {
@@ -168,7 +165,7 @@ class Search:
             n_observations=float(self._weight.sum()),
             method="soft",
             n_steps=found.n_steps,
-            code=STATUS[found.verdict.name][0],
+            code=CODE[found.verdict.name],
             status=self._status(cell),
             n_starts=found.n_starts,
             n_agree=found.n_agree,
@@ -297,7 +294,7 @@ def search(
                 bar.update()
 
             within = [k for k in counts if k <= len(rows)]
-            starts = _starts(rows, weight[keep], within, n_starts, key)
+            starts = partition(rows, weight[keep], within, n_starts, key)
             fits = fit_cells(
                 rows, weight[keep], fitted, starts, hold=hold, tol=tol, max_steps=max_steps, progress=progress
             )
@@ -308,50 +305,9 @@ def search(
     return Search(found, chosen, reasons, points, weight, hold, max_steps)
 
 
-def _quantile_groups(z: np.ndarray, weight: np.ndarray, counts: list[int]) -> dict[int, np.ndarray]:
-    """One feature cut at its quantiles, so that groups are equally heavy: mclust's start there."""
-    order = np.argsort(z, kind="stable")
-    last = np.cumsum(weight[order])  # repetitions of order[i] end before this place of the sorted sample
-    total = last[-1]
-
-    def quantile(share: float) -> float:
-        place = share * (total - 1)
-        low, high = (z[order[np.searchsorted(last, p, side="right").clip(max=len(z) - 1)]] for p in
-                     (np.floor(place), np.floor(place) + 1))  # fmt: skip
-        return low + (place - np.floor(place)) * (high - low)
-
-    return {k: np.searchsorted([quantile(i / k) for i in range(1, k)], z, side="left") for k in counts}
-
-
 def _counts(n_components: int | Iterable[int]) -> list[int]:
     given = [n_components] if isinstance(n_components, int | np.integer) else list(n_components)
     counts = sorted({as_count(k, "n_components") for k in given})
     if not counts:
         raise ValueError("n_components is empty; pass numbers of clusters such as range(1, 10)")
     return counts
-
-
-def _starts(x: np.ndarray, weight: np.ndarray, counts: list[int], n_starts: int, key: Any) -> Starts:
-    """Partitions of the rows, or of a subset drawn without replacement, into each number of clusters."""
-    generator = as_generator(key)
-    rows = np.arange(len(x))
-    if len(x) > _SUBSET:
-        rows = np.sort(generator.choice(len(x), _SUBSET, replace=False))
-        counts = [k for k in counts if k <= _SUBSET]
-    w = weight[rows]
-    away = x[rows].astype(np.float64) - x[rows[0]].astype(np.float64)
-    z = sphere(away - w @ away / w.sum(), w)
-    if not z.shape[1]:  # all rows are equal
-        z = np.zeros((len(rows), 1))
-    trees = [agglomerate(z, w, counts), ward(z, counts)]
-    if x.shape[1] == 1:
-        trees.insert(0, _quantile_groups(z[:, 0], w, counts))
-    partitions = {}
-    for k in counts:
-        some = [tree[k] for tree in trees[:n_starts]]
-        for _ in range(n_starts - len(trees)):
-            labels = nearest(z, plus_plus(z, w, k, generator))[0]
-            some.append(np.unique(labels, return_inverse=True)[1])
-        whole = [labels for labels in some if labels.max() + 1 == k]
-        partitions[k] = (whole or some[:1]) if k > 1 else some[:1]
-    return Starts(rows, partitions)

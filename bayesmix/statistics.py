@@ -29,10 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bayesmix.covariance import STORAGES, Structure, per_cluster
+from bayesmix.covariance import Structure
 from bayesmix.density import log_sum, precision_factor
 from bayesmix.inputs import points_last
 from bayesmix.mixture import GaussianMixture
+from bayesmix.storage import STORAGES, per_cluster
 
 __all__ = ["RESPONSIBILITIES", "Observations", "Statistics", "moments_of", "observe", "summarize"]
 

@@ -20,16 +20,17 @@ from jaxtyping import Array
 
 from bayesmix.drive import begin, run
 from bayesmix.em import fit
+from bayesmix.engines import sampled
 from bayesmix.initialize import Start
-from bayesmix.inputs import as_count, double_precision, to_numpy
+from bayesmix.inputs import as_count, double_precision, key_data, to_numpy
 from bayesmix.loop import Options, Rules
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.mstep import maximize
-from bayesmix.resample import seeds
+from bayesmix.problem import inside, problem_of
 from bayesmix.statistics import Statistics
 from bayesmix.trees import mixture_tree
-from bayesmix.uncertainty import inside, ordered, problem_of
+from bayesmix.uncertainty import ordered
 
 if TYPE_CHECKING:
     import xarray
@@ -84,14 +85,10 @@ def stochastic_chain(
     if best.spurious:
         raise ValueError(f"stochastic_chain starts at a clean fit, and this one is {best.status}")
     problem = problem_of(best, x, sample_weight)
-    if (problem.w != np.round(problem.w)).any():
-        raise ValueError(
-            "stochastic EM draws a whole number of points, so sample_weight must be whole numbers"
-        )
-    kind = "sampled" if (problem.w == 1).all() else "sampled_counts"
-    options = Options(kind, best.hold, problem.x.dtype == np.float32)
+    problem.whole("stochastic EM draws a whole number of points", "use bootstrap(kind='weighted')")
+    options = Options(sampled(problem), best.hold, problem.x.dtype == np.float32)
     start = inside(problem, best.mixture)
-    states = begin([Start(start)] * n_chains, options, seeds(key, n_chains))
+    states = begin([Start(start)] * n_chains, options, key_data(key, n_chains))
     limits = np.full(n_chains, n_warmup + n_draws)
     path = run(states, limits, problem.observations, problem.rules, options, title="stochastic EM")
     short = min(len(chain) for chain in path.chains)

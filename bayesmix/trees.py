@@ -18,9 +18,9 @@ from bayesmix.mixture import GaussianMixture
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["mixture_tree", "mixtures"]
+__all__ = ["DIMS", "mixture_tree", "mixtures"]
 
-_DIMS: dict[Any, Any] = {
+DIMS: dict[Any, Any] = {
     "weights": ["cluster"],
     "means": ["cluster", "feature"],
     "covariances": ["cluster", "feature", "feature_bis"],
@@ -40,7 +40,7 @@ def mixture_tree(
     known = {"creation_library": "bayesmix", "covariance": mixture.structure, **attributes}
     posterior = dict_to_dataset(
         parameters,
-        dims=_DIMS,
+        dims=DIMS,
         coords={"cluster": np.arange(k), "feature": names, "feature_bis": names},
         attrs=known,
     )
@@ -69,7 +69,7 @@ def mixtures(tree: xarray.DataTree) -> GaussianMixture:
     """
     try:
         posterior = tree["posterior"].to_dataset()
-        arrays = [np.asarray(posterior[name]) for name in _DIMS]
+        arrays = [np.asarray(posterior[name]) for name in DIMS]
         names = tuple(str(name) for name in posterior["feature"].values)
         row = structure_of(posterior.attrs["covariance"], len(names))
     except (KeyError, TypeError, AttributeError) as error:

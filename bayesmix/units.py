@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.covariance import STORAGES, Covariance, Structure
+from bayesmix.covariance import Covariance, Structure
 from bayesmix.mixture import GaussianMixture
+from bayesmix.storage import STORAGES
 
 __all__ = ["SPURIOUS_RATIO", "Floor", "Units", "spacing", "spurious_clusters", "standardize"]
 

@@ -8,18 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bayesmix.covariance import Covariance
 from bayesmix.drive import Path
 from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem
-from bayesmix.results import STATUS
+from bayesmix.results import CODE, NAME, STATUS
 from bayesmix.units import spurious_clusters
 
-__all__ = ["Verdict", "agreeing", "best_start", "judge", "mixture_at", "verdict"]
+__all__ = ["AGREE", "Verdict", "agreeing", "best", "best_start", "headed_for", "judge", "sentence", "verdict"]
 
-_CODE = {name: code for name, (code, _) in STATUS.items()}
-_NAME = {code: name for name, code in _CODE.items()}
-_AGREE = 0.1  # nats within which two runs count as one optimum
+AGREE = 0.1  # nats within which two runs count as one optimum
 
 
 class Verdict(NamedTuple):
@@ -33,68 +30,91 @@ class Verdict(NamedTuple):
         return self.name in ("running", "converged", "averaged", "settled", "few_rows")
 
 
-def mixture_at(path: Path, s: int) -> GaussianMixture:
-    """The mixture of start s, in loop units."""
-    mixture = path.states.mixture
-    return GaussianMixture(
-        mixture.weights[s],
-        mixture.means[s],
-        Covariance(mixture.covariance.values[s], mixture.structure),
-    )
-
-
 def judge(problem: Problem, path: Path, s: int, *, relocate: bool = False) -> Verdict:
     """Whether start s is clean; k-means (`relocate`) may shrink to nothing, which is its best."""
     code, states = int(path.states.code[s]), path.states
-    if relocate and code != _CODE["non_finite"]:
-        return Verdict("few_rows" if states.tolerant[s] else _NAME[code])
-    return verdict(
-        problem, code, mixture_at(path, s), states.collapsed[s], states.statistics.moments[s, :, 0]
-    )
+    if relocate and code != CODE["non_finite"]:
+        return Verdict("few_rows" if states.tolerant[s] else NAME[code])
+    return verdict(problem, code, path.mixture(s), states.collapsed[s], states.statistics.moments[s, :, 0])
 
 
 def verdict(
     problem: Problem, code: int, mixture: GaussianMixture, collapsed: np.ndarray, count: np.ndarray
 ) -> Verdict:
     """Whether a run is clean, from its code, its mixture in loop units, which clusters the floor held, and counts."""
-    if code == _CODE["non_finite"]:
+    if code == CODE["non_finite"]:
         return Verdict("non_finite")
     if problem.rules.penalty is not None:  # the posterior is bounded
-        return Verdict(_NAME[code])
+        return Verdict(NAME[code])
     if problem.units.degenerate:
         return Verdict("degenerate")
     held = np.flatnonzero(collapsed)
-    if held.size or code == _CODE["collapsed"]:
+    if held.size or code == CODE["collapsed"]:
         return Verdict("collapsed", dict.fromkeys(held.tolist(), ""))
     reasons = spurious_clusters(mixture, count, problem.grid)
-    return Verdict("spurious", reasons) if reasons else Verdict(_NAME[code])
+    return Verdict("spurious", reasons) if reasons else Verdict(NAME[code])
+
+
+def best(objective: np.ndarray, clean: np.ndarray) -> int:
+    """The run with the largest objective among the clean ones, or among all where none is.
+
+    Of runs that are equal up to rounding the first wins, so that rounding does not choose the labels.
+    """
+    ranked = np.where((clean | ~clean.any()) & ~np.isnan(objective), objective, -np.inf)
+    top = ranked.max()
+    return int(np.argmax(ranked >= top - 1e-10 * abs(top)))
 
 
 def best_start(verdicts: list[Verdict], path: Path) -> int:
-    """The start with the largest objective among the clean ones, or among all where none is clean.
-
-    Of starts that are equal up to rounding the first wins, so that rounding does not choose the labels.
-    """
-    objective = np.where(
-        np.isnan(path.states.statistics.objective), -np.inf, path.states.statistics.objective
-    )
+    """The best start of a path; one that left the finite numbers is the last resort."""
     clean = np.array([v.clean for v in verdicts])
     usable = clean if clean.any() else np.array([v.name != "non_finite" for v in verdicts])
-    objective = np.where(usable | ~usable.any(), objective, -np.inf)
-    return int(np.argmax(objective >= objective.max() - 1e-10 * abs(objective.max())))
+    return best(path.states.statistics.objective, usable)
+
+
+def headed_for(objective: np.ndarray, recent: np.ndarray) -> np.ndarray:
+    """Where runs (s,) are headed by Aitken's extrapolation of their last three objectives (s, 3), NaN where ended."""
+    first, second = np.diff(recent, axis=1).T
+    rising = (first > second) & (second > 0)
+    ratio = np.divide(second, first, out=np.zeros_like(second), where=rising)
+    return objective + np.where(rising, second * ratio / (1 - ratio), 0)
 
 
 def agreeing(path: Path, verdicts: list[Verdict], copies: np.ndarray, winner: int) -> int:
-    """How many starts reached the winner's optimum, or are headed there by Aitken's extrapolation."""
-    target = path.states.statistics.objective[winner] - _AGREE
+    """How many starts reached the winner's optimum, or are headed there."""
+    objective, codes = path.states.statistics.objective, path.states.code
+    none = np.full(3, np.nan)
+    recent = [t[-3:] if t.size >= 3 and not code else none for t, code in zip(path.traces, codes)]
+    near = headed_for(objective, np.array(recent)) >= objective[winner] - AGREE
+    return sum(bool(near[s]) and verdicts[s].clean == verdicts[winner].clean for s in copies)
 
-    def limit(s: int) -> float:
-        trace = path.traces[s][-3:]
-        objective = float(path.states.statistics.objective[s])
-        if path.states.code[s] or trace.size < 3 or not (gains := np.diff(trace))[0] > gains[1] > 0:
-            return objective
-        ratio = gains[1] / gains[0]
-        return objective + gains[1] * ratio / (1 - ratio)
 
-    same = [verdicts[s].clean == verdicts[winner].clean and limit(s) >= target for s in copies]
-    return int(np.sum(same))
+def sentence(
+    name: str,
+    reasons: Mapping[int, str],
+    labels: np.ndarray,
+    *,
+    max_steps: int,
+    gain: float,
+    columns: str,
+    structure: str,
+    k: int,
+) -> str:
+    """The sentence of a status, with what it says about this run."""
+    distinct = len(np.unique(labels))
+    return STATUS[name][1].format(
+        max_steps=max_steps,
+        gained=f" (the last step gained {gain:.2g} nats)" if np.isfinite(gain) else "",
+        clusters="; ".join(_cluster(c, why, labels) for c, why in reasons.items()),
+        columns=columns,
+        structure=structure,
+        k=k,
+        distinct=distinct,
+        empty=k - distinct,
+    )
+
+
+def _cluster(cluster: int, why: str, labels: np.ndarray) -> str:
+    rows = np.flatnonzero(labels == cluster)
+    shown = ", ".join(map(str, rows[:8])) + (", ..." if rows.size > 8 else "")
+    return f"cluster {cluster} (rows {shown or 'none'})" + (f" {why}" if why else "")

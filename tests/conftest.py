@@ -1,8 +1,17 @@
-"""Settings that every test shares: figures are drawn off screen, and JAX keeps its own default precision."""
+"""Settings that every test shares: figures are drawn off screen, and JAX keeps its own default precision.
+
+Compiled programs are kept in `.pytest_cache`, so that workers share them, and a second run compiles next to nothing.
+"""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest

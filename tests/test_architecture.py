@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 
 import bayesmix as bm
-from bayesmix.covariance import STORAGES, STRUCTURES
+from bayesmix.covariance import STRUCTURES
 from bayesmix.engines import METHODS
 from bayesmix.results import STATUS
 from bayesmix.statistics import RESPONSIBILITIES
+from bayesmix.storage import STORAGES
 
 ROOT = Path(bm.__file__).parent
 LAYERS = (
-    ("inputs", "estimate", "hierarchy"),
+    ("inputs", "hierarchy"),
+    ("storage",),
+    ("axes",),
+    ("estimate",),
     ("covariance",),
     ("density", "peaks", "quadratic", "tails"),
     ("regions",),
@@ -27,8 +31,8 @@ LAYERS = (
     ("merging", "checks"),
     ("mstep",),
     ("loop",),
-    ("drive", "problem"),
-    ("verdict",),
+    ("drive", "problem", "partitions"),
+    ("verdict", "information"),
     ("engines", "resample", "groups"),
     ("cells",),
     ("em", "uncertainty"),

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -245,22 +246,27 @@ def test_overlap_is_what_sampling_says(name):
     assert_allclose(overlap, sampled, atol=4.5 * error)
 
 
+def log_odds(m, i, j, x):
+    """Of cluster j against cluster i, at points (n,) or one."""
+    return np.diff(m.log_joint(np.atleast_1d(x))[:, [i, j]], axis=1).reshape(np.shape(x))
+
+
 @pytest.mark.parametrize("name", ["two hills", "a shoulder", "thin on broad", "five"])
 def test_overlap_in_one_dimension_is_quadrature(name):
     m = one(name)
     sd = np.sqrt(m.covariances[:, 0, 0])
     overlap = m.overlap()
     for i, j in itertools.permutations(range(m.n_components), 2):
-        odds = lambda x, i=i, j=j: np.diff(m.log_joint(np.atleast_1d(x))[:, [i, j]], axis=1)[:, 0]  # noqa: E731
+        odds = partial(log_odds, m, i, j)
         around = [m.means[c] + sd[c] * np.linspace(-12, 12, 4001) for c in (i, j)]
         x = np.unique(np.concatenate(around))
         turns = np.flatnonzero(np.diff(odds(x) > 0))
-        roots = [optimize.brentq(lambda v, odds=odds: odds(v)[0], x[t], x[t + 1], xtol=1e-15) for t in turns]
+        roots = [optimize.brentq(odds, x[t], x[t + 1], xtol=1e-15) for t in turns]
         ends = [-np.inf, *roots, np.inf]
         law = stats.norm(m.means[i, 0], sd[i])
         middles = [roots[0] - 1, *np.diff(roots) / 2 + roots[:-1], roots[-1] + 1] if roots else [0.0]
         pieces = zip(itertools.pairwise(ends), middles, strict=True)
-        expected = sum(law.cdf(b) - law.cdf(a) for (a, b), c in pieces if odds(c)[0] > 0)
+        expected = sum(law.cdf(b) - law.cdf(a) for (a, b), c in pieces if odds(c) > 0)
         assert_allclose(overlap[i, j], expected, atol=1e-9)
 
 

@@ -178,8 +178,8 @@ WAYS += [
 def test_an_integer_weight_is_repetition_and_zero_is_absence(name, method, init):
     """From the same key, in starts as in steps."""
     x, _ = data(name)
-    x = x[:60]
-    weight = np.arange(60) % 4
+    x = x[:40]
+    weight = np.arange(40) % 4
     options = {"method": method, "init": init, "n_starts": 3, "key": 4, "tol": 1e-9}
     weighted = bm.fit(model(name, 2), x, sample_weight=weight, **options)
     repeated = bm.fit(model(name, 2), np.repeat(x, weight, axis=0), **options)

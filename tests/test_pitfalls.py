@@ -30,7 +30,7 @@ DEGENERATE = {
     "constant column": np.column_stack([np.random.default_rng(4).normal(size=(60, 2)), np.full(60, 7.0)]),
     "collinear columns": np.random.default_rng(5).normal(size=(60, 2)) @ np.array([[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]]),
     "one far point": np.concatenate([np.random.default_rng(6).normal(size=(60, 3)), [[1e6, 1e6, 1e6]]]),
-    "a grid": np.random.default_rng(7).integers(0, 3, size=(80, 3)).astype(float),
+    "a grid": np.random.default_rng(7).integers(0, 3, size=(60, 3)).astype(float),
 }  # fmt: skip
 
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from bayesmix.covariance import STORAGES, STRUCTURES
+from bayesmix.covariance import STRUCTURES
 from bayesmix.inputs import points_last
 from bayesmix.statistics import RESPONSIBILITIES, observe, summarize
+from bayesmix.storage import STORAGES
 
 COMPILED = jax.jit(summarize, static_argnames=("responsibilities", "whitened"))
 

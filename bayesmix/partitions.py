@@ -1,0 +1,64 @@
+"""Partitions of the rows for a search to start from: agglomerated, Ward's, by quantiles, and drawn."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from bayesmix.hierarchy import agglomerate, sphere, ward
+from bayesmix.initialize import nearest, plus_plus
+from bayesmix.inputs import as_generator
+
+__all__ = ["Starts", "partition"]
+
+_SUBSET = 2000  # rows that starts are drawn from, at most
+
+
+class Starts(NamedTuple):
+    """Some rows, and partitions of them into each number of clusters."""
+
+    rows: Int[np.ndarray, " m"]
+    partitions: dict[int, list[Int[np.ndarray, " m"]]]
+
+
+def partition(x: np.ndarray, weight: np.ndarray, counts: list[int], n_starts: int, key: Any) -> Starts:
+    """Partitions of the rows, or of a subset drawn without replacement, into each number of clusters."""
+    generator = as_generator(key)
+    rows = np.arange(len(x))
+    if len(x) > _SUBSET:
+        rows = np.sort(generator.choice(len(x), _SUBSET, replace=False))
+        counts = [k for k in counts if k <= _SUBSET]
+    w = weight[rows]
+    away = x[rows].astype(np.float64) - x[rows[0]].astype(np.float64)
+    z = sphere(away - w @ away / w.sum(), w)
+    if not z.shape[1]:  # all rows are equal
+        z = np.zeros((len(rows), 1))
+    trees = [agglomerate(z, w, counts), ward(z, counts)]
+    if x.shape[1] == 1:
+        trees.insert(0, _quantile_groups(z[:, 0], w, counts))
+    partitions = {}
+    for k in counts:
+        some = [tree[k] for tree in trees[:n_starts]]
+        for _ in range(n_starts - len(trees)):
+            labels = nearest(z, plus_plus(z, w, k, generator))[0]
+            some.append(np.unique(labels, return_inverse=True)[1])
+        whole = [labels for labels in some if labels.max() + 1 == k]
+        partitions[k] = (whole or some[:1]) if k > 1 else some[:1]
+    return Starts(rows, partitions)
+
+
+def _quantile_groups(z: np.ndarray, weight: np.ndarray, counts: list[int]) -> dict[int, np.ndarray]:
+    """One feature cut at its quantiles, so that groups are equally heavy: mclust's start there."""
+    order = np.argsort(z, kind="stable")
+    last = np.cumsum(weight[order])  # repetitions of order[i] end before this place of the sorted sample
+    total = last[-1]
+
+    def quantile(share: float) -> float:
+        place = share * (total - 1)
+        low, high = (z[order[np.searchsorted(last, p, side="right").clip(max=len(z) - 1)]] for p in
+                     (np.floor(place), np.floor(place) + 1))  # fmt: skip
+        return low + (place - np.floor(place)) * (high - low)
+
+    return {k: np.searchsorted([quantile(i / k) for i in range(1, k)], z, side="left") for k in counts}

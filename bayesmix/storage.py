@@ -1,0 +1,176 @@
+"""Three ways to keep covariances: dense matrices, diagonals, one variance each; the table `STORAGES`.
+
+The quadratic part of log p(x, z=k) is linear in the products that a storage keeps of x; `products`
+computes them for a block of points, points last, and `second` reads moments back from their sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+__all__ = ["STORAGES", "Storage", "per_cluster"]
+
+
+def per_cluster(vector: Any, axes: int) -> Any:
+    """A number a cluster (k,), shaped to multiply values with so many trailing axes."""
+    return vector.reshape((-1,) + (1,) * axes)
+
+
+class Storage(NamedTuple):
+    """One way to keep k covariances (or one that they share: a leading axis of length one).
+
+    `values` below is (k|1, d, d), (k|1, d) or (k|1,). `factor` is the inverse W of the Cholesky factor
+    in the same layout, so that |W (x - m)|² is the squared Mahalanobis distance.
+    """
+
+    axes: int  # trailing axes of `values`: 2, 1 or 0
+    products: Callable[[Array], Array]  # block (d, b) -> (q, b), what is summed besides 1 and x
+    weigh: Callable[[Array, int], Array]  # precision, d -> (k|1, q): -1/2 xᵀPx = weigh(P) @ products(x)
+    size: Callable[[int], int]  # d -> q
+    second: Callable[[Array, int], Array]  # sums of products (k, q) -> second moments in storage
+    pack: Callable[[Any, int], Any]  # and back
+    outer: Callable[[Any], Any]  # means (k, d) -> the storage's part of m mᵀ
+    cholesky: Callable[[Array], Array]
+    inverse: Callable[[Array], Array]  # Cholesky factor -> W
+    diagonal: Callable[[Array], Array]  # of a factor: (k|1, d) or, for a sphere, (k|1, 1)
+    gram: Callable[[Array], Array]  # W -> precision WᵀW
+    apply: Callable[[Array, Array], Array]  # matrices in storage times vectors (k, d)
+    whiten: Callable[[Array, Array], Array]  # W times deviations (k, d, b)
+    spread: Callable[[Array, Array], Array]  # sum over points of r y yᵀ; r (k, b), y (k, d, b)
+    unwhiten: Callable[[Array, Array], Array]  # Cholesky factor L, second moments V -> L V Lᵀ
+    dense: Callable[[Any, int], Any]  # (..., k|1, d, d)
+    sparse: Callable[[Any], Any]  # dense -> values, dropping what the storage does not keep
+    rescale: Callable[[Any, Any], Any]  # covariance of scale * x; scale (d,)
+    part: Callable[[Any, Any], Any]  # the rows and columns of some features
+
+
+@cache
+def _pairs(d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which products x_i x_j a block keeps, and each one's coefficient in xᵀPx.
+
+    Up to four features the upper triangle, row by row. Beyond, cyclic shifts: x times x moved by
+    0 .. d//2 places, all of one shape, which XLA turns into fewer and longer loops; where d is even
+    the last shift holds each pair twice, so its coefficient is half.
+    """
+    if d <= 4:
+        i, j = np.triu_indices(d)
+    else:
+        shifts = d // 2 + 1
+        i = np.tile(np.arange(d), shifts)
+        j = (i + np.repeat(np.arange(shifts), d)) % d
+    times = np.zeros((d, d))
+    np.add.at(times, (np.minimum(i, j), np.maximum(i, j)), 1.0)
+    return i, j, np.where(i == j, 1.0, 2.0) / times[np.minimum(i, j), np.maximum(i, j)]
+
+
+def _full_products(x: Float[Array, "d b"]) -> Float[Array, "q b"]:
+    d = x.shape[0]
+    if d <= 4:
+        return jnp.concatenate([x[i : i + 1] * x[i:] for i in range(d)])
+    shifted = jnp.concatenate([x, x[: d // 2]])
+    return jnp.concatenate([x * shifted[s : s + d] for s in range(d // 2 + 1)])
+
+
+def _full_weigh(precision: Float[Array, "k d d"], d: int) -> Float[Array, "k q"]:
+    i, j, coefficient = _pairs(d)
+    return -0.5 * precision[:, i, j] * coefficient
+
+
+def _full_second(moments: Float[Array, "k q"], d: int) -> Float[Array, "k d d"]:
+    i, j, _ = _pairs(d)
+    where = np.empty((d, d), int)
+    where[i, j] = where[j, i] = np.arange(i.size)
+    return moments[:, where]
+
+
+def _full_inverse(factor: Float[Array, "k d d"]) -> Float[Array, "k d d"]:
+    identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
+    return lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+
+
+def _diagonal(values: Any) -> Any:
+    return (jnp if isinstance(values, jax.Array) else np).diagonal(values, axis1=-2, axis2=-1)
+
+
+def _identity(values: Any, d: int) -> Any:
+    return (jnp if isinstance(values, jax.Array) else np).eye(d, dtype=bool)
+
+
+def _over_features(sphere: Array) -> Array:
+    return sphere[..., None]
+
+
+STORAGES: dict[str, Storage] = {
+    "full": Storage(
+        axes=2,
+        products=_full_products,
+        weigh=_full_weigh,
+        size=lambda d: len(_pairs(d)[0]),
+        second=_full_second,
+        pack=lambda v, d: v[:, *_pairs(d)[:2]],
+        outer=lambda m: m[:, :, None] * m[:, None, :],
+        cholesky=jnp.linalg.cholesky,
+        inverse=_full_inverse,
+        diagonal=lambda f: jnp.diagonal(f, axis1=-2, axis2=-1),
+        gram=lambda w: jnp.swapaxes(w, -1, -2) @ w,
+        apply=lambda a, m: jnp.einsum("...kij,...kj->...ki", jnp.broadcast_to(a, (*m.shape, m.shape[-1])), m),
+        whiten=lambda w, y: jnp.broadcast_to(w, (y.shape[0], *w.shape[1:])) @ y,
+        spread=lambda r, y: (r[:, None] * y) @ jnp.swapaxes(y, -1, -2),
+        unwhiten=lambda f, v: f @ v @ jnp.swapaxes(f, -1, -2),
+        dense=lambda v, d: v,
+        sparse=lambda v: v,
+        rescale=lambda v, s: v * (s[:, None] * s),
+        part=lambda v, j: v[..., j, :][..., j],
+    ),
+    "diagonal": Storage(
+        axes=1,
+        products=lambda x: x * x,
+        weigh=lambda p, d: -0.5 * p,
+        size=lambda d: d,
+        second=lambda q, d: q,
+        pack=lambda v, d: v,
+        outer=lambda m: m * m,
+        cholesky=jnp.sqrt,
+        inverse=lambda f: 1 / f,
+        diagonal=lambda f: f,
+        gram=lambda w: w * w,
+        apply=lambda a, m: a * m,
+        whiten=lambda w, y: w[:, :, None] * y,
+        spread=lambda r, y: jnp.einsum("kb,kdb->kd", r, y * y),
+        unwhiten=lambda f, v: f * f * v,
+        dense=lambda v, d: v[..., None] * _identity(v, d),
+        sparse=lambda v: _diagonal(v),
+        rescale=lambda v, s: v * (s * s),
+        part=lambda v, j: v[..., j],
+    ),
+    # One number a cluster, the mean over features: so one division serves every storage's M-step.
+    "spherical": Storage(
+        axes=0,
+        products=lambda x: jnp.mean(x * x, axis=0, keepdims=True),
+        weigh=lambda p, d: -0.5 * d * p[:, None],
+        size=lambda d: 1,
+        second=lambda q, d: q[:, 0],
+        pack=lambda v, d: v[:, None],
+        outer=lambda m: (m * m).mean(-1),
+        cholesky=jnp.sqrt,
+        inverse=lambda f: 1 / f,
+        diagonal=_over_features,
+        gram=lambda w: w * w,
+        apply=lambda a, m: a[..., None] * m,
+        whiten=lambda w, y: w[:, None, None] * y,
+        spread=lambda r, y: jnp.einsum("kb,kdb->k", r, y * y) / y.shape[1],
+        unwhiten=lambda f, v: f * f * v,
+        dense=lambda v, d: v[..., None, None] * _identity(v, d),
+        sparse=lambda v: _diagonal(v).mean(-1),
+        rescale=lambda v, s: v * (s[0] * s[0]),
+        part=lambda v, j: v,
+    ),
+}
