@@ -11,8 +11,10 @@ from bayesmix.model import MixtureModel
 from bayesmix.prior import ConjugatePrior, weak_prior
 from bayesmix.ratio_test import LikelihoodRatioTest, likelihood_ratio_test
 from bayesmix.results import Fit
+from bayesmix.sampling import sample_posterior
 from bayesmix.selection import Search, search
 from bayesmix.stochastic import stochastic_chain
+from bayesmix.switching import relabel
 from bayesmix.trees import mixtures
 from bayesmix.uncertainty import bootstrap, jackknife
 
@@ -36,6 +38,8 @@ __all__ = [
     "likelihood_ratio_test",
     "merge_clusters",
     "mixtures",
+    "relabel",
+    "sample_posterior",
     "search",
     "standard_errors",
     "stochastic_chain",

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
 
 __all__ = [
-    "classify", "condition", "inverse_factor", "log_density", "log_joint", "log_sum", "precision_factor",
-    "report", "responsibilities", "simulate", "within_euclidean", "within_mahalanobis",
+    "classify", "condition", "inverse_factor", "log_density", "log_determinant", "log_joint", "log_sum",
+    "precision_factor", "report", "responsibilities", "simulate", "within_euclidean", "within_mahalanobis",
 ]  # fmt: skip
 
 
@@ -44,10 +44,11 @@ def precision_factor(covariance: Covariance, n_features: int) -> tuple[Array, Ar
 def inverse_factor(covariance: Covariance, cholesky: Array, n_features: int) -> tuple[Array, Array]:
     """`precision_factor` from the Cholesky factor, where that is known already."""
     factor = covariance.storage.inverse(cholesky)
-    return factor, _log_det(covariance, factor, n_features)
+    return factor, log_determinant(covariance, factor, n_features)
 
 
-def _log_det(covariance: Covariance, factor: Array, n_features: int) -> Array:
+def log_determinant(covariance: Covariance, factor: Array, n_features: int) -> Array:
+    """log |W| (k|1,)."""
     diagonal = covariance.storage.diagonal(factor)
     return jnp.sum(jnp.log(jnp.broadcast_to(diagonal, (diagonal.shape[0], n_features))), axis=-1)
 
@@ -64,7 +65,7 @@ def _whitened(
     if factor is None:
         factor, log_det = precision_factor(mixture.covariance, mixture.n_features)
     else:
-        log_det = _log_det(mixture.covariance, factor, mixture.n_features)
+        log_det = log_determinant(mixture.covariance, factor, mixture.n_features)
     deviations = x - jnp.asarray(mixture.means).astype(x.dtype)[:, :, None]
     return mixture.covariance.storage.whiten(factor.astype(x.dtype), deviations), log_det
 

@@ -35,7 +35,9 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.storage import STORAGES
 
-__all__ = ["SITES", "MixtureDistribution", "Site", "draw_parameters", "draws", "scale_trils"]
+__all__ = [
+    "SITES", "MixtureDistribution", "Site", "draw_parameters", "draws", "inverse_cholesky", "scale_trils",
+]  # fmt: skip
 
 
 class MixtureDistribution(dist.Distribution):
@@ -103,11 +105,11 @@ def scale_trils(mixture: GaussianMixture, factor: Array) -> Float[Array, "k d d"
     return jnp.broadcast_to(dense, (k, d, d))
 
 
-def _inverse_cholesky(scale: Any) -> Any:
-    """Lower L, L Lᵀ = scale⁻¹; in float64 where it can be, as float32 may not hold a thin scale's inverse."""
+def inverse_cholesky(scale: Any) -> Any:
+    """Lower L, L Lᵀ = scale⁻¹ (..., d, d); in float64 where it can be: float32 may not hold a thin scale's inverse."""
     numbers = jnp if is_traced(scale) else np
-    upper = numbers.linalg.cholesky(numbers.asarray(scale)[::-1, ::-1])[::-1, ::-1]
-    return jnp.tril(numbers.linalg.inv(upper).T)
+    upper = numbers.linalg.cholesky(numbers.asarray(scale)[..., ::-1, ::-1])[..., ::-1, ::-1]
+    return jnp.tril(jnp.swapaxes(numbers.linalg.inv(upper), -1, -2))
 
 
 class Site(NamedTuple):
@@ -121,7 +123,7 @@ class Site(NamedTuple):
 SITES: dict[str, Site] = {
     "full": Site(
         "precision_cholesky",
-        lambda p: dist.WishartCholesky(p.degrees_of_freedom, scale_tril=_inverse_cholesky(p.scale)),
+        lambda p: dist.WishartCholesky(p.degrees_of_freedom, scale_tril=inverse_cholesky(p.scale)),
         lambda c: c,
     ),
     "diagonal": Site(

@@ -14,10 +14,19 @@ import jax
 import numpy as np
 
 from bayesmix import density
-from bayesmix.covariance import STRUCTURES, Covariance
-from bayesmix.drive import Path, begin, run
+from bayesmix.covariance import Covariance
+from bayesmix.drive import Path
 from bayesmix.engines import METHODS
-from bayesmix.initialize import SEEDS, Start, from_means, from_partition, given_start, nearest
+from bayesmix.initialize import (
+    SEEDS,
+    Start,
+    from_means,
+    from_partition,
+    given_start,
+    lloyd,
+    nearest,
+    sample_rows,
+)
 from bayesmix.inputs import as_count, as_generator, as_name
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
@@ -26,15 +35,13 @@ from bayesmix.penalty import to_data_units
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem, prepare
 from bayesmix.results import CODE, Fit
-from bayesmix.statistics import observe
-from bayesmix.units import Floor
-from bayesmix.verdict import agreeing, best_start, judge, sentence
+from bayesmix.verdict import AGREE, agreeing, best_start, judge, sentence
 
-__all__ = ["fit", "likelihoods", "solve"]
+__all__ = ["fit", "likelihoods", "optima", "solve"]
 
 _STARTS = ("kmeans", *SEEDS)
 _START_ALIASES = {"k-means": "kmeans", "kmeans++": "k-means++"}
-_LLOYD_STEPS = 100
+_LLOYD_ROWS = 2000  # and a hundred a cluster, at most: a start need not be exact
 
 
 def fit(
@@ -174,6 +181,21 @@ def solve(
     return _finish(problem, path, copies, method, hold, max_steps, relocate, prior)
 
 
+def optima(problem: Problem, *, n_starts: int = 10, key: Any = 0) -> list[tuple[float, GaussianMixture]]:
+    """The distinct clean optima of soft EM from k-means starts, best first: objective and mixture in loop units."""
+    row = METHODS["soft"]
+    starts, copies = _own_starts(problem, "kmeans", n_starts, key, False)
+    options = Options("soft", (), problem.x.dtype == np.float32)
+    path = row.engine(problem, starts, copies, options, row.max_steps, key)
+    objective = path.states.statistics.objective
+    found: list[tuple[float, GaussianMixture]] = []
+    for s in np.argsort(-objective, kind="stable").tolist():
+        new = all(abs(objective[s] - other) > AGREE for other, _ in found)
+        if copies[s] == s and new and judge(problem, path, s).clean:
+            found.append((float(objective[s]), path.mixture(s)))
+    return found
+
+
 def _own_starts(
     problem: Problem, name: str, count: int, key: Any, bare: bool
 ) -> tuple[list[Start], np.ndarray]:
@@ -192,7 +214,8 @@ def _own_starts(
     generators = as_generator(key).spawn(1 if k == 1 else count)
     seeds = [draw(x, w, k, generator) for generator in generators]
     if name == "kmeans" and k > 1 and not bare:
-        seeds = _lloyd(problem, x, seeds)
+        some = sample_rows(w, _LLOYD_ROWS + 100 * k, as_generator(key))
+        seeds = [lloyd(x[some], w[some], seed) for seed in seeds]
     starts, marks = [], []
     for seed in seeds:
         labels, squared = nearest(x, seed.astype(x.dtype))
@@ -202,20 +225,6 @@ def _own_starts(
         sizes = np.sort(np.bincount(labels, weights=w, minlength=k))
         marks.append((*sizes, f"{w @ squared:.9g}"))
     return starts, np.array([marks.index(mark) for mark in marks])
-
-
-def _lloyd(problem: Problem, x: np.ndarray, seeds: list[np.ndarray]) -> list[np.ndarray]:
-    """Each set of centres taken to its k-means optimum: hard steps with equal weights and one sphere."""
-    k = problem.n_components
-    sphere = Covariance(np.ones(1), "EII")
-    starts = [Start(GaussianMixture(np.full(k, 1 / k), seed.astype(np.float64), sphere)) for seed in seeds]
-    options = Options("hard", ("covariance", "weights"), False, True)
-    tiny = np.full(1, 1e-12)
-    rules = problem.rules._replace(floor=Floor(tiny, tiny, tiny), tol=1.0, penalty=None)
-    observations = observe(x, problem.w, STRUCTURES["EII"])
-    limits = np.full(len(seeds), _LLOYD_STEPS)
-    path = run(begin(starts, options), limits, observations, rules, options, title="k-means")
-    return list(path.states.mixture.means)
 
 
 def likelihoods(

@@ -30,7 +30,9 @@ __all__ = [
     "from_partition",
     "from_responsibilities",
     "given_start",
+    "lloyd",
     "nearest",
+    "sample_rows",
     "splits",
 ]
 
@@ -102,6 +104,35 @@ def nearest(x: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         labels[rows] = np.argmax(x[rows] @ means.T - half, axis=1)
         squared[rows] = ((x[rows] - means[labels[rows]]) ** 2).sum(axis=1)
     return labels, squared
+
+
+def sample_rows(weight: np.ndarray, most: int, rng: np.random.Generator) -> Any:
+    """All rows, or so many different ones drawn by weight."""
+    if len(weight) <= most:
+        return slice(None)
+    return np.sort(rng.choice(len(weight), most, replace=False, p=weight / weight.sum()))
+
+
+def lloyd(x: np.ndarray, weight: np.ndarray, means: np.ndarray, max_steps: int = 100) -> np.ndarray:
+    """Means (k, d) taken to their k-means optimum; one that loses all points moves to the farthest point.
+
+    For starts only, of few points: compiling the loop would take longer. `kmeans` is the loop itself.
+    """
+    last = None
+    for _ in range(max_steps):
+        labels, squared = nearest(x, means)
+        if last is not None and (labels == last).all():
+            break
+        last = labels
+        sums = (labels == np.arange(len(means))[:, None]) * weight
+        count = sums.sum(axis=1)
+        occupied = count > 0
+        means = np.where(occupied[:, None], sums @ x / np.where(occupied, count, 1)[:, None], means)
+        means = means.astype(x.dtype)
+        for empty in np.flatnonzero(~occupied):
+            means[empty] = x[np.argmax(squared)]
+            squared[(x == means[empty]).all(axis=1)] = 0
+    return means
 
 
 def _cluster_moments(

@@ -11,6 +11,7 @@ a limited number of steps a call; `drive` calls it from the host.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from bayesmix.results import CODE
 from bayesmix.statistics import Observations, Statistics, summarize
 from bayesmix.units import Floor
 
-__all__ = ["Options", "Rules", "State", "advance", "climb"]
+__all__ = ["Options", "Rules", "State", "advance", "climb", "map_starts"]
 
 _MAX_REDRAWS = 200
 
@@ -178,12 +179,16 @@ def advance(
     """Up to limits[s] more steps of each start s, none of one that has ended."""
 
     def one(pair: tuple[State, Array]) -> State:
-        return climb(*pair, observations, beta, rules, options)
+        return climb(pair[0], pair[1], observations, beta, rules, options)
 
-    if limits.shape[0] > 1:
-        return jax.lax.map(one, (states, limits))
-    only = jax.tree.map(lambda a: a[0], (states, limits))  # a third less to compile
-    return jax.tree.map(lambda a: a[None], one(only))
+    return map_starts(one, (states, jnp.asarray(limits)))
+
+
+def map_starts(function: Callable[[Any], Any], starts: Any) -> Any:
+    """`lax.map` over a leading axis; for an axis of one without the loop, which is a third less to compile."""
+    if jax.tree.leaves(starts)[0].shape[0] > 1:
+        return jax.lax.map(function, starts)
+    return jax.tree.map(lambda a: a[None], function(jax.tree.map(lambda a: a[0], starts)))
 
 
 def climb(

@@ -80,14 +80,15 @@ class MixtureModel:
         object.__setattr__(self, "n_components", as_count(self.n_components, "n_components"))
         object.__setattr__(self, "covariance", structure_of(self.covariance).name)
         if isinstance(self.prior, ConjugatePrior):
-            self.prior.require(self.n_components, self._row)
+            self.prior.require(self.n_components, self.structure)
         elif self._needs_data:
             pass
         elif not callable(self.prior):
             raise ValueError(f"prior must be None, {_CHOICES[6:]}; it is {self.prior!r}")
 
     @property
-    def _row(self) -> Structure:
+    def structure(self) -> Structure:
+        """The row of `STRUCTURES`."""
         return structure_of(self.covariance)
 
     @property
@@ -227,7 +228,7 @@ class MixtureModel:
         from bayesmix.distribution import draw_parameters
 
         if isinstance(self.prior, ConjugatePrior):
-            mixture, factor = draw_parameters(self.prior, self.n_components, self._row)
+            mixture, factor = draw_parameters(self.prior, self.n_components, self.structure)
         elif callable(self.prior):
             mixture = _checked(self.prior(), self.n_components, self.covariance)
             factor = precision_factor(mixture.covariance, mixture.n_features)[0]

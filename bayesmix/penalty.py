@@ -18,6 +18,7 @@ References:
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.units import Units
 
-__all__ = ["Penalty", "log_prior", "penalty", "to_data_units"]
+__all__ = ["Penalty", "log_prior", "log_prior_parts", "penalty", "rescaled", "to_data_units"]
 
 
 class Penalty(NamedTuple):
@@ -43,28 +44,40 @@ class Penalty(NamedTuple):
     constant: Any  # log normaliser of the density of (weights, means, covariances)
 
 
+def rescaled(prior: ConjugatePrior, units: Units, row: Structure) -> ConjugatePrior:
+    """The same prior for parameters in the units of the loop."""
+    scale = np.asarray(prior.scale, np.float64)
+    by = {
+        "full": np.outer(units.scale, units.scale),
+        "diagonal": units.scale**2,
+        "spherical": units.scale[0] ** 2,
+    }
+    center = (np.asarray(prior.mean, np.float64) - units.origin) / units.scale
+    return replace(prior, mean=center, scale=scale / by[row.storage])
+
+
 def penalty(prior: ConjugatePrior, units: Units, row: Structure, k: int) -> Penalty:
     """The prior in the units of the loop."""
+    prior = rescaled(prior, units, row)
     d, nu = prior.n_features, float(prior.degrees_of_freedom)
     concentration = np.broadcast_to(np.asarray(prior.concentration, np.float64), (k,))
     own = 1 if row.shared else k
     kappa = float(prior.mean_count)
     if row.storage == "full":
-        scatter = np.asarray(prior.scale, np.float64) / np.outer(units.scale, units.scale)
+        scatter = np.asarray(prior.scale)
         log_det = np.linalg.slogdet(scatter)[1]
         gammas = sum(math.lgamma((nu - j) / 2) for j in range(d)) + d * (d - 1) / 4 * math.log(math.pi)
         constant = nu / 2 * log_det - nu * d / 2 * math.log(2) - gammas
         count = nu + d + 1
     else:
         cells = d if row.storage == "diagonal" else 1
-        rates = np.broadcast_to(np.asarray(prior.scale, np.float64), (cells,)) / 2 / units.scale[:cells] ** 2
+        rates = np.broadcast_to(prior.scale, (cells,)) / 2
         constant = float(np.sum(nu / 2 * np.log(rates))) - cells * math.lgamma(nu / 2)
         scatter = 2 * rates if row.storage == "diagonal" else 2 * rates[0] / d
         count = nu + 2 if row.storage == "diagonal" else (nu + 2) / d
     dirichlet = math.lgamma(concentration.sum()) - sum(map(math.lgamma, concentration))
     constant = own * constant + dirichlet + k * d / 2 * math.log(kappa / (2 * math.pi))
-    center = (np.asarray(prior.mean, np.float64) - units.origin) / units.scale
-    return Penalty(concentration, center, kappa, count, np.asarray(scatter)[None], constant)
+    return Penalty(concentration, prior.mean, kappa, count, np.asarray(scatter)[None], constant)
 
 
 def to_data_units(units: Units, row: Structure, k: int) -> float:
@@ -76,12 +89,22 @@ def to_data_units(units: Units, row: Structure, k: int) -> float:
 
 def log_prior(penalty: Penalty, mixture: GaussianMixture, factor: tuple[Array, Array]) -> Array:
     """log p(weights, means, covariances), normalised, in loop units; `factor` is `precision_factor`'s."""
+    return sum(log_prior_parts(penalty, mixture, factor).values(), penalty.constant)
+
+
+def log_prior_parts(
+    penalty: Penalty, mixture: GaussianMixture, factor: tuple[Array, Array]
+) -> dict[str, Array]:
+    """The terms of `log_prior` by parameter, without its constant; means given covariances."""
     storage, k, d = mixture.covariance.storage, mixture.n_components, mixture.n_features
     w, log_det = factor
     y = storage.whiten(w, (mixture.means - penalty.mean)[:, :, None])
-    means = jnp.sum(jnp.broadcast_to(log_det, (k,))) - penalty.mean_count / 2 * jnp.sum(y * y)
     times = 1 if storage.axes else d
-    covariances = penalty.count * jnp.sum(log_det) - times / 2 * jnp.sum(storage.gram(w) * penalty.scatter)
     # 0 log 0 = 0: with a concentration of one, an empty cluster is as likely as another.
     logs = jnp.log(jnp.maximum(mixture.weights, 1e-300))
-    return penalty.constant + jnp.sum((penalty.concentration - 1) * logs) + means + covariances
+    return {
+        "weights": jnp.sum((penalty.concentration - 1) * logs),
+        "means": jnp.sum(jnp.broadcast_to(log_det, (k,))) - penalty.mean_count / 2 * jnp.sum(y * y),
+        "covariances": penalty.count * jnp.sum(log_det)
+        - times / 2 * jnp.sum(storage.gram(w) * penalty.scatter),
+    }

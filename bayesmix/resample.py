@@ -34,7 +34,7 @@ from bayesmix.covariance import Structure
 from bayesmix.drive import begin
 from bayesmix.initialize import Start
 from bayesmix.inputs import cores, double_precision, points_last
-from bayesmix.loop import Options, Rules, State, climb
+from bayesmix.loop import Options, Rules, State, climb, map_starts
 from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem
 from bayesmix.results import CODE
@@ -129,7 +129,7 @@ def _run(
         drawn = RESAMPLE[kind](jax.random.wrap_key_data(words), observations, source, n)
         if structure.shared:
             drawn = replace(drawn, second=_second(drawn, structure))
-        ends = jax.lax.map(lambda s: climb(s, limit, drawn, jnp.asarray(1.0), rules, options), states)
+        ends = map_starts(lambda s: climb(s, limit, drawn, jnp.asarray(1.0), rules, options), states)
         return _End(
             ends.mixture,
             ends.statistics.objective,

@@ -35,7 +35,9 @@ from bayesmix.inputs import points_last
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES, per_cluster
 
-__all__ = ["RESPONSIBILITIES", "Observations", "Statistics", "moments_of", "observe", "summarize"]
+__all__ = [
+    "RESPONSIBILITIES", "Observations", "Statistics", "expected_log_joint", "moments_of", "observe", "summarize",
+]  # fmt: skip
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["x", "weight", "second"], meta_fields=[])
@@ -191,6 +193,21 @@ def summarize(
     if whitened:
         moments = _about_origin(mixture, moments, factor)
     return Statistics(moments, objective)
+
+
+def expected_log_joint(
+    mixture: GaussianMixture, statistics: Statistics, factor: tuple[Array, Array]
+) -> Array:
+    """Σ r log p(x, z) in nats, from the moments of the responsibilities r alone."""
+    storage, d = mixture.covariance.storage, mixture.n_features
+    precision = storage.gram(factor[0])
+    (constant, linear, _), _ = _raw(mixture, statistics.moments.dtype, 1.0, factor)
+    count, first = statistics.moments[:, :1], statistics.moments[:, 1 : 1 + d]
+    total = jnp.sum(constant * count) + jnp.sum(linear * first)
+    if mixture.covariance.row.shared:
+        times = 1 if storage.axes else d
+        return total - times * jnp.sum(precision * statistics.second) / 2
+    return total + jnp.sum(storage.weigh(precision, d) * statistics.moments[:, 1 + d :])
 
 
 def _constant(mixture: GaussianMixture, log_det: Array) -> Array:

@@ -28,15 +28,19 @@ DIMS: dict[Any, Any] = {
 
 
 def mixture_tree(
-    mixture: GaussianMixture, stats: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
+    mixture: GaussianMixture,
+    stats: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any],
+    sites: Mapping[str, np.ndarray] | None = None,
 ) -> xarray.DataTree:
-    """A tree out of a batch of mixtures (chain, draw, ...) and numbers (chain, draw) of each."""
+    """A tree out of a batch of mixtures (chain, draw, ...), numbers (chain, draw) of each, and other parameters."""
     import xarray
     from arviz_base import dict_to_dataset
 
     k, d = mixture.n_components, mixture.n_features
     names = list(mixture.feature_names or (f"x{j}" for j in range(d)))
     parameters = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
+    parameters = {**(sites or {}), **parameters}
     known = {"creation_library": "bayesmix", "covariance": mixture.structure, **attributes}
     posterior = dict_to_dataset(
         parameters,

@@ -26,8 +26,8 @@ LAYERS = (
     ("mixture", "datasets"),
     ("prior", "statistics", "units", "chart", "trees"),
     ("distribution", "model", "results", "initialize", "labels", "penalty"),
-    ("replicates",),
-    ("discrepancy",),
+    ("replicates", "gibbs", "potential"),
+    ("discrepancy", "chains"),
     ("merging", "checks"),
     ("mstep",),
     ("loop",),
@@ -36,7 +36,9 @@ LAYERS = (
     ("engines", "resample", "groups"),
     ("cells",),
     ("em", "uncertainty"),
-    ("limit", "ratio_test", "stochastic"),
+    ("limit", "ratio_test", "stochastic", "chain_starts"),
+    ("pointwise", "draws", "switching"),
+    ("sampling",),
     ("gap",),
     ("selection",),
     ("plots.style",),
@@ -52,7 +54,9 @@ SIDEWAYS = {("model", "distribution")}
 FIGURES = {("merging", "plots"), ("checks", "plots"), ("selection", "plots"), ("gap", "plots")}
 LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}
 # Modules whose top may import more, because they are themselves loaded only where they are used.
-HEAVY_TOPS = {"distribution": {"numpyro"}, "cli": {"typer"}}
+HEAVY_TOPS = {name: {"numpyro"} for name in ("distribution", "gibbs", "potential", "chains")} | {
+    "cli": {"typer"}
+}
 
 
 def modules():

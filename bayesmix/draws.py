@@ -1,0 +1,160 @@
+"""From what the chains sampled to a posterior: mixtures in the data's own units, and a tree that ArviZ reads.
+
+This module imports NumPyro; import it where it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from bayesmix.chains import Plan
+from bayesmix.covariance import Covariance
+from bayesmix.density import precision_factor, simulate
+from bayesmix.inputs import double_precision, key_data, to_numpy
+from bayesmix.mixture import GaussianMixture
+from bayesmix.penalty import Penalty, log_prior_parts, to_data_units
+from bayesmix.pointwise import allocate, with_points
+from bayesmix.potential import Evidence, log_prior_of_sites, realize
+from bayesmix.problem import Problem
+from bayesmix.trees import mixture_tree
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["draws_of", "posterior_tree"]
+
+_MOST = 10**8  # numbers of pointwise log-likelihood that are kept without asking
+# NumPyro's names to the schema's.
+_RECORD = {
+    "energy": "energy",
+    "diverging": "diverging",
+    "num_steps": "n_steps",
+    "accept_prob": "acceptance_rate",
+    "step_size": "step_size",
+}
+
+
+def draws_of(
+    plan: Plan, evidence: Evidence, problem: Problem, raw: Any, record: dict[str, np.ndarray]
+) -> tuple[GaussianMixture, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Mixtures (chains, draws, ...) in the data's units, a program's own sites, the record by the schema's names."""
+    shape = jax.tree.leaves(raw)[0].shape[:2]
+    flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), raw)
+    sites: dict[str, np.ndarray] = {}
+    if plan.method == "gibbs":
+        row = problem.structure
+        if row.storage == "full":
+            values = np.linalg.inv(flat.cholesky @ np.swapaxes(flat.cholesky, -1, -2))
+            values = (values + np.swapaxes(values, -1, -2)) / 2
+        else:
+            values = 1 / flat.cholesky**2
+        mixture = GaussianMixture(flat.weights, flat.means, Covariance(values, row.name))
+    else:
+        with double_precision():
+            mixture, sites = to_numpy(realize(plan.story, evidence, flat))
+    if evidence.prior is not None:
+        mixture, sites = problem.units.leave(mixture), {}
+    mixture, sites = jax.tree.map(lambda a: np.asarray(a).reshape(*shape, *np.shape(a)[1:]), (mixture, sites))
+    mixture = replace(mixture, feature_names=problem.names)
+    return mixture, sites, {_RECORD[name]: value for name, value in record.items() if name in _RECORD}
+
+
+@jax.jit
+def _log_priors(penalty: Penalty, mixtures: GaussianMixture) -> dict[str, Array]:
+    def one(mixture: GaussianMixture) -> dict[str, Array]:
+        return log_prior_parts(penalty, mixture, precision_factor(mixture.covariance, mixture.n_features))
+
+    return jax.lax.map(one, mixtures)
+
+
+def _log_prior(
+    plan: Plan, evidence: Evidence, problem: Problem, flat: GaussianMixture, sites: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """log p(θ) of each draw by parameter, up to one constant, in the data's units."""
+    with double_precision():
+        if problem.rules.penalty is None:
+            own = {name: value.reshape(-1, *value.shape[2:]) for name, value in sites.items()}
+            return to_numpy(log_prior_of_sites(plan.story, evidence, own))
+        inner = jax.tree.map(np.asarray, problem.units.enter(replace(flat, feature_names=None)))
+        parts = to_numpy(_log_priors(problem.rules.penalty, inner))
+    moved = to_data_units(problem.units, problem.structure, problem.n_components)
+    return {**parts, "covariances": parts["covariances"] + float(problem.rules.penalty.constant) + moved}
+
+
+def posterior_tree(
+    plan: Plan,
+    evidence: Evidence,
+    problem: Problem,
+    given: np.ndarray,
+    mixture: GaussianMixture,
+    sites: dict[str, np.ndarray],
+    record: dict[str, np.ndarray],
+    key: Any,
+    pointwise: bool | None,
+    predictive: bool,
+) -> xarray.DataTree:
+    """The groups posterior, sample_stats, log_likelihood, log_prior, allocations, observed_data."""
+    from arviz_base import dict_to_dataset
+
+    chains, draws, k = mixture.weights.shape
+    n, d = problem.points.shape
+    flat = jax.tree.map(lambda a: np.asarray(a).reshape(-1, *np.shape(a)[2:]), mixture)
+    words = key_data(key, chains * draws)
+    logs, z = allocate(flat, with_points(problem.points, given), words)
+    logs = logs * np.where(problem.keep, problem.weight, 0)
+    prior = _log_prior(plan, evidence, problem, flat, sites)
+    lp = logs.sum(axis=1) + sum(value.reshape(len(value), -1).sum(axis=1) for value in prior.values())
+    shape = (chains, draws)
+    if "n_steps" in record:
+        record["tree_depth"] = np.ceil(np.log2(record["n_steps"] + 1)).astype(int)
+    tree = mixture_tree(mixture, {"lp": lp.reshape(shape), **record}, {}, sites)
+    names = list(problem.names)
+    coords = {"obs_id": np.arange(n), "feature": names, "cluster": np.arange(k)}
+
+    def dataset(arrays: dict[str, Any], dims: dict[Any, Any], **options: Any) -> xarray.Dataset:
+        known = {name: coords[name] for name in coords if any(name in some for some in dims.values())}
+        return dict_to_dataset(
+            arrays, dims=dims, coords=known, attrs={"creation_library": "bayesmix"}, **options
+        )
+
+    if pointwise or (pointwise is None and logs.size <= _MOST):
+        tree["log_likelihood"] = dataset({"x": logs.reshape(*shape, n)}, {"x": ["obs_id"]})
+    else:
+        tree["posterior"].attrs["pointwise"] = (
+            f"left out: {logs.size} numbers; ask for them with pointwise=True"
+        )
+    summed = {name: value.reshape(*shape, -1).sum(axis=-1) for name, value in prior.items()}
+    tree["log_prior"] = dataset(summed, {})
+    tree["allocations"] = dataset({"z": z.reshape(*shape, n)}, {"z": ["obs_id"]})
+    observed: dict[str, Any] = {"x": problem.points}
+    dims = {"x": ["obs_id", "feature"]}
+    if (given >= 0).any():
+        observed["given"], dims["given"] = given, ["obs_id"]
+    if (problem.weight != 1).any():
+        observed["weight"], dims["weight"] = problem.weight, ["obs_id"]
+    tree["observed_data"] = dataset(observed, dims, sample_dims=[])
+    if predictive:
+        x, z = _replicates(flat, words[:, ::-1], n)
+        arrays = {"x": x.reshape(*shape, n, d), "z": z.reshape(*shape, n).astype(np.min_scalar_type(k))}
+        tree["posterior_predictive"] = dataset(arrays, {"x": ["obs_id", "feature"], "z": ["obs_id"]})
+    return tree
+
+
+def _replicates(mixtures: GaussianMixture, words: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """As many points as the data have, and their clusters, from each draw."""
+    with double_precision():
+        return to_numpy(_simulate(mixtures._arrays(), words, n))
+
+
+@partial(jax.jit, static_argnums=2)
+def _simulate(mixtures: GaussianMixture, words: Array, n: int) -> tuple[Array, Array]:
+    def one(pair: tuple[GaussianMixture, Array]) -> tuple[Array, Array]:
+        return simulate(pair[0], jax.random.wrap_key_data(pair[1]), n)
+
+    return jax.lax.map(one, (mixtures, words))

@@ -1,0 +1,122 @@
+"""What each draw of a posterior says of each point, streamed draw by draw: nothing of draws × n × k is ever made."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bayesmix.density import log_joint, log_sum
+from bayesmix.inputs import double_precision, points_last, to_numpy
+from bayesmix.mixture import GaussianMixture
+
+__all__ = ["Points", "allocate", "mean_responsibilities", "relabelling_costs", "with_points"]
+
+_BLOCK = 4096
+
+
+class Points(NamedTuple):
+    """Points in blocks, points last: x (blocks, d, b), the given cluster of each or -1 (blocks, b), and how many."""
+
+    x: Any
+    given: Any
+    n: int
+
+
+def with_points(x: np.ndarray, given: np.ndarray | None = None) -> Points:
+    """Blocks of the rows (n, d), the last filled up."""
+    x = np.asarray(x, np.float64)
+    given = np.full(len(x), -1) if given is None else given
+    size = min(_BLOCK, max(64, -(-len(x) // 64) * 64))
+    return Points(points_last(x, size), points_last(given.astype(np.int32), size), len(x))
+
+
+def _logits(mixture: GaussianMixture, x: Array, given: Array) -> Array:
+    """log p(x, z=k) (k, b), and minus infinity for clusters other than a given one."""
+    logits = log_joint(mixture, x)
+    known = (given >= 0) & (jnp.arange(logits.shape[0])[:, None] != given)
+    return jnp.where(known, -jnp.inf, logits)
+
+
+def _bare(mixture: GaussianMixture) -> GaussianMixture:
+    return mixture._arrays()
+
+
+@jax.jit
+def _allocate(mixtures: GaussianMixture, x: Array, given: Array, keys: Array) -> tuple[Array, Array]:
+    def one(pair: tuple[GaussianMixture, Array]) -> tuple[Array, Array]:
+        mixture, words = pair
+        keys = jax.random.split(jax.random.wrap_key_data(words), x.shape[0])
+
+        def block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+            logits = _logits(mixture, *part[:2])
+            noise = jax.random.gumbel(part[2], logits.shape, logits.dtype)
+            return log_sum(logits), jnp.argmax(logits + noise, axis=0).astype(jnp.int32)
+
+        return jax.lax.map(block, (x, given, keys))
+
+    return jax.lax.map(one, (mixtures, keys))
+
+
+def allocate(
+    mixtures: GaussianMixture, points: Points, words: np.ndarray
+) -> tuple[Float[np.ndarray, "s n"], Int[np.ndarray, "s n"]]:
+    """log p(x_n) of each draw (jointly with a cluster that is given), and z drawn from p(z | x, draw).
+
+    Args:
+        mixtures: leaves (s, ...), in the units of the points.
+        points: from `with_points`.
+        words: key data (s, 2).
+    """
+    with double_precision():
+        logs, z = to_numpy(_allocate(_bare(mixtures), points.x, points.given, words))
+    s, k = len(words), mixtures.n_components
+    return logs.reshape(s, -1)[:, : points.n], z.reshape(s, -1)[:, : points.n].astype(np.min_scalar_type(k))
+
+
+@jax.jit
+def _responsibilities(mixtures: GaussianMixture, x: Array, given: Array) -> Array:
+    def add(total: Array, mixture: GaussianMixture) -> tuple[Array, None]:
+        def block(part: tuple[Array, Array]) -> Array:
+            return jax.nn.softmax(_logits(mixture, *part), axis=0)
+
+        return total + jax.lax.map(block, (x, given)), None
+
+    zero = jnp.zeros((x.shape[0], mixtures.n_components, x.shape[-1]))
+    return jax.lax.scan(add, zero, mixtures)[0] / mixtures.means.shape[0]
+
+
+def mean_responsibilities(mixtures: GaussianMixture, points: Points) -> Float[np.ndarray, "n k"]:
+    """p(z | x) averaged over draws (s, ...), whose labels must mean the same."""
+    with double_precision():
+        mean = np.asarray(_responsibilities(_bare(mixtures), points.x, points.given))
+    return np.moveaxis(mean, 1, -1).reshape(-1, mixtures.n_components)[: points.n]
+
+
+@jax.jit
+def _costs(mixtures: GaussianMixture, x: Array, given: Array, weight: Array, logs: Array) -> Array:
+    def one(mixture: GaussianMixture) -> Array:
+        def add(total: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
+            x, given, weight, logs = part
+            r = jax.nn.softmax(_logits(mixture, x, given), axis=0) * weight
+            own = jnp.sum(jnp.where(r > 0, r * jnp.log(jnp.where(r > 0, r, 1)), 0), axis=1)
+            return total + own[:, None] - r @ logs.T, None
+
+        k = mixture.n_components
+        return jax.lax.scan(add, jnp.zeros((k, k)), (x, given, weight, logs))[0]
+
+    return jax.lax.map(one, mixtures)
+
+
+def relabelling_costs(
+    mixtures: GaussianMixture, points: Points, mean: Float[np.ndarray, "n k"]
+) -> Float[np.ndarray, "s k k"]:
+    """Stephens' costs Σ_n r_nj log(r_nj / q_nl), of each draw, of calling its cluster j the cluster l of a mean q."""
+    size = points.x.shape[-1]
+    logs = points_last(np.log(np.maximum(mean, 1e-300)), size)
+    weight = points_last(np.ones(points.n), size)
+    with double_precision():
+        return np.asarray(_costs(_bare(mixtures), points.x, points.given, weight, logs))

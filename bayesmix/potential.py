@@ -1,0 +1,155 @@
+"""The posterior with z summed out, as NumPyro's gradient kernels see it.
+
+θ comes from the model's own prior program, so its sites are those of `MixtureModel`; the likelihood is `summarize`,
+the same pass over the data that EM and Gibbs take. Under a conjugate prior everything is in the units of the loop; a
+program speaks the data's own, and its mixtures are moved there.
+
+This module imports NumPyro; import it where it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from jaxtyping import Array
+from numpyro import handlers
+from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
+
+from bayesmix.covariance import Covariance
+from bayesmix.density import log_determinant
+from bayesmix.distribution import SITES, inverse_cholesky
+from bayesmix.mixture import GaussianMixture
+from bayesmix.model import MixtureModel
+from bayesmix.prior import ConjugatePrior
+from bayesmix.statistics import Observations, Statistics, expected_log_joint, summarize
+
+__all__ = [
+    "Evidence", "log_likelihood", "log_prior_of_sites", "potential", "prior_points", "realize", "sites_of",
+    "story_of", "unconstrained",
+]  # fmt: skip
+
+
+class Evidence(NamedTuple):
+    """What the chains are told: data in the units of the loop, and the prior.
+
+    Attributes:
+        observations: points whose cluster is unknown.
+        fixed: statistics of those whose cluster is given.
+        prior: in the units of the loop; absent where the model's prior is a program.
+        origin: (d,) of the units, and
+        scale: (d,).
+    """
+
+    observations: Observations
+    fixed: Statistics
+    prior: ConjugatePrior | None
+    origin: Any
+    scale: Any
+
+
+@cache
+def story_of(n_components: int, covariance: str, program: Any) -> MixtureModel:
+    """One object for all models of a kind, so that they share compiled code; conjugate priors are passed beside it."""
+    return MixtureModel(n_components, covariance, program)
+
+
+def _under(model: MixtureModel, evidence: Evidence) -> MixtureModel:
+    return model if evidence.prior is None else replace(model, prior=evidence.prior)
+
+
+def log_likelihood(mixture: GaussianMixture, factor: Array, evidence: Evidence) -> Array:
+    """Σ log p(x), and log p(x, z) of the points whose z is given, in nats and in the units of the loop."""
+    both = factor, log_determinant(mixture.covariance, factor, mixture.n_features)
+    free = summarize(mixture, evidence.observations, "soft", factor=both).objective
+    return free + expected_log_joint(mixture, evidence.fixed, both)
+
+
+def _enter(mixture: GaussianMixture, factor: Array, evidence: Evidence) -> tuple[GaussianMixture, Array]:
+    """A mixture in the data's units, and its factor, in the units of the loop."""
+    storage, scale = mixture.covariance.storage, evidence.scale
+    values = storage.rescale(mixture.covariance.values, 1 / scale)
+    moved = replace(
+        mixture,
+        means=(mixture.means - evidence.origin) / scale,
+        covariance=Covariance(values, mixture.structure),
+    )
+    return moved, factor * (scale if storage.axes else scale[0])
+
+
+def _story(model: MixtureModel, evidence: Evidence) -> None:
+    mixture, factor = _under(model, evidence)._parameters()
+    if evidence.prior is None:
+        mixture, factor = _enter(mixture, factor, evidence)
+    numpyro.factor("x", log_likelihood(mixture, factor, evidence))
+
+
+def potential(model: MixtureModel, evidence: Evidence, point: dict[str, Array]) -> Array:
+    """Minus the log joint density at unconstrained values of the sites."""
+    return jnp.asarray(potential_energy(_story, (model, evidence), {}, point))
+
+
+@partial(jax.jit, static_argnums=0)
+def realize(
+    model: MixtureModel, evidence: Evidence, points: dict[str, Array]
+) -> tuple[GaussianMixture, dict[str, Array]]:
+    """Mixtures, and values of the sites, at unconstrained points (draws, ...); in the prior's own units."""
+
+    def one(point: dict[str, Array]) -> tuple[GaussianMixture, dict[str, Array]]:
+        under = _under(model, evidence)
+        sites = constrain_fn(under._parameters, (), {}, point, return_deterministic=True)
+        with handlers.block(), handlers.substitute(data=sites):
+            return jax.tree.map(jnp.asarray, under._parameters()[0]), sites
+
+    return jax.vmap(one)(points)
+
+
+@partial(jax.jit, static_argnums=0)
+def unconstrained(model: MixtureModel, evidence: Evidence, sites: dict[str, Any]) -> dict[str, Array]:
+    """Unconstrained points (starts, ...) from values of the sites."""
+    under = _under(model, evidence)
+    return jax.vmap(lambda values: unconstrain_fn(under._parameters, (), {}, values))(sites)
+
+
+@partial(jax.jit, static_argnums=0)
+def prior_points(model: MixtureModel, evidence: Evidence, keys: Array) -> dict[str, Array]:
+    """Draws of the prior, as unconstrained points (draws, ...)."""
+    under = _under(model, evidence)
+
+    def one(key: Array) -> dict[str, Array]:
+        with handlers.trace() as sites, handlers.seed(rng_seed=key):
+            under._parameters()
+        drawn = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
+        return unconstrain_fn(under._parameters, (), {}, drawn)
+
+    return jax.lax.map(one, keys)
+
+
+@partial(jax.jit, static_argnums=0)
+def log_prior_of_sites(model: MixtureModel, evidence: Evidence, sites: dict[str, Any]) -> dict[str, Array]:
+    """The log density of each site at its values (draws, ...), for a program's prior."""
+
+    def one(values: dict[str, Any]) -> dict[str, Array]:
+        under = _under(model, evidence)
+        with handlers.trace() as seen, handlers.substitute(data=values):
+            under._parameters()
+        return {
+            name: jnp.sum(site["fn"].log_prob(site["value"]))
+            for name, site in seen.items()
+            if site["type"] == "sample"
+        }
+
+    return jax.lax.map(one, sites)
+
+
+def sites_of(mixture: GaussianMixture) -> dict[str, Any]:
+    """The values of a conjugate model's sites at a mixture (..., k, ...)."""
+    row, values = mixture.covariance.row, jnp.asarray(mixture.covariance.values)
+    drawn = inverse_cholesky(values) if row.storage == "full" else 1 / values
+    if row.shared:
+        drawn = jnp.squeeze(drawn, axis=-1 - row.form.axes)
+    return {"weights": mixture.weights, SITES[row.storage].name: drawn, "means": mixture.means}

@@ -1,0 +1,218 @@
+"""Label switching undone: the labels of each draw permuted so that a cluster means the same in all of them.
+
+A mixture's likelihood does not change when its labels are permuted, so chains may switch them, and averages over draws
+would mix the clusters. Sampling is left alone; afterwards each draw gets the permutation that brings it nearest to a
+reference: the label-invariant part of the posterior is unchanged to the last bit.
+
+References:
+    Stephens (2000), Dealing with label switching in mixture models, JRSS B 62.
+    Papastamoulis & Iliopoulos (2010), An artificial allocations based solution to the label switching problem, JCGS 19.
+    Papastamoulis (2016), label.switching: an R package, Journal of Statistical Software 69.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from bayesmix.covariance import Covariance
+from bayesmix.inputs import as_generator, as_name
+from bayesmix.labels import match_mixtures
+from bayesmix.mixture import GaussianMixture
+from bayesmix.pointwise import Points, mean_responsibilities, relabelling_costs, with_points
+from bayesmix.trees import mixtures
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["METHODS", "relabel"]
+
+_ROUNDS = 50
+_ROWS = 2000  # rows that the relabelling looks at, at most
+
+
+class _Draws(NamedTuple):
+    """What a method sees: mixtures (s, ...), points, z (s, n), and which draw has the largest density."""
+
+    mixture: GaussianMixture
+    points: Points
+    z: Int[np.ndarray, "s n"]
+    pivot: int
+
+
+def _assign(cost: Float[np.ndarray, "s k k"]) -> Int[np.ndarray, "s k"]:
+    """For each draw the order of its clusters, cost[s, own, target], that costs least: order[target] = own."""
+    from scipy.optimize import linear_sum_assignment
+
+    own = np.arange(cost.shape[1])
+    best = [own if _at_rest(c) else linear_sum_assignment(c.T)[1] for c in cost]
+    return np.array(best)
+
+
+def _at_rest(cost: np.ndarray) -> bool:
+    return bool((cost.argmin(axis=0) == np.arange(len(cost))).all())
+
+
+def _renamed(z: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """z with the names that the order gives: cluster order[t] becomes t."""
+    return np.take_along_axis(np.argsort(order, axis=1), z.astype(np.int64), axis=1)
+
+
+def _ecr(draws: _Draws) -> np.ndarray:
+    """Equivalence classes, iterated: allocations as like as they can be to the most frequent ones."""
+    z, k = draws.z.astype(np.int64), draws.mixture.n_components
+    s = len(z)
+    reference = z[draws.pivot]
+    order = np.tile(np.arange(k), (s, 1))
+    for _ in range(_ROUNDS):
+        together = np.zeros((s, k, k))
+        for t in range(k):
+            for j in range(k):
+                together[:, j, t] = np.count_nonzero(z[:, reference == t] == j, axis=1)
+        order = _assign(-together)
+        named = _renamed(z, order)
+        counts = np.stack([np.count_nonzero(named == t, axis=0) for t in range(k)])
+        update = counts.argmax(axis=0)
+        if (update == reference).all():
+            break
+        reference = update
+    return order
+
+
+def _stephens(draws: _Draws) -> np.ndarray:
+    """Responsibilities as near as they can be, in relative entropy, to their mean."""
+    order = _ecr(draws)
+    for _ in range(_ROUNDS):
+        mean = mean_responsibilities(_permuted(draws.mixture, order), draws.points)
+        new = _assign(relabelling_costs(draws.mixture, draws.points, mean))
+        if (new == order).all():
+            break
+        order = new
+    return order
+
+
+def _means(draws: _Draws) -> np.ndarray:
+    """Clusters matched to those of the draw with the largest density by their normal laws."""
+    pivot = jax.tree.map(lambda a: a[draws.pivot], draws.mixture)
+    return match_mixtures(np.asarray(draws.mixture.means), np.asarray(draws.mixture.covariances), pivot)
+
+
+def _order(draws: _Draws) -> np.ndarray:
+    """Clusters in the order of the first feature's mean."""
+    return np.argsort(np.asarray(draws.mixture.means)[..., 0], axis=1, kind="stable")
+
+
+METHODS: dict[str, Callable[[_Draws], np.ndarray]] = {
+    "ecr": _ecr,
+    "stephens": _stephens,
+    "means": _means,
+    "order": _order,
+}
+
+
+def _permuted(mixture: GaussianMixture, order: np.ndarray) -> GaussianMixture:
+    """Mixtures (s, ...) with their clusters in the order (s, k)."""
+
+    def take(a: Any) -> np.ndarray:
+        return np.take_along_axis(
+            np.asarray(a), order.reshape(*order.shape, *(1,) * (np.ndim(a) - 2)), axis=1
+        )
+
+    covariance = mixture.covariance
+    if not covariance.row.shared:
+        covariance = Covariance(take(covariance.values), mixture.structure)
+    return replace(mixture, weights=take(mixture.weights), means=take(mixture.means), covariance=covariance)
+
+
+def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
+    """The same draws with their labels undone of switching.
+
+    Everything with a dimension `cluster` in the groups of draws is permuted together, and the values of z with it.
+
+    Args:
+        posterior: from `sample_posterior`; it is not changed.
+        method: "ecr" (allocations as like as they can be to the most frequent ones, iterated), "stephens"
+            (responsibilities nearest to their mean in relative entropy; slower, and sharper where clusters overlap),
+            "means" (clusters matched to those of the densest draw) or "order" (by the mean of the first feature,
+            which cuts clusters apart where their means cross).
+
+    Returns:
+        A new tree. `sample_stats` has the `permutation` (chain, draw, cluster): which of the sampler's clusters each
+        one was; the attributes of `posterior` the method, the share of draws that were permuted and a `certainty`, the
+        mean probability of a point's most probable cluster; `allocations` the responsibilities averaged over draws.
+
+    Raises:
+        ValueError: a tree without draws, data or allocations, or a method that is not known.
+
+    Example:
+        >>> import bayesmix as bm
+        >>> x = bm.datasets.load("old_faithful")
+        >>> model = bm.MixtureModel(2, prior="weak")
+        >>> posterior = bm.sample_posterior(model, x, key=0, method="gibbs", n_draws=200, n_warmup=100)
+        >>> bm.relabel(posterior, "stephens")["posterior"].attrs["relabelling"]
+        'stephens'
+    """
+    import xarray
+
+    as_name(method, "method", METHODS)
+    batch = mixtures(posterior)
+    try:
+        x = np.asarray(posterior["observed_data"]["x"])
+        z = np.asarray(posterior["allocations"]["z"])
+        density = np.asarray(posterior["sample_stats"]["lp"])
+    except KeyError as error:
+        raise ValueError(
+            f"relabel needs observed_data, allocations and sample_stats; {error} is absent"
+        ) from None
+    given = posterior["observed_data"].get("given")
+    given = None if given is None else np.asarray(given)
+    chains, draws, k = np.asarray(batch.weights).shape
+    flat = jax.tree.map(lambda a: np.asarray(a).reshape(-1, *np.shape(a)[2:]), batch)
+    z = z.reshape(chains * draws, -1)
+    rows = np.arange(len(x))
+    if len(rows) > _ROWS:
+        rows = np.sort(as_generator(0).choice(len(x), _ROWS, replace=False))
+    some = with_points(x[rows], None if given is None else given[rows])
+    order = METHODS[method](_Draws(flat, some, z[:, rows], int(np.argmax(density))))
+    mean = mean_responsibilities(_permuted(flat, order), with_points(x, given))
+    shaped = order.reshape(chains, draws, k)
+    groups = {}
+    for name, group in posterior.children.items():
+        dataset = group.to_dataset()
+        if {"chain", "draw"} <= set(dataset.dims) and not name.startswith("prior"):
+            dataset = _dataset_permuted(dataset, shaped)
+        if name == "allocations":
+            dataset["z"] = dataset["z"].copy(
+                data=_renamed(z, order).reshape(dataset["z"].shape).astype(z.dtype)
+            )
+            dataset["responsibilities"] = (("obs_id", "cluster"), mean)
+            dataset = dataset.assign_coords(cluster=np.arange(k))
+        if name == "sample_stats":
+            if "permutation" not in dataset:  # else it was permuted above, with all that has clusters
+                dataset["permutation"] = (("chain", "draw", "cluster"), shaped)
+            dataset = dataset.assign_coords(cluster=np.arange(k))
+        if name == "posterior":
+            dataset.attrs |= {
+                "relabelling": method,
+                "share_permuted": float((order != np.arange(k)).any(axis=1).mean()),
+                "certainty": float(mean.max(axis=1).mean()),
+            }
+        groups[name] = dataset
+    return xarray.DataTree.from_dict(groups)
+
+
+def _dataset_permuted(dataset: xarray.Dataset, order: np.ndarray) -> xarray.Dataset:
+    """A copy in which every variable with draws and a cluster has its clusters in the order (chain, draw, cluster)."""
+    out = dataset.copy()
+    for name, variable in dataset.data_vars.items():
+        if {"chain", "draw", "cluster"} <= set(variable.dims):
+            moved = variable.transpose("chain", "draw", "cluster", ...)
+            index = order.reshape(*order.shape, *(1,) * (moved.ndim - 3))
+            values = np.take_along_axis(moved.values, index, axis=2)
+            out[name] = moved.copy(data=values).transpose(*variable.dims)
+    return out
