@@ -76,11 +76,11 @@ def from_optima(problem: Problem, given: np.ndarray, init: Any, n_chains: int, k
         ValueError: mixtures that do not fit the model or the number of chains.
     """
     if init is not None:
-        some = [init] if isinstance(init, GaussianMixture) else list(init)
-        if len(some) not in (1, n_chains):
-            raise ValueError(f"init has {len(some)} mixtures for {n_chains} chains; pass one, or one a chain")
+        some = list(init) if isinstance(init, list | tuple) else [init]
         for mixture in some:
             _require(mixture, problem)
+        if len(some) not in (1, n_chains):
+            raise ValueError(f"init has {len(some)} mixtures for {n_chains} chains; pass one, or one a chain")
         found = [inside(problem, mixture) for mixture in some]
     elif (given >= 0).any():
         generator = as_generator(key)
@@ -100,7 +100,9 @@ def from_optima(problem: Problem, given: np.ndarray, init: Any, n_chains: int, k
 def _require(mixture: Any, problem: Problem) -> None:
     k, d, name = problem.n_components, problem.x.shape[1], problem.structure.name
     if not isinstance(mixture, GaussianMixture) or mixture.means.ndim != 2:
-        raise ValueError(f"init must be a GaussianMixture, or one a chain; it has a {type(mixture).__name__}")
+        raise ValueError(
+            f"init must be a GaussianMixture, or a list with one a chain; it has a {type(mixture).__name__}"
+        )
     if (mixture.n_components, mixture.n_features, mixture.structure) != (k, d, name):
         raise ValueError(
             f"init has a mixture of {mixture.n_components} clusters in {mixture.n_features} features, "

@@ -1,5 +1,7 @@
 """Markov chains in two compiled programs: the warm-up, and a chunk of draws, continued as often as it takes.
 
+Gibbs has nothing to tune, so its warm-up is draws that are thrown away, in whole chunks.
+
 NumPyro's `MCMC` is built and run inside the compiled function, so data, keys and starts are its arguments and a second
 call compiles nothing. Chains are vectorised.
 
@@ -112,19 +114,27 @@ def run_chains(
     if plan.n_chains == 1:
         starts = jax.tree.map(lambda a: a[0], starts)
     chunk = -(-n_draws // -(-n_draws // _CHUNK))
+    tuned = plan.method == "nuts"
+    before = 0 if tuned else -(-plan.n_warmup // chunk)  # chunks of draws that are thrown away
     parts, diverging = [], 0
     with tqdm(
         total=plan.n_warmup + n_draws, desc=plan.method, unit=" draws", delay=2, disable=None, leave=False
     ) as bar:
         with double_precision():
             evidence = jax.device_put(evidence)
-            state = jax.block_until_ready(_warm(key, starts, evidence, plan))
-        bar.update(plan.n_warmup)
-        for _ in range(-(-n_draws // chunk)):
+            if tuned:
+                state = jax.block_until_ready(_warm(key, starts, evidence, plan))
+                bar.update(plan.n_warmup)
+            else:
+                keys = jax.random.split(key, plan.n_chains) if plan.n_chains > 1 else key
+                state = _kernel(plan, evidence).init(keys, 0, starts, (), {})
+        for turn in range(-before, -(-n_draws // chunk)):
             with double_precision():
                 state, draws, fields = _draw(state, evidence, plan, chunk)
-                parts.append(to_numpy((draws, fields)))
-            diverging += int(np.sum(parts[-1][1].get("diverging", 0)))
+                part = to_numpy((draws, fields))
+            if turn >= 0:
+                parts.append(part)
+                diverging += int(np.sum(part[1].get("diverging", 0)))
             bar.set_postfix(divergences=diverging, refresh=False)
             bar.update(chunk)
     if diverging:

@@ -131,7 +131,12 @@ def posterior_tree(
         )
     summed = {name: value.reshape(*shape, -1).sum(axis=-1) for name, value in prior.items()}
     tree["log_prior"] = dataset(summed, {})
-    tree["allocations"] = dataset({"z": z.reshape(*shape, n)}, {"z": ["obs_id"]})
+    allocations = {"z": z.reshape(*shape, n)}
+    if predictive:
+        new, drawn = _replicates(flat, words[:, ::-1], n)
+        tree["posterior_predictive"] = dataset({"x": new.reshape(*shape, n, d)}, {"x": ["obs_id", "feature"]})
+        allocations["z_predictive"] = drawn.reshape(*shape, n).astype(z.dtype)
+    tree["allocations"] = dataset(allocations, {name: ["obs_id"] for name in allocations})
     observed: dict[str, Any] = {"x": problem.points}
     dims = {"x": ["obs_id", "feature"]}
     if (given >= 0).any():
@@ -139,10 +144,6 @@ def posterior_tree(
     if (problem.weight != 1).any():
         observed["weight"], dims["weight"] = problem.weight, ["obs_id"]
     tree["observed_data"] = dataset(observed, dims, sample_dims=[])
-    if predictive:
-        x, z = _replicates(flat, words[:, ::-1], n)
-        arrays = {"x": x.reshape(*shape, n, d), "z": z.reshape(*shape, n).astype(np.min_scalar_type(k))}
-        tree["posterior_predictive"] = dataset(arrays, {"x": ["obs_id", "feature"], "z": ["obs_id"]})
     return tree
 
 

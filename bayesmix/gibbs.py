@@ -17,6 +17,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -46,10 +47,9 @@ class Parameters(NamedTuple):
 
 
 class GibbsState(NamedTuple):
-    """What the chain carries; `log_likelihood` is that of the parameters before the sweep that led here."""
+    """What the chain carries; `z` is NumPyro's name for what is sampled."""
 
-    z: Parameters  # NumPyro's name for what is sampled
-    log_likelihood: Any
+    z: Parameters
     rng_key: Any
 
 
@@ -58,8 +58,7 @@ def conditional_draw(key: Array, statistics: Statistics, prior: ConjugatePrior, 
     storage = row.form
     moments, d = statistics.moments, prior.n_features
     count, first = moments[:, 0], moments[:, 1 : 1 + d]
-    coin, shape, noise = jax.random.split(key, 3)
-    weights = jax.random.dirichlet(coin, prior.concentration + count)
+    chance, below, noise = jax.random.split(key, 3)
     strength = prior.mean_count + count
     mean = jnp.asarray(prior.mean)
     center = (prior.mean_count * mean + first) / strength[:, None]
@@ -70,26 +69,21 @@ def conditional_draw(key: Array, statistics: Statistics, prior: ConjugatePrior, 
     else:
         scatter, behind = storage.second(moments[:, 1 + d :], d) + pulled, count
     cells = d if row.storage == "spherical" else 1  # a sphere's scatter is the mean over the features
-    law = prior.degrees_of_freedom + cells * behind, prior.scale + cells * scatter
-    cholesky = _wishart(shape, *law) if storage.axes == 2 else _gamma(shape, *law, storage.axes)
+    degrees, scale = prior.degrees_of_freedom + cells * behind, prior.scale + cells * scatter
+    # One call for all gamma laws, whose sampler is the largest part of the program.
+    shapes = per_cluster(degrees, storage.axes and 1) / 2
+    if storage.axes:
+        shapes = shapes - (jnp.arange(d) / 2 if storage.axes == 2 else jnp.zeros(d))
+    logs = jax.random.loggamma(chance, jnp.concatenate([jnp.ravel(shapes), prior.concentration + count]))
+    weights = jax.nn.softmax(logs[shapes.size :])
+    root = jnp.exp(logs[: shapes.size].reshape(shapes.shape) / 2) * math.sqrt(2)  # of chi-squares
+    if storage.axes == 2:  # Bartlett: the lower factor of a Wishart
+        normal = jnp.tril(jax.random.normal(below, scale.shape), -1)
+        cholesky = inverse_cholesky(scale) @ (normal + root[:, :, None] * jnp.eye(d))
+    else:
+        cholesky = root / jnp.sqrt(scale)
     standard = jax.random.normal(noise, center.shape) / jnp.sqrt(strength)[:, None]
     return Parameters(weights, center + _spread(cholesky, standard, storage.axes), cholesky)
-
-
-def _wishart(key: Array, degrees: Array, scale: Array) -> Array:
-    """Lower C, C Cᵀ ~ Wishart(degrees (k,), scale⁻¹ (k, d, d)), by Bartlett's decomposition."""
-    d = scale.shape[-1]
-    chi, normal = jax.random.split(key)
-    squares = 2 * jax.random.gamma(chi, (degrees[:, None] - jnp.arange(d)) / 2)
-    below = jnp.tril(jax.random.normal(normal, scale.shape), -1)
-    bartlett = below + jnp.sqrt(squares)[:, :, None] * jnp.eye(d)
-    return inverse_cholesky(scale) @ bartlett
-
-
-def _gamma(key: Array, degrees: Array, scale: Array, axes: int) -> Array:
-    """√ of precisions in storage, each Gamma(degrees / 2, scale / 2)."""
-    degrees = jnp.broadcast_to(per_cluster(degrees, axes), scale.shape)
-    return jnp.sqrt(2 * jax.random.gamma(key, degrees / 2) / scale)
 
 
 def _spread(cholesky: Array, standard: Array, axes: int) -> Array:
@@ -142,8 +136,7 @@ class GibbsKernel(MCMCKernel):
         model_args: tuple,
         model_kwargs: dict,
     ) -> GibbsState:
-        chains = () if is_prng_key(rng_key) else (rng_key.shape[0],)
-        return GibbsState(init_params, jnp.full(chains, -jnp.inf), rng_key)
+        return GibbsState(init_params, rng_key)
 
     def sample(self, state: GibbsState, model_args: tuple, model_kwargs: dict) -> GibbsState:
         return self._sweep(state) if is_prng_key(state.rng_key) else jax.vmap(self._sweep)(state)
@@ -165,7 +158,7 @@ class GibbsKernel(MCMCKernel):
             drawn = drawn._replace(weights=drawn.weights[order], means=drawn.means[order])
             if not structure.shared:
                 drawn = drawn._replace(cholesky=drawn.cholesky[order])
-        return GibbsState(drawn, statistics.objective, key)
+        return GibbsState(drawn, key)
 
 
 def _and_given(statistics: Statistics, fixed: Statistics) -> Statistics:

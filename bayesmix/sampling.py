@@ -65,7 +65,8 @@ def sample_posterior(
             the posterior within 10 nats of the best, moved a little where one serves several chains.
         relabelling: a method of `relabel`, or `None` to leave the labels as they come.
         pointwise: whether to keep the log-likelihood of each point; by default if it has at most 10⁸ numbers.
-        predictive: whether to draw as many new points, with their clusters, from each draw: `posterior_predictive`.
+        predictive: whether to draw as many new points from each draw: `posterior_predictive`, and their clusters
+            `z_predictive` in `allocations`, since ArviZ plots all that is predictive.
         permute: "gibbs": permute the labels at random after each sweep.
         target_accept: "nuts": acceptance rate that the step size is tuned to.
 

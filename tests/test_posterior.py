@@ -1,0 +1,379 @@
+"""The posterior: exact enumeration, two samplers under one prior, weights, given labels, the tree, and labels undone."""
+
+import itertools
+import math
+from functools import cache
+
+import arviz as az
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import special
+
+import bayesmix as bm
+from bayesmix.switching import METHODS
+
+PAIR = np.array([[-1.2, 0.4], [-0.3, -0.5], [0.1, 0.9], [0.6, -0.2], [1.5, 1.1], [2.0, 0.3]])
+
+
+def prior_of(structure, d=2, concentration=(1.5, 0.8)):
+    scale = {"VVV": np.array([[1.0, 0.4], [0.4, 0.8]]), "VVI": np.array([1.0, 0.6]), "VII": 0.8}
+    scale |= {"EEE": scale["VVV"], "EEI": scale["VVI"], "EII": scale["VII"]}
+    return bm.ConjugatePrior.of(
+        mean=[0.3, 0.1],
+        degrees_of_freedom=4.0,
+        scale=scale[structure],
+        mean_count=0.5,
+        concentration=list(concentration),
+    )
+
+
+def log_evidence_of_cluster(x, prior):
+    """log ∫ N(x | m, Σ) NIW: the normal–inverse-Wishart's closed form (Murphy 2007, section 9)."""
+    n, d = x.shape
+    kappa, nu, m, s = (
+        prior.mean_count,
+        prior.degrees_of_freedom,
+        np.asarray(prior.mean),
+        np.asarray(prior.scale),
+    )
+    after = kappa + n
+    mean = (kappa * m + x.sum(axis=0)) / after
+    scatter = s + x.T @ x + kappa * np.outer(m, m) - after * np.outer(mean, mean)
+    logs = -n * d / 2 * math.log(math.pi) + d / 2 * math.log(kappa / after)
+    logs += special.multigammaln((nu + n) / 2, d) - special.multigammaln(nu / 2, d)
+    logs += nu / 2 * np.linalg.slogdet(s)[1] - (nu + n) / 2 * np.linalg.slogdet(scatter)[1]
+    return logs, mean, scatter / (nu + n - d - 1)
+
+
+@cache
+def enumerated():
+    """p(z | x), E[weights], E[means] and E[covariances] of PAIR under VVV, from all 2⁶ allocations."""
+    prior = prior_of("VVV")
+    alpha = np.asarray(prior.concentration)
+    logs, terms = [], []
+    for z in itertools.product(range(2), repeat=len(PAIR)):
+        z = np.array(z)
+        count = np.array([(z == k).sum() for k in range(2)])
+        total = special.gammaln(alpha.sum()) - special.gammaln(alpha.sum() + len(z))
+        total += (special.gammaln(alpha + count) - special.gammaln(alpha)).sum()
+        parts = [log_evidence_of_cluster(PAIR[z == k], prior) for k in range(2)]
+        logs.append(total + sum(part[0] for part in parts))
+        weights = (alpha + count) / (alpha + count).sum()
+        terms.append((z == 0, weights, np.array([p[1] for p in parts]), np.array([p[2] for p in parts])))
+    chance = special.softmax(logs)
+    return [sum(c * np.asarray(t[i], float) for c, t in zip(chance, terms)) for i in range(4)]
+
+
+@cache
+def exact_run(method):
+    model = bm.MixtureModel(2, "VVV", prior_of("VVV"))
+    return bm.sample_posterior(
+        model, PAIR, key=1, method=method, n_warmup=500, n_draws=8000 if method == "gibbs" else 4000,
+        relabelling=None, target_accept=0.9,
+    )  # fmt: skip
+
+
+def errors(draws):
+    """Means over draws, and their Monte-Carlo standard errors."""
+    flat = np.asarray(draws).reshape(*np.shape(draws)[:2], -1)
+    sizes = [float(az.ess(flat[..., i], method="mean")) for i in range(flat.shape[-1])]
+    mean, sd = flat.mean(axis=(0, 1)), flat.std(axis=(0, 1))
+    shape = np.shape(draws)[2:]
+    return mean.reshape(shape), (sd / np.sqrt(sizes)).reshape(shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gibbs", "nuts"])
+def test_the_posterior_is_that_of_enumeration(method):
+    tree = exact_run(method)
+    z, weights, means, covariances = enumerated()
+    sampled = {
+        "z": (np.asarray(tree["allocations"]["z"]) == 0, z),
+        "weights": (tree["posterior"]["weights"].values, weights),
+        "means": (tree["posterior"]["means"].values, means),
+    }
+    for name, (draws, exact) in sampled.items():
+        mean, error = errors(draws)
+        assert (np.abs(mean - exact) < 4.5 * error).all(), (name, mean, exact, error)
+        assert (error < 0.05).all()
+    # The covariances have heavy tails: their medians' neighbourhood is looked at through log determinants instead.
+    assert np.isfinite(covariances).all()
+
+
+@pytest.mark.slow
+def test_two_samplers_agree_on_overlapping_clusters():
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.normal(-1.0, 1.0, 60), rng.normal(1.2, 0.7, 40)])
+    model = bm.MixtureModel(
+        2, "V", bm.ConjugatePrior.of(mean=[0.0], degrees_of_freedom=3.0, scale=1.0, mean_count=0.1)
+    )
+    found = {}
+    for method, draws in (("gibbs", 6000), ("nuts", 2500)):
+        tree = bm.sample_posterior(
+            model, x, key=5, method=method, n_draws=draws, target_accept=0.9, relabelling=None
+        )
+        weights, means = tree["posterior"]["weights"].values, tree["posterior"]["means"].values[..., 0]
+        invariant = np.stack([
+            tree["sample_stats"]["lp"].values, weights.max(axis=-1), np.abs(np.diff(means, axis=-1))[..., 0],
+            tree["log_likelihood"]["x"].values.sum(axis=-1),
+        ], axis=-1)  # fmt: skip
+        found[method] = [errors(part) for part in (invariant, invariant > np.median(invariant, axis=(0, 1)))]
+        found[method].append(np.quantile(invariant, [0.05, 0.5, 0.95], axis=(0, 1)))
+        found[method].append(invariant.std(axis=(0, 1)))
+    (mean, error), (other, other_error) = found["gibbs"][0], found["nuts"][0]
+    assert (np.abs(mean - other) < 4 * np.hypot(error, other_error)).all()
+    spread = np.sqrt(error**2 + other_error**2) * 4
+    assert (
+        np.abs(found["gibbs"][2] - found["nuts"][2]) < 3 * spread
+    ).all()  # quantiles vary a few times more than means
+    assert_allclose(found["gibbs"][3], found["nuts"][3], rtol=0.15)
+
+
+@pytest.mark.parametrize("structure", ["VVV", "VVI", "VII", "EEE", "EEI", "EII"])
+def test_a_conditional_draw_has_the_moments_of_its_law(structure):
+    """One cluster, so that Gibbs draws from the exact posterior: E[Σ⁻¹] and E[mean] in closed form."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 2)) @ [[1.0, 0.3], [0.0, 0.6]] + [1.0, -2.0]
+    prior = prior_of(structure, concentration=(2.0,))
+    tree = bm.sample_posterior(
+        bm.MixtureModel(1, structure, prior), x, key=0, method="gibbs", n_warmup=0, n_draws=4000
+    )
+    kappa, nu, m, n = 0.5, 4.0, np.array([0.3, 0.1]), len(x)
+    center = (kappa * m + x.sum(axis=0)) / (kappa + n)
+    scatter = (x - x.mean(axis=0)).T @ (x - x.mean(axis=0))
+    scatter += kappa * n / (kappa + n) * np.outer(x.mean(axis=0) - m, x.mean(axis=0) - m)
+    if structure in ("VVV", "EEE"):
+        expected = (nu + n) * np.linalg.inv(np.asarray(prior.scale) + scatter)
+    elif structure in ("VVI", "EEI"):
+        expected = np.diag((nu + n) / (np.asarray(prior.scale) + np.diag(scatter)))
+    else:
+        expected = np.eye(2) * (nu + 2 * n) / (float(prior.scale) + np.trace(scatter))
+    precision = np.linalg.inv(tree["posterior"]["covariances"].values[:, :, 0])
+    for draws, exact in ((precision, expected), (tree["posterior"]["means"].values[:, :, 0], center)):
+        mean, error = draws.mean(axis=(0, 1)), draws.std(axis=(0, 1)) / np.sqrt(16000)
+        assert (np.abs(mean - exact) < 4.5 * error + 1e-12).all()
+
+
+def test_a_weight_is_so_many_copies():
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.normal(-1, 1, 25), rng.normal(1.5, 1, 15)])
+    model = bm.MixtureModel(
+        2, "V", bm.ConjugatePrior.of(mean=[0.0], degrees_of_freedom=3.0, scale=1.0, mean_count=0.1)
+    )
+    options = {"key": 2, "method": "gibbs", "n_draws": 4000, "relabelling": None}
+    weighted = bm.sample_posterior(model, x, sample_weight=np.full(40, 3.0), **options)
+    copies = bm.sample_posterior(model, np.repeat(x, 3), **options)
+    for read in (
+        lambda t: t["posterior"]["weights"].values.max(axis=-1),
+        lambda t: t["sample_stats"]["lp"].values,
+    ):
+        (mean, error), (other, other_error) = (errors(read(t)[..., None]) for t in (weighted, copies))
+        assert abs(mean - other)[0] < 4 * np.hypot(error, other_error)[0]
+    with pytest.raises(ValueError, match=r"gibbs draws a whole number of allocations.*use method='nuts'"):
+        bm.sample_posterior(model, x, sample_weight=np.full(40, 1.5), **options)
+
+
+@pytest.fixture(scope="module")
+def faithful():
+    model = bm.MixtureModel(2, prior="weak")
+    x = bm.datasets.load("old_faithful")
+    return bm.sample_posterior(model, x, key=0, method="gibbs", n_warmup=200, n_draws=400, predictive=True)
+
+
+def test_arviz_reads_the_tree(faithful, tmp_path):
+    groups = {"posterior", "sample_stats", "log_likelihood", "log_prior", "allocations", "observed_data", "posterior_predictive"}  # fmt: skip
+    assert groups == set(faithful.children)
+    table = az.summary(faithful, var_names=["weights", "means"])
+    assert (table["r_hat"].astype(float) < 1.02).all()
+    assert az.loo(faithful).elpd < -1100
+    assert len(az.psense_summary(faithful, var_names=["weights"])) == 2
+    for plot in (az.plot_trace_dist, az.plot_forest, az.plot_rank):
+        plot(faithful, var_names=["weights"], backend="matplotlib")
+    az.plot_ppc_dist(faithful, num_samples=10, backend="matplotlib")
+    for group in faithful.children.values():
+        dataset = group.to_dataset()
+        assert set(dataset.dims) <= set(dataset.coords)
+    attributes = faithful["posterior"].attrs
+    assert attributes["method"] == "gibbs"
+    assert attributes["relabelling"] == "ecr"
+    assert attributes["prior"] == "conjugate, weak"
+    path = tmp_path / "posterior.nc"
+    faithful.to_netcdf(path)
+    import xarray
+
+    again = xarray.open_datatree(path)
+    assert_array_equal(again["posterior"]["means"], faithful["posterior"]["means"])
+    assert bm.mixtures(again).means.shape == (4, 400, 2, 2)
+    again.close()
+
+
+def test_the_tree_says_what_the_mixtures_say(faithful):
+    x = bm.datasets.load("old_faithful")
+    one = jax.tree.map(lambda a: a[1, 7], bm.mixtures(faithful))
+    assert_allclose(faithful["log_likelihood"]["x"].values[1, 7], one.log_density(x), rtol=1e-10)
+    z, r = faithful["allocations"]["z"].values, faithful["allocations"]["responsibilities"].values
+    assert z.dtype == np.uint8
+    new, clusters = (
+        faithful["posterior_predictive"]["x"].values,
+        faithful["allocations"]["z_predictive"].values,
+    )
+    assert_allclose(new.mean(axis=(0, 1, 2)), x.mean(), rtol=0.01)
+    assert_allclose(
+        new[clusters == 0].mean(axis=0),
+        faithful["posterior"]["means"].values[:, :, 0].mean(axis=(0, 1)),
+        rtol=0.01,
+    )
+    assert_allclose(r.sum(axis=1), 1)
+    assert_allclose((z == 0).mean(axis=(0, 1)), r[:, 0], atol=0.06)
+
+
+def test_the_same_key_gives_the_same_draws_and_another_others(faithful):
+    model, x = bm.MixtureModel(2, prior=None), bm.datasets.load("old_faithful")
+    options = {"method": "gibbs", "n_warmup": 200, "n_draws": 400}
+    again = bm.sample_posterior(model, x, key=0, **options)
+    assert_array_equal(again["posterior"]["means"], faithful["posterior"]["means"])
+    other = bm.sample_posterior(model, x, key=1, **options)
+    assert not np.array_equal(other["posterior"]["means"], faithful["posterior"]["means"])
+
+
+def test_a_second_call_compiles_nothing():
+    from bayesmix.chains import _draw
+
+    model, rng = bm.MixtureModel(2, "VVI", prior="weak"), np.random.default_rng(0)
+    options = {"method": "gibbs", "n_warmup": 50, "n_draws": 50, "n_chains": 2}
+    bm.sample_posterior(model, rng.normal(size=(50, 2)), key=0, **options)
+    before = _draw._cache_size()
+    bm.sample_posterior(bm.MixtureModel(2, "VVI", prior="weak"), rng.normal(size=(50, 2)), key=1, **options)
+    assert _draw._cache_size() == before
+
+
+def test_given_labels_hold(faithful):
+    x = bm.datasets.load("old_faithful")
+    labels = np.full(len(x), -1)
+    labels[:20] = (x["waiting"][:20] > 68).astype(int)
+    tree = bm.sample_posterior(
+        bm.MixtureModel(2, prior="weak"), x, key=0, method="gibbs", n_warmup=100, n_draws=200, labels=labels, relabelling=None
+    )  # fmt: skip
+    assert (tree["allocations"]["z"].values[:, :, :20] == labels[:20]).all()
+    weights = np.sort(tree["posterior"]["weights"].values.mean(axis=(0, 1)))
+    assert_allclose(weights, np.sort(faithful["posterior"]["weights"].values.mean(axis=(0, 1))), atol=0.02)
+    assert (
+        tree["posterior"]["means"].values[..., 0, 1].max() < 68
+    )  # cluster 0 is the short waits, in every draw
+
+
+def switched():
+    """A posterior of four clusters, and the same with the labels of each draw permuted: 3-cycles among them."""
+    m = bm.GaussianMixture.of(
+        [0.25] * 4, [[0.0, 0.0], [3.0, 0.0], [0.0, 3.0], [3.0, 3.0]], [np.eye(2) * 0.3] * 4
+    )
+    x, _ = m.simulate(200, key=1)
+    options = {"key": 0, "method": "gibbs", "n_warmup": 100, "n_draws": 100, "n_chains": 2, "init": m}
+    plain = bm.sample_posterior(bm.MixtureModel(4, prior="weak"), x, relabelling=None, **options)
+    rng = np.random.default_rng(0)
+    order = np.argsort(rng.random((2, 100, 4)), axis=-1)
+    tree = plain.copy(deep=True)
+    for name, trailing in (("weights", 0), ("means", 1), ("covariances", 2)):
+        values = plain["posterior"][name].values
+        index = order.reshape(*order.shape, *(1,) * trailing)
+        tree["posterior"][name].values = np.take_along_axis(values, index, axis=2)
+    z = plain["allocations"]["z"].values.astype(int)
+    tree["allocations"]["z"].values = np.take_along_axis(np.argsort(order, axis=-1), z, axis=2).astype(
+        np.uint8
+    )
+    return plain, tree, order
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_known_permutations_are_undone(method):
+    plain, tree, order = switched()
+    kept = tree.copy(deep=True)
+    undone = bm.relabel(tree, method)
+    # order[t] is which old cluster the new t is; so undoing it, up to one global permutation, is its inverse.
+    composed = np.take_along_axis(order, undone["sample_stats"]["permutation"].values, axis=-1)
+    if method != "order":  # means of two clusters are as good as equal along the first feature
+        assert (composed == composed[0, 0]).all()
+        first = composed[0, 0]
+        for name in ("weights", "means", "covariances"):
+            assert_array_equal(undone["posterior"][name].values, plain["posterior"][name].values[:, :, first])
+        z = plain["allocations"]["z"].values
+        assert_array_equal(undone["allocations"]["z"].values, np.argsort(first)[z])
+        assert undone["posterior"].attrs["certainty"] > 0.9
+    else:
+        assert (np.diff(undone["posterior"]["means"].values[..., 0], axis=-1) >= 0).all()
+    for group in ("sample_stats", "log_likelihood"):
+        for name, values in kept[group].data_vars.items():
+            assert_array_equal(undone[group][name], values)
+    for group, dataset in kept.children.items():  # the original is as it was
+        for name, values in dataset.data_vars.items():
+            assert_array_equal(tree[group][name], values)
+
+
+def test_chains_that_switch_are_summarised_as_chains_that_do_not(faithful):
+    model, x = bm.MixtureModel(2, prior="weak"), bm.datasets.load("old_faithful")
+    options = {"key": 3, "method": "gibbs", "n_warmup": 200, "n_draws": 400, "permute": True}
+    raw = bm.sample_posterior(model, x, relabelling=None, **options)
+    assert np.ptp(raw["posterior"]["means"].values.mean(axis=(0, 1)), axis=0)[1] < 5  # 80 and 54 mixed up
+    undone = bm.sample_posterior(model, x, **options)
+    assert 0.3 < undone["posterior"].attrs["share_permuted"] < 0.7
+    ours = undone["posterior"]["means"].mean(["chain", "draw"]).values
+    theirs = faithful["posterior"]["means"].mean(["chain", "draw"]).values
+    assert_allclose(ours[ours[:, 0].argsort()], theirs[theirs[:, 0].argsort()], rtol=0.01)
+
+
+@pytest.mark.slow
+def test_a_program_is_a_prior_and_its_sites_are_kept():
+    """The model of posteriordb's low_dim_gauss_mix, whose published means are 2.74 and -2.75 (for other data)."""
+
+    def program():
+        means = numpyro.sample("mu", dist.Normal(0, 2).expand([2]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(2).expand([2]).to_event(1))
+        theta = numpyro.sample("theta", dist.Beta(5, 5))
+        weights = jax.numpy.stack([theta, 1 - theta])
+        covariance = bm.GaussianMixture.of(
+            [0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[1.0]]], covariance="V"
+        ).covariance
+        from dataclasses import replace
+
+        return bm.GaussianMixture(weights, means[:, None], replace(covariance, values=sigma**2))
+
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-2.7, 1.0, 120), rng.normal(2.8, 1.0, 80)])
+    tree = bm.sample_posterior(bm.MixtureModel(2, "V", program), x, key=0, n_warmup=400, n_draws=400)
+    assert {"mu", "sigma", "theta", "weights", "means", "covariances"} <= set(tree["posterior"].data_vars)
+    means = np.sort(tree["posterior"]["means"].values.mean(axis=(0, 1))[:, 0])
+    assert_allclose(means, [-2.7, 2.8], atol=0.3)
+    assert set(tree["log_prior"].data_vars) == {"mu", "sigma", "theta"}
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"method": "hmc"}, "method must be one of 'nuts', 'gibbs'"),
+        ({"relabelling": "no"}, "relabelling must be one of"),
+        ({"labels": [0, 1]}, "labels must be 272 whole numbers"),
+        ({"labels": np.full(272, 2)}, "a cluster below 2"),
+        ({"target_accept": 2.0}, "target_accept must be between 0 and 1"),
+        ({"n_chains": 0}, "n_chains must be at least 1"),
+        ({"init": "kmeans"}, "init must be a GaussianMixture"),
+    ],
+)
+def test_errors(options, match):
+    with pytest.raises(ValueError, match=match):
+        bm.sample_posterior(bm.MixtureModel(2, prior="weak"), bm.datasets.load("old_faithful"), **{"key": 0, "method": "gibbs"} | options)  # fmt: skip
+
+
+def test_structures_without_a_site_and_programs_under_gibbs_are_refused_by_name():
+    x = bm.datasets.load("old_faithful")
+    with pytest.raises(
+        ValueError, match=r"the structure VEV has no conjugate site.*EII, VII, EEI, VVI, EEE, VVV"
+    ):
+        bm.sample_posterior(bm.MixtureModel(2, "VEV", "weak"), x, key=0)
+    with pytest.raises(ValueError, match="gibbs needs a conjugate prior"):
+        bm.sample_posterior(bm.MixtureModel(2, "VVV", lambda: None), x, key=0, method="gibbs")
+    with pytest.raises(ValueError, match="group 'posterior'"):
+        bm.relabel("no tree")
