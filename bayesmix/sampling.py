@@ -110,6 +110,12 @@ def sample_posterior(
         raise ValueError(
             "gibbs needs a conjugate prior: 'weak' or a ConjugatePrior; use method='nuts' for a program"
         )
+    if prior is None and init is not None:
+        raise ValueError(
+            "init is for conjugate priors; chains of a program start at the best of draws from it"
+        )
+    if permute and method != "gibbs":
+        raise ValueError("permute is for method='gibbs'; NUTS has no sweep after which to permute labels")
     if prior is not None and model.structure.constrained:
         sited = [name for name, row in STRUCTURES.items() if not row.constrained]
         raise ValueError(

@@ -360,6 +360,7 @@ def test_a_program_is_a_prior_and_its_sites_are_kept():
         ({"target_accept": 2.0}, "target_accept must be between 0 and 1"),
         ({"n_chains": 0}, "n_chains must be at least 1"),
         ({"init": "kmeans"}, "init must be a GaussianMixture"),
+        ({"permute": True, "method": "nuts"}, "permute is for method='gibbs'"),
     ],
 )
 def test_errors(options, match):
@@ -377,3 +378,28 @@ def test_structures_without_a_site_and_programs_under_gibbs_are_refused_by_name(
         bm.sample_posterior(bm.MixtureModel(2, "VVV", lambda: None), x, key=0, method="gibbs")
     with pytest.raises(ValueError, match="group 'posterior'"):
         bm.relabel("no tree")
+
+
+@pytest.mark.parametrize("name", ["VVV", "EEE", "VVI", "EEI", "VII", "EII"])
+def test_the_likelihood_counts_given_clusters_and_weights(name):
+    """Against the mixture's own methods, in the units of the loop."""
+    from cases import data, mixture
+
+    from bayesmix.chain_starts import evidence_of
+    from bayesmix.density import precision_factor
+    from bayesmix.inputs import double_precision
+    from bayesmix.potential import log_likelihood
+    from bayesmix.problem import inside, prepare
+
+    x, z = data(name)
+    weight = np.arange(len(x)) % 3 + 0.5
+    given = np.where(np.arange(len(x)) < 30, z, -1)
+    problem = prepare(3, name, x, weight, 1e-4)
+    evidence = evidence_of(bm.MixtureModel(3, name), problem, None, given)
+    inner = inside(problem, mixture(name))
+    with double_precision():
+        factor = precision_factor(inner.covariance, inner.n_features)[0]
+        total = float(log_likelihood(jax.tree.map(jax.numpy.asarray, inner), factor, evidence))
+    joint, density = mixture(name).log_joint(x), mixture(name).log_density(x)
+    expected = np.where(given >= 0, joint[np.arange(len(x)), given], density) @ weight
+    assert_allclose(total + problem.units.log_volume * weight.sum(), expected, rtol=1e-10)
