@@ -42,7 +42,8 @@ def evidence_of(
     one_hot = (given == np.arange(k)[:, None]) * problem.w
     products = [np.ones((1, len(given))), problem.x.T]
     if not row.shared:
-        products.append(np.asarray(row.form.products(jnp.asarray(problem.x.T))))
+        with double_precision():
+            products.append(np.asarray(row.form.products(jnp.asarray(problem.x.T))))
     moments = one_hot @ np.concatenate(products).T
     second = np.zeros_like(observations.second) if row.shared else None
     if (given >= 0).any():
