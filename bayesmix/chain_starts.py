@@ -6,6 +6,7 @@ This module imports NumPyro; import it where it is used.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from bayesmix.chains import Plan
 from bayesmix.em import optima
 from bayesmix.gibbs import Parameters
-from bayesmix.initialize import from_partition, nearest, plus_plus
+from bayesmix.initialize import from_partition, known_statistics, nearest, plus_plus
 from bayesmix.inputs import as_generator, double_precision, to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
@@ -24,7 +25,7 @@ from bayesmix.penalty import rescaled
 from bayesmix.potential import Evidence, potential, prior_points, sites_of, unconstrained
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem, inside
-from bayesmix.statistics import Statistics, observe
+from bayesmix.statistics import observe
 
 __all__ = ["evidence_of", "from_optima", "from_prior", "in_sites"]
 
@@ -37,30 +38,15 @@ def evidence_of(
     model: MixtureModel, problem: Problem, prior: ConjugatePrior | None, given: np.ndarray
 ) -> Evidence:
     """Points whose cluster is given count by their statistics, the others by the pass over the data."""
-    row, units, observations = problem.structure, problem.units, problem.observations
-    k, d = model.n_components, problem.x.shape[1]
-    one_hot = (given == np.arange(k)[:, None]) * problem.w
-    products = [np.ones((1, len(given))), problem.x.T]
-    if not row.shared:
-        with double_precision():
-            products.append(np.asarray(row.form.products(jnp.asarray(problem.x.T))))
-    moments = one_hot @ np.concatenate(products).T
-    second = np.zeros_like(observations.second) if row.shared else None
-    if (given >= 0).any():
-        free = observe(problem.x, np.where(given >= 0, 0, problem.w), row)
-        second = observations.second - free.second if row.shared else None
-        observations = free
+    row, observations = problem.structure, problem.observations
+    k, known = model.n_components, given >= 0
+    fixed = known_statistics(problem.x, problem.w, given, k, row)
+    if known.any():
+        observations = observe(problem.x, np.where(known, 0, problem.w), row)
     if prior is not None:
-        shape = {"full": (d, d), "diagonal": (d,), "spherical": ()}[row.storage]
-        inner = rescaled(prior, units, row)
-        prior = replace(
-            inner,
-            concentration=np.broadcast_to(np.asarray(inner.concentration, np.float64), (k,)),
-            scale=np.broadcast_to(inner.scale, shape),
-        )
-    return Evidence(
-        observations, Statistics(moments, np.float64(0), second), prior, units.origin, units.scale
-    )
+        inner = rescaled(prior, problem.units, row)
+        prior = replace(inner, concentration=np.broadcast_to(np.asarray(inner.concentration, float), (k,)))
+    return Evidence(observations, fixed, prior, problem.units.origin, problem.units.scale)
 
 
 def from_optima(problem: Problem, given: np.ndarray, init: Any, n_chains: int, key: Any) -> GaussianMixture:
@@ -153,7 +139,7 @@ def from_prior(
     """The best of many draws of a program, as unconstrained points (chains, ...)."""
     with double_precision():
         points = prior_points(story, evidence, jax.random.split(key, _PRIOR_DRAWS * n_chains))
-        energy = np.asarray(jax.jit(_energies, static_argnums=0)(story, evidence, points))
+        energy = np.asarray(_energies(story, evidence, points))
     best = np.argsort(np.where(np.isfinite(energy), energy, np.inf), kind="stable")[:n_chains]
     if not np.isfinite(energy[best]).all():
         raise ValueError(
@@ -162,5 +148,6 @@ def from_prior(
     return {name: np.asarray(value)[best] for name, value in points.items()}
 
 
+@partial(jax.jit, static_argnums=0)
 def _energies(story: MixtureModel, evidence: Evidence, points: dict[str, Any]) -> Any:
     return jax.lax.map(lambda point: potential(story, evidence, point), points)

@@ -28,10 +28,16 @@ from bayesmix.potential import Evidence, potential
 __all__ = ["Plan", "run_chains"]
 
 _CHUNK = 200  # draws a call at most: the progress bar moves by as many
-# What is recorded of each draw beside the parameters.
-_FIELDS = {
-    "nuts": ("potential_energy", "energy", "diverging", "num_steps", "accept_prob", "adapt_state.step_size"),
-    "gibbs": (),
+# What is recorded of each draw beside the parameters: NumPyro's name, and the schema's.
+_FIELDS: dict[str, dict[str, str]] = {
+    "nuts": {
+        "energy": "energy",
+        "diverging": "diverging",
+        "num_steps": "n_steps",
+        "accept_prob": "acceptance_rate",
+        "adapt_state.step_size": "step_size",
+    },
+    "gibbs": {},
 }
 
 
@@ -45,8 +51,6 @@ class Plan(NamedTuple):
     counts: bool = False  # Gibbs: weights are whole numbers other than one
     permute: bool = False  # Gibbs: labels at random after each sweep
     target_accept: float = 0.8
-    dense: bool = True
-    max_tree_depth: int = 10
 
 
 def _kernel(plan: Plan, evidence: Evidence) -> MCMCKernel:
@@ -63,9 +67,8 @@ def _kernel(plan: Plan, evidence: Evidence) -> MCMCKernel:
         )
     return NUTS(
         potential_fn=partial(potential, plan.story, evidence),
-        dense_mass=plan.dense,
+        dense_mass=True,
         target_accept_prob=plan.target_accept,
-        max_tree_depth=plan.max_tree_depth,
     )
 
 
@@ -92,7 +95,7 @@ def _draw(state: Any, evidence: Evidence, plan: Plan, n: int) -> tuple[Any, Any,
     """n more draws: the state they lead to, the draws (chains, n, ...), and the record."""
     sampler = _sampler(plan, evidence, n)
     sampler.post_warmup_state = state
-    sampler.run(state.rng_key, init_params=state.z, extra_fields=_FIELDS[plan.method])
+    sampler.run(state.rng_key, init_params=state.z, extra_fields=tuple(_FIELDS[plan.method]))
     fields = sampler.get_extra_fields(group_by_chain=True)
     return sampler.last_state, sampler.get_samples(group_by_chain=True), fields
 
@@ -144,4 +147,4 @@ def run_chains(
             stacklevel=3,
         )
     draws, fields = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :n_draws], *parts)
-    return draws, {name.rsplit(".")[-1]: value for name, value in fields.items()}
+    return draws, {name: fields[theirs] for theirs, name in _FIELDS[plan.method].items()}

@@ -28,11 +28,11 @@ from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from bayesmix.covariance import STRUCTURES, Covariance, Structure
+from bayesmix.covariance import Covariance, Structure
 from bayesmix.density import log_joint, log_sum, precision_factor
 from bayesmix.inputs import is_traced
 from bayesmix.mixture import GaussianMixture
-from bayesmix.prior import ConjugatePrior
+from bayesmix.prior import ConjugatePrior, require_site
 from bayesmix.storage import STORAGES
 
 __all__ = [
@@ -149,12 +149,7 @@ def draw_parameters(
     Raises:
         ValueError: the structure ties the clusters in a way that no site has.
     """
-    if row.constrained:
-        sited = [name for name, other in STRUCTURES.items() if not other.constrained]
-        raise ValueError(
-            f"the structure {row.name} has no NumPyro site for a ConjugatePrior: its covariances share a part; fit "
-            f"takes it, and for sampling choose one of {', '.join(sited)}, or pass a NumPyro program as the prior"
-        )
+    require_site(row)
     storage, site = STORAGES[row.storage], SITES[row.storage]
     concentration = jnp.broadcast_to(jnp.asarray(prior.concentration, float), (n_components,))
     weights = numpyro.sample("weights", dist.Dirichlet(concentration))

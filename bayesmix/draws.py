@@ -22,7 +22,7 @@ from bayesmix.penalty import Penalty, log_prior_parts, to_data_units
 from bayesmix.pointwise import allocate, with_points
 from bayesmix.potential import Evidence, log_prior_of_sites, realize
 from bayesmix.problem import Problem
-from bayesmix.trees import mixture_tree
+from bayesmix.trees import flat_draws, mixture_tree
 
 if TYPE_CHECKING:
     import xarray
@@ -30,22 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["draws_of", "posterior_tree"]
 
 _MOST = 10**8  # numbers of pointwise log-likelihood that are kept without asking
-# NumPyro's names to the schema's.
-_RECORD = {
-    "energy": "energy",
-    "diverging": "diverging",
-    "num_steps": "n_steps",
-    "accept_prob": "acceptance_rate",
-    "step_size": "step_size",
-}
 
 
 def draws_of(
-    plan: Plan, evidence: Evidence, problem: Problem, raw: Any, record: dict[str, np.ndarray]
-) -> tuple[GaussianMixture, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Mixtures (chains, draws, ...) in the data's units, a program's own sites, the record by the schema's names."""
+    plan: Plan, evidence: Evidence, problem: Problem, raw: Any
+) -> tuple[GaussianMixture, dict[str, np.ndarray]]:
+    """Mixtures (chains, draws, ...) in the data's units, and values of a program's own sites."""
     shape = jax.tree.leaves(raw)[0].shape[:2]
-    flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), raw)
+    flat = flat_draws(raw)
     sites: dict[str, np.ndarray] = {}
     if plan.method == "gibbs":
         row = problem.structure
@@ -61,8 +53,7 @@ def draws_of(
     if evidence.prior is not None:
         mixture, sites = problem.units.leave(mixture), {}
     mixture, sites = jax.tree.map(lambda a: np.asarray(a).reshape(*shape, *np.shape(a)[1:]), (mixture, sites))
-    mixture = replace(mixture, feature_names=problem.names)
-    return mixture, sites, {_RECORD[name]: value for name, value in record.items() if name in _RECORD}
+    return replace(mixture, feature_names=problem.names), sites
 
 
 @jax.jit
@@ -79,8 +70,7 @@ def _log_prior(
     """log p(θ) of each draw by parameter, up to one constant, in the data's units."""
     with double_precision():
         if problem.rules.penalty is None:
-            own = {name: value.reshape(-1, *value.shape[2:]) for name, value in sites.items()}
-            return to_numpy(log_prior_of_sites(plan.story, evidence, own))
+            return to_numpy(log_prior_of_sites(plan.story, evidence, flat_draws(sites)))
         inner = jax.tree.map(np.asarray, problem.units.enter(replace(flat, feature_names=None)))
         parts = to_numpy(_log_priors(problem.rules.penalty, inner))
     moved = to_data_units(problem.units, problem.structure, problem.n_components)
@@ -104,7 +94,7 @@ def posterior_tree(
 
     chains, draws, k = mixture.weights.shape
     n, d = problem.points.shape
-    flat = jax.tree.map(lambda a: np.asarray(a).reshape(-1, *np.shape(a)[2:]), mixture)
+    flat = flat_draws(mixture)
     words = key_data(key, chains * draws)
     logs, z = allocate(flat, with_points(problem.points, given), words)
     logs = logs * np.where(problem.keep, problem.weight, 0)

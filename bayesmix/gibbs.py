@@ -152,16 +152,10 @@ class GibbsKernel(MCMCKernel):
         statistics = summarize(
             mixture, self._observations, self._responsibilities, key=coin, factor=(factor, log_det)
         )
-        drawn = conditional_draw(noise, _and_given(statistics, self._fixed), self._prior, structure)
+        drawn = conditional_draw(noise, statistics + self._fixed, self._prior, structure)
         if self._permute:
             order = jax.random.permutation(shuffle, weights.shape[0])
             drawn = drawn._replace(weights=drawn.weights[order], means=drawn.means[order])
             if not structure.shared:
                 drawn = drawn._replace(cholesky=drawn.cholesky[order])
         return GibbsState(drawn, key)
-
-
-def _and_given(statistics: Statistics, fixed: Statistics) -> Statistics:
-    """With the points whose cluster is known; the second moment of a shared Σ, which needs no z, is that of all."""
-    second = None if statistics.second is None else statistics.second + fixed.second
-    return Statistics(statistics.moments + fixed.moments, statistics.objective, second)

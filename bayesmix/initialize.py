@@ -30,6 +30,7 @@ __all__ = [
     "from_partition",
     "from_responsibilities",
     "given_start",
+    "known_statistics",
     "lloyd",
     "nearest",
     "sample_rows",
@@ -185,6 +186,14 @@ def from_partition(
     few = counts <= d + 1
     scatters = np.where(per_cluster(few, axes), pooled * per_cluster(counts, axes), scatters)
     return Start(_mixture(means, pooled, structure), _statistics(counts, means, scatters, structure))
+
+
+def known_statistics(
+    x: np.ndarray, weight: np.ndarray, labels: np.ndarray, k: int, structure: Structure
+) -> Statistics:
+    """The statistics of the rows with a label from 0 to k - 1, each wholly in that cluster; others do not count."""
+    rows = ((labels == j, weight[labels == j]) for j in range(k))
+    return _statistics(*_cluster_moments(x, rows, structure), structure)
 
 
 def from_responsibilities(x: np.ndarray, weight: np.ndarray, r: np.ndarray, structure: Structure) -> Start:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
+from bayesmix.covariance import Covariance
 from bayesmix.mixture import GaussianMixture
 
-__all__ = ["match_mixtures", "match_moments"]
+__all__ = ["match_mixtures", "match_moments", "permuted"]
 
 
 def match_moments(moments: np.ndarray, reference: np.ndarray, d: int) -> np.ndarray:
@@ -41,3 +45,17 @@ def match_mixtures(means: np.ndarray, covariances: np.ndarray, reference: Gaussi
     own = np.arange(cost.shape[1])
     still = (cost.argmin(axis=1) == own).all(axis=1)
     return np.array([own if same else linear_sum_assignment(c)[1] for same, c in zip(still, cost)])
+
+
+def permuted(mixture: GaussianMixture, order: np.ndarray) -> GaussianMixture:
+    """Mixtures (s, ...) with their clusters in the order (s, k)."""
+
+    def take(a: Any) -> np.ndarray:
+        return np.take_along_axis(
+            np.asarray(a), order.reshape(*order.shape, *(1,) * (np.ndim(a) - 2)), axis=1
+        )
+
+    covariance = mixture.covariance
+    if not covariance.row.shared:
+        covariance = Covariance(take(covariance.values), mixture.structure)
+    return replace(mixture, weights=take(mixture.weights), means=take(mixture.means), covariance=covariance)

@@ -41,10 +41,6 @@ def _logits(mixture: GaussianMixture, x: Array, given: Array) -> Array:
     return jnp.where(known, -jnp.inf, logits)
 
 
-def _bare(mixture: GaussianMixture) -> GaussianMixture:
-    return mixture._arrays()
-
-
 @jax.jit
 def _allocate(mixtures: GaussianMixture, x: Array, given: Array, keys: Array) -> tuple[Array, Array]:
     def one(pair: tuple[GaussianMixture, Array]) -> tuple[Array, Array]:
@@ -72,7 +68,7 @@ def allocate(
         words: key data (s, 2).
     """
     with double_precision():
-        logs, z = to_numpy(_allocate(_bare(mixtures), points.x, points.given, words))
+        logs, z = to_numpy(_allocate(mixtures._arrays(), points.x, points.given, words))
     s, k = len(words), mixtures.n_components
     return logs.reshape(s, -1)[:, : points.n], z.reshape(s, -1)[:, : points.n].astype(np.min_scalar_type(k))
 
@@ -92,7 +88,7 @@ def _responsibilities(mixtures: GaussianMixture, x: Array, given: Array) -> Arra
 def mean_responsibilities(mixtures: GaussianMixture, points: Points) -> Float[np.ndarray, "n k"]:
     """p(z | x) averaged over draws (s, ...), whose labels must mean the same."""
     with double_precision():
-        mean = np.asarray(_responsibilities(_bare(mixtures), points.x, points.given))
+        mean = np.asarray(_responsibilities(mixtures._arrays(), points.x, points.given))
     return np.moveaxis(mean, 1, -1).reshape(-1, mixtures.n_components)[: points.n]
 
 
@@ -119,4 +115,4 @@ def relabelling_costs(
     logs = points_last(np.log(np.maximum(mean, 1e-300)), size)
     weight = points_last(np.ones(points.n), size)
     with double_precision():
-        return np.asarray(_costs(_bare(mixtures), points.x, points.given, weight, logs))
+        return np.asarray(_costs(mixtures._arrays(), points.x, points.given, weight, logs))

@@ -18,10 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from bayesmix.covariance import Structure, structure_of
+from bayesmix.covariance import STRUCTURES, Structure, structure_of
 from bayesmix.inputs import as_count, as_points, as_weights
 
-__all__ = ["ConjugatePrior", "weak_prior"]
+__all__ = ["ConjugatePrior", "require_site", "weak_prior"]
 
 _FIELDS = ["concentration", "mean", "mean_count", "degrees_of_freedom", "scale"]
 # What `scale` may look like in each storage, for d features.
@@ -123,6 +123,20 @@ class ConjugatePrior:
             raise ValueError(
                 f"prior has a scale of shape {np.shape(self.scale)}; the structure {row.name} takes {shapes}"
             )
+
+
+def require_site(row: Structure) -> None:
+    """Refuse a structure that a conjugate prior has no NumPyro site for.
+
+    Raises:
+        ValueError: the structure ties the clusters in a way that no site has.
+    """
+    if row.constrained:
+        sited = [name for name, other in STRUCTURES.items() if not other.constrained]
+        raise ValueError(
+            f"the structure {row.name} has no NumPyro site for a ConjugatePrior: its covariances share a part; fit "
+            f"takes it, and for sampling choose one of {', '.join(sited)}, or pass a NumPyro program as the prior"
+        )
 
 
 def weak_prior(

@@ -14,11 +14,10 @@ import jax
 import numpy as np
 
 from bayesmix import switching
-from bayesmix.covariance import STRUCTURES
-from bayesmix.inputs import as_count, as_key, as_name
+from bayesmix.inputs import as_count, as_key, as_name, as_points
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
-from bayesmix.prior import ConjugatePrior
+from bayesmix.prior import ConjugatePrior, require_site
 from bayesmix.problem import Problem, prepare
 
 if TYPE_CHECKING:
@@ -116,12 +115,8 @@ def sample_posterior(
         )
     if permute and method != "gibbs":
         raise ValueError("permute is for method='gibbs'; NUTS has no sweep after which to permute labels")
-    if prior is not None and model.structure.constrained:
-        sited = [name for name, row in STRUCTURES.items() if not row.constrained]
-        raise ValueError(
-            f"the structure {structure} has no conjugate site, because its covariances share a part; choose one of "
-            f"{', '.join(sited)}, or pass a NumPyro program as the prior"
-        )
+    if prior is not None:
+        require_site(model.structure)
     problem = _problem(k, structure, x, sample_weight, prior)
     if method == "gibbs":
         problem.whole("gibbs draws a whole number of allocations", "use method='nuts'")
@@ -150,7 +145,7 @@ def sample_posterior(
         mixtures = from_optima(problem, given[problem.keep], init, n_chains, key)
         starts = in_sites(plan, evidence, mixtures, start_key)
     raw, record = run_chains(plan, evidence, starts, chain_key, n_draws)
-    mixture, sites, record = draws_of(plan, evidence, problem, raw, record)
+    mixture, sites = draws_of(plan, evidence, problem, raw)
     tree = posterior_tree(plan, evidence, problem, given, mixture, sites, record, key, pointwise, predictive)
     tree["posterior"].attrs |= _attributes(model, prior, method, key, n_warmup)
     return tree if relabelling is None or k == 1 else switching.relabel(tree, relabelling)
@@ -158,11 +153,9 @@ def sample_posterior(
 
 def _problem(k: int, structure: str, x: Any, sample_weight: Any, prior: ConjugatePrior | None) -> Problem:
     """In float64, whatever the data's type: a posterior is k-sized."""
-    problem = prepare(k, structure, x, sample_weight, 1e-4, prior)
-    if problem.points.dtype == np.float64:
-        return problem
-    wide = prepare(k, structure, problem.points.astype(np.float64), sample_weight, 1e-4, prior)
-    return wide._replace(names=problem.names)
+    points, names = as_points(x)
+    wide = x if points.dtype == np.float64 else points.astype(np.float64)
+    return prepare(k, structure, wide, sample_weight, 1e-4, prior)._replace(names=names)
 
 
 def _given(labels: Any, n: int, k: int) -> np.ndarray:

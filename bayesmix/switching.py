@@ -13,19 +13,17 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from bayesmix.covariance import Covariance
 from bayesmix.inputs import as_generator, as_name
-from bayesmix.labels import match_mixtures
+from bayesmix.labels import match_mixtures, permuted
 from bayesmix.mixture import GaussianMixture
 from bayesmix.pointwise import Points, mean_responsibilities, relabelling_costs, with_points
-from bayesmix.trees import mixtures
+from bayesmix.trees import flat_draws, mixtures
 
 if TYPE_CHECKING:
     import xarray
@@ -88,7 +86,7 @@ def _stephens(draws: _Draws) -> np.ndarray:
     """Responsibilities as near as they can be, in relative entropy, to their mean."""
     order = _ecr(draws)
     for _ in range(_ROUNDS):
-        mean = mean_responsibilities(_permuted(draws.mixture, order), draws.points)
+        mean = mean_responsibilities(permuted(draws.mixture, order), draws.points)
         new = _assign(relabelling_costs(draws.mixture, draws.points, mean))
         if (new == order).all():
             break
@@ -113,20 +111,6 @@ METHODS: dict[str, Callable[[_Draws], np.ndarray]] = {
     "means": _means,
     "order": _order,
 }
-
-
-def _permuted(mixture: GaussianMixture, order: np.ndarray) -> GaussianMixture:
-    """Mixtures (s, ...) with their clusters in the order (s, k)."""
-
-    def take(a: Any) -> np.ndarray:
-        return np.take_along_axis(
-            np.asarray(a), order.reshape(*order.shape, *(1,) * (np.ndim(a) - 2)), axis=1
-        )
-
-    covariance = mixture.covariance
-    if not covariance.row.shared:
-        covariance = Covariance(take(covariance.values), mixture.structure)
-    return replace(mixture, weights=take(mixture.weights), means=take(mixture.means), covariance=covariance)
 
 
 def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
@@ -172,14 +156,14 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
     given = posterior["observed_data"].get("given")
     given = None if given is None else np.asarray(given)
     chains, draws, k = np.asarray(batch.weights).shape
-    flat = jax.tree.map(lambda a: np.asarray(a).reshape(-1, *np.shape(a)[2:]), batch)
+    flat = flat_draws(batch)
     z = z.reshape(chains * draws, -1)
     rows = np.arange(len(x))
     if len(rows) > _ROWS:
         rows = np.sort(as_generator(0).choice(len(x), _ROWS, replace=False))
     some = with_points(x[rows], None if given is None else given[rows])
     order = METHODS[method](_Draws(flat, some, z[:, rows], int(np.argmax(density))))
-    mean = mean_responsibilities(_permuted(flat, order), with_points(x, given))
+    mean = mean_responsibilities(permuted(flat, order), with_points(x, given))
     shaped = order.reshape(chains, draws, k)
     groups = {}
     for name, group in posterior.children.items():

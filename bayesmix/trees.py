@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from bayesmix.covariance import Covariance, structure_of
@@ -18,7 +19,7 @@ from bayesmix.mixture import GaussianMixture
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["DIMS", "mixture_tree", "mixtures"]
+__all__ = ["DIMS", "flat_draws", "mixture_tree", "mixtures"]
 
 DIMS: dict[Any, Any] = {
     "weights": ["cluster"],
@@ -51,6 +52,11 @@ def mixture_tree(
     return xarray.DataTree.from_dict(
         {"posterior": posterior, "sample_stats": dict_to_dataset(dict(stats), attrs=known)}
     )
+
+
+def flat_draws(batch: Any) -> Any:
+    """Leaves (chain, draw, ...) of any pytree as (chain * draw, ...)."""
+    return jax.tree.map(lambda a: np.asarray(a).reshape(-1, *np.shape(a)[2:]), batch)
 
 
 def mixtures(tree: xarray.DataTree) -> GaussianMixture:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from bayesmix.covariance import Covariance
 from bayesmix.engines import METHODS
 from bayesmix.information import StandardErrors
 from bayesmix.initialize import Start
 from bayesmix.inputs import as_count, as_name, key_data
-from bayesmix.labels import match_mixtures
+from bayesmix.labels import match_mixtures, permuted
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem, inside, problem_of
@@ -46,19 +45,7 @@ def ordered(
     """Mixtures (draws, ...) in the data's units, their clusters in the order of the reference; and that order."""
     mixture = problem.units.leave(drawn)
     order = match_mixtures(np.asarray(mixture.means), np.asarray(mixture.covariances), reference)
-    values = np.asarray(mixture.covariance.values)
-    if not mixture.covariance.row.shared:
-        values = np.take_along_axis(values, order.reshape(*order.shape, *(1,) * (values.ndim - 2)), axis=1)
-    return (
-        replace(
-            mixture,
-            weights=np.take_along_axis(np.asarray(mixture.weights), order, axis=1),
-            means=np.take_along_axis(np.asarray(mixture.means), order[..., None], axis=1),
-            covariance=Covariance(values, mixture.structure),
-            feature_names=reference.feature_names,
-        ),
-        order,
-    )
+    return replace(permuted(mixture, order), feature_names=reference.feature_names), order
 
 
 def bootstrap(
