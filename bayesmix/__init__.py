@@ -2,7 +2,9 @@
 
 from bayesmix import datasets
 from bayesmix.checks import FitCheck, check_fit
+from bayesmix.comparison import compare
 from bayesmix.em import fit
+from bayesmix.evidence import LogEvidence, log_evidence
 from bayesmix.information import StandardErrors, standard_errors
 from bayesmix.limit import kmeans
 from bayesmix.merging import MergeHierarchy, merge_clusters
@@ -25,17 +27,20 @@ __all__ = [
     "FitCheck",
     "GaussianMixture",
     "LikelihoodRatioTest",
+    "LogEvidence",
     "MergeHierarchy",
     "MixtureModel",
     "Search",
     "StandardErrors",
     "bootstrap",
     "check_fit",
+    "compare",
     "datasets",
     "fit",
     "jackknife",
     "kmeans",
     "likelihood_ratio_test",
+    "log_evidence",
     "merge_clusters",
     "mixtures",
     "relabel",

@@ -10,12 +10,11 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.chains import Plan
+from bayesmix.conjugate import parameters_of
 from bayesmix.em import optima
-from bayesmix.gibbs import Parameters
 from bayesmix.initialize import from_partition, known_statistics, nearest, plus_plus
 from bayesmix.inputs import as_generator, double_precision, to_numpy
 from bayesmix.mixture import GaussianMixture
@@ -114,14 +113,10 @@ def _from_labels(problem: Problem, given: np.ndarray, generator: np.random.Gener
 
 def in_sites(plan: Plan, evidence: Evidence, mixtures: GaussianMixture, key: jax.Array) -> Any:
     """Mixtures (chains, ...) as what the kernel samples; "nuts" moves them a little."""
-    row = mixtures.covariance.row
+    if plan.method == "gibbs":
+        return parameters_of(mixtures)
     with double_precision():
-        sites = sites_of(mixtures)
-        if plan.method == "gibbs":
-            weights, drawn, means = sites.values()
-            cholesky = drawn if row.storage == "full" else jnp.sqrt(drawn)
-            return to_numpy(Parameters(weights, means, cholesky[:, None] if row.shared else cholesky))
-        return _moved(unconstrained(plan.story, evidence, sites), key)
+        return _moved(unconstrained(plan.story, evidence, sites_of(mixtures)), key)
 
 
 def _moved(points: dict[str, Any], key: jax.Array) -> dict[str, np.ndarray]:

@@ -109,7 +109,7 @@ def inverse_cholesky(scale: Any) -> Any:
     """Lower L, L Lᵀ = scale⁻¹ (..., d, d); in float64 where it can be: float32 may not hold a thin scale's inverse."""
     numbers = jnp if is_traced(scale) else np
     upper = numbers.linalg.cholesky(numbers.asarray(scale)[..., ::-1, ::-1])[..., ::-1, ::-1]
-    return jnp.tril(jnp.swapaxes(numbers.linalg.inv(upper), -1, -2))
+    return numbers.tril(numbers.swapaxes(numbers.linalg.inv(upper), -1, -2))
 
 
 class Site(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesmix.chains import Plan
-from bayesmix.covariance import Covariance
+from bayesmix.conjugate import mixture_of
 from bayesmix.density import precision_factor, simulate
 from bayesmix.inputs import double_precision, key_data, to_numpy
 from bayesmix.mixture import GaussianMixture
@@ -40,13 +40,7 @@ def draws_of(
     flat = flat_draws(raw)
     sites: dict[str, np.ndarray] = {}
     if plan.method == "gibbs":
-        row = problem.structure
-        if row.storage == "full":
-            values = np.linalg.inv(flat.cholesky @ np.swapaxes(flat.cholesky, -1, -2))
-            values = (values + np.swapaxes(values, -1, -2)) / 2
-        else:
-            values = 1 / flat.cholesky**2
-        mixture = GaussianMixture(flat.weights, flat.means, Covariance(values, row.name))
+        mixture = mixture_of(flat, problem.structure)
     else:
         with double_precision():
             mixture, sites = to_numpy(realize(plan.story, evidence, flat))

@@ -13,7 +13,14 @@ from bayesmix.density import log_joint, log_sum
 from bayesmix.inputs import double_precision, points_last, to_numpy
 from bayesmix.mixture import GaussianMixture
 
-__all__ = ["Points", "allocate", "mean_responsibilities", "relabelling_costs", "with_points"]
+__all__ = [
+    "Points",
+    "allocate",
+    "log_likelihoods",
+    "mean_responsibilities",
+    "relabelling_costs",
+    "with_points",
+]
 
 _BLOCK = 4096
 
@@ -71,6 +78,26 @@ def allocate(
         logs, z = to_numpy(_allocate(mixtures._arrays(), points.x, points.given, words))
     s, k = len(words), mixtures.n_components
     return logs.reshape(s, -1)[:, : points.n], z.reshape(s, -1)[:, : points.n].astype(np.min_scalar_type(k))
+
+
+@jax.jit
+def _log_likelihoods(mixtures: GaussianMixture, x: Array, given: Array, weight: Array) -> Array:
+    def one(mixture: GaussianMixture) -> Array:
+        def block(part: tuple[Array, Array, Array]) -> Array:
+            return log_sum(_logits(mixture, *part[:2])) @ part[2]
+
+        return jnp.sum(jax.lax.map(block, (x, given, weight)))
+
+    return jax.lax.map(one, mixtures)
+
+
+def log_likelihoods(
+    mixtures: GaussianMixture, points: Points, weight: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " s"]:
+    """Σ w_n log p(x_n) of each draw (s, ...), jointly with the clusters that are given."""
+    blocks = points_last(np.asarray(weight, np.float64), points.x.shape[-1])
+    with double_precision():
+        return np.asarray(_log_likelihoods(mixtures._arrays(), points.x, points.given, blocks))
 
 
 @jax.jit
