@@ -11,6 +11,7 @@ from bayesmix.merging import MergeHierarchy, merge_clusters
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.prior import ConjugatePrior, weak_prior
+from bayesmix.questions import classify, log_density, responsibilities, same_cluster
 from bayesmix.ratio_test import LikelihoodRatioTest, likelihood_ratio_test
 from bayesmix.results import Fit
 from bayesmix.sampling import sample_posterior
@@ -34,16 +35,20 @@ __all__ = [
     "StandardErrors",
     "bootstrap",
     "check_fit",
+    "classify",
     "compare",
     "datasets",
     "fit",
     "jackknife",
     "kmeans",
     "likelihood_ratio_test",
+    "log_density",
     "log_evidence",
     "merge_clusters",
     "mixtures",
     "relabel",
+    "responsibilities",
+    "same_cluster",
     "sample_posterior",
     "search",
     "standard_errors",

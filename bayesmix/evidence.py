@@ -240,7 +240,9 @@ def _bridge(
     posterior: Float[np.ndarray, "chain draw"], proposal: Float[np.ndarray, " m"]
 ) -> tuple[float, float]:
     """The log normaliser from log (joint / q) at draws of both, by Meng and Wong's optimal bridge, and its error."""
-    from arviz import ess
+    import arviz
+
+    ess: Any = arviz.ess
 
     def terms(log_r: float) -> tuple[np.ndarray, np.ndarray]:
         """At q's draws joint / (s1 joint + s2 r q), at the posterior's r q / (s1 joint + s2 r q)."""

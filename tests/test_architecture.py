@@ -38,7 +38,7 @@ LAYERS = (
     ("cells",),
     ("em", "uncertainty"),
     ("limit", "ratio_test", "stochastic", "chain_starts"),
-    ("pointwise",),
+    ("pointwise", "questions"),
     ("draws", "switching", "evidence"),
     ("sampling", "comparison"),
     ("gap",),

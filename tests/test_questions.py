@@ -1,0 +1,78 @@
+"""What a posterior says of new points, against the answers of its single draws."""
+
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import bayesmix as bm
+
+NEW = np.array([[3.0, 65.0], [4.5, 80.0], [2.0, 55.0], [1e3, -1e3]])
+
+
+@pytest.fixture(scope="module")
+def posterior():
+    x = bm.datasets.load("old_faithful")
+    options = {"method": "gibbs", "n_warmup": 100, "n_draws": 50, "n_chains": 2}
+    return bm.sample_posterior(bm.MixtureModel(2, prior="weak"), x, key=0, **options)
+
+
+def each(posterior, method):
+    batch = bm.mixtures(posterior)
+    one = [jax.tree.map(lambda a, c=c, s=s: a[c, s], batch) for c in range(2) for s in range(50)]
+    return np.array([getattr(mixture, method)(NEW) for mixture in one])
+
+
+def test_responsibilities_are_those_of_the_draws(posterior):
+    found, draws = bm.responsibilities(posterior, NEW, probability=0.8), each(posterior, "responsibilities")
+    assert found["mean"].dims == ("obs_id", "cluster")
+    assert_allclose(found["mean"], draws.mean(axis=0), rtol=1e-10)
+    assert_allclose(found["lower"], np.quantile(draws, 0.1, axis=0), rtol=1e-10)
+    assert_allclose(found["upper"], np.quantile(draws, 0.9, axis=0), rtol=1e-10)
+    assert_allclose(found["mean"].sum("cluster"), 1)
+
+
+def test_a_class_is_the_largest_mean_and_says_how_many_draws_agree(posterior):
+    found, draws = bm.classify(posterior, NEW), each(posterior, "responsibilities")
+    winner = draws.mean(axis=0).argmax(axis=1)
+    assert_array_equal(found["cluster"], winner)
+    assert_allclose(found["mean"], draws.mean(axis=0).max(axis=1))
+    assert_allclose(found["agreement"], (draws.argmax(axis=2) == winner).mean(axis=0))
+    assert found["agreement"][0] < 1
+
+
+def test_the_predictive_density_is_the_average_density(posterior):
+    found, draws = bm.log_density(posterior, NEW), each(posterior, "log_density")
+    assert_allclose(found["mean"][:3], np.log(np.exp(draws[:, :3]).mean(axis=0)), rtol=1e-10)
+    assert_allclose(found["upper"], np.quantile(draws, 0.95, axis=0), rtol=1e-10)
+    assert np.isfinite(found["mean"][3])  # where every density underflows
+
+
+def test_two_points_share_a_cluster(posterior):
+    found = bm.same_cluster(posterior, NEW[:3], NEW[1:])
+    draws = each(posterior, "responsibilities")
+    assert_allclose(found["mean"], (draws[:, :3] * draws[:, 1:]).sum(axis=2).mean(axis=0), rtol=1e-10)
+
+
+def test_blocks_do_not_matter(posterior, monkeypatch):
+    x = np.random.default_rng(0).normal([3, 70], [1, 10], (200, 2))
+    whole = bm.log_density(posterior, x)
+    monkeypatch.setattr("bayesmix.questions._NUMBERS", 1)
+    assert_allclose(bm.log_density(posterior, x)["lower"], whole["lower"], rtol=1e-12)
+
+
+def test_labels_must_mean_the_same(posterior):
+    x = bm.datasets.load("old_faithful")
+    options = {"method": "gibbs", "n_warmup": 100, "n_draws": 50, "n_chains": 2}
+    raw = bm.sample_posterior(
+        bm.MixtureModel(2, prior="weak"), x, key=0, permute=True, relabelling=None, **options
+    )
+    with pytest.raises(ValueError, match=r"call bm.relabel\(posterior\) first"):
+        bm.responsibilities(raw, NEW)
+    assert np.isfinite(bm.log_density(raw, NEW)["mean"]).all()
+    with pytest.raises(ValueError, match="probability must be between 0 and 1; it is 90"):
+        bm.log_density(posterior, NEW, probability=90)
+    with pytest.raises(ValueError, match="x has 3 features, but 2 are needed"):
+        bm.classify(posterior, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="as many points; they have 4 and 3"):
+        bm.same_cluster(posterior, NEW, NEW[:3])
