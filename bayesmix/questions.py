@@ -112,7 +112,7 @@ def log_density(posterior: xarray.DataTree, x: Any, *, probability: float = 0.9)
         >>> x = bm.datasets.load("galaxies")
         >>> options = {"key": 0, "method": "gibbs", "n_warmup": 100, "n_draws": 200}
         >>> posterior = bm.sample_posterior(bm.MixtureModel(3, "V", "weak"), x, **options)
-        >>> band = bm.log_density(posterior, [20.0, 25.0])
+        >>> band = bm.log_density(posterior, [20e3, 25e3])  # km/s
         >>> bool((band["lower"] < band["mean"]).all() and (band["mean"] < band["upper"]).all())
         True
     """
@@ -144,7 +144,7 @@ def same_cluster(
         >>> x = bm.datasets.load("galaxies")
         >>> options = {"key": 0, "method": "gibbs", "n_warmup": 100, "n_draws": 200}
         >>> posterior = bm.sample_posterior(bm.MixtureModel(3, "V", "weak"), x, **options)
-        >>> pairs = bm.same_cluster(posterior, [9.5, 9.5], [9.7, 20.0])["mean"]
+        >>> pairs = bm.same_cluster(posterior, [9.5e3, 9.5e3], [9.7e3, 20e3])["mean"]
         >>> bool(pairs[0] > 0.9 > 0.1 > pairs[1])
         True
     """
