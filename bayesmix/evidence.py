@@ -95,7 +95,7 @@ def log_evidence(
     Example:
         >>> import bayesmix as bm
         >>> x = bm.datasets.load("galaxies")
-        >>> options = {"key": 0, "method": "gibbs", "n_warmup": 200, "n_draws": 500}
+        >>> options = {"key": 0, "method": "gibbs", "n_warmup": 100, "n_draws": 200}
         >>> one, three = (bm.sample_posterior(bm.MixtureModel(k, "V", "weak"), x, **options) for k in (1, 3))
         >>> bm.log_evidence(three, key=1).value > bm.log_evidence(one, key=1).value
         True
@@ -140,7 +140,7 @@ def log_evidence(
             log_q, log_prior = to_numpy(_densities(stacked, prior, parameters_of(batch), row, exchangeable))
         terms.append(log_likelihoods(batch, points, weight) + log_prior - log_q)
     value, error = _bridge(terms[0].reshape(stood.shape), terms[1])
-    return LogEvidence(value + weight.sum() * problem.units.log_volume, error)
+    return LogEvidence(value + float(weight.sum()) * problem.units.log_volume, error)
 
 
 def _problem(
