@@ -112,11 +112,12 @@ def _from_labels(problem: Problem, given: np.ndarray, generator: np.random.Gener
 
 
 def in_sites(plan: Plan, evidence: Evidence, mixtures: GaussianMixture, key: jax.Array) -> Any:
-    """Mixtures (chains, ...) as what the kernel samples; "nuts" moves them a little."""
+    """Mixtures (chains, ...) as what the kernel samples; "nuts" moves them a little, the approximations start there."""
     if plan.method == "gibbs":
         return parameters_of(mixtures)
     with double_precision():
-        return _moved(unconstrained(plan.story, evidence, sites_of(mixtures)), key)
+        points = to_numpy(unconstrained(plan.story, evidence, sites_of(mixtures)))
+        return _moved(points, key) if plan.method == "nuts" else points
 
 
 def _moved(points: dict[str, Any], key: jax.Array) -> dict[str, np.ndarray]:

@@ -137,8 +137,10 @@ def run_chains(
                 part = to_numpy((draws, fields))
             if turn >= 0:
                 parts.append(part)
-                diverging += int(np.sum(part[1].get("diverging", 0)))
-            bar.set_postfix(divergences=diverging, refresh=False)
+                new = int(np.sum(part[1].get("diverging", 0)))
+                if new and not bar.disable:
+                    bar.write(f"{new} of the last {plan.n_chains * chunk} transitions diverged")
+                diverging += new
             bar.update(chunk)
     if diverging:
         warnings.warn(

@@ -30,7 +30,7 @@ from bayesmix.statistics import Observations, Statistics, expected_log_joint, su
 
 __all__ = [
     "Evidence", "log_likelihood", "log_prior_of_sites", "potential", "prior_points", "realize", "sites_of",
-    "story_of", "unconstrained",
+    "story", "story_of", "unconstrained",
 ]  # fmt: skip
 
 
@@ -81,7 +81,8 @@ def _enter(mixture: GaussianMixture, factor: Array, evidence: Evidence) -> tuple
     return moved, factor * (scale if storage.axes else scale[0])
 
 
-def _story(model: MixtureModel, evidence: Evidence) -> None:
+def story(model: MixtureModel, evidence: Evidence) -> None:
+    """The program: θ from the prior, and the likelihood with z summed out."""
     mixture, factor = _under(model, evidence)._parameters()
     if evidence.prior is None:
         mixture, factor = _enter(mixture, factor, evidence)
@@ -90,7 +91,7 @@ def _story(model: MixtureModel, evidence: Evidence) -> None:
 
 def potential(model: MixtureModel, evidence: Evidence, point: dict[str, Array]) -> Array:
     """Minus the log joint density at unconstrained values of the sites."""
-    return jnp.asarray(potential_energy(_story, (model, evidence), {}, point))
+    return jnp.asarray(potential_energy(story, (model, evidence), {}, point))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -123,7 +124,11 @@ def prior_points(model: MixtureModel, evidence: Evidence, keys: Array) -> dict[s
     def one(key: Array) -> dict[str, Array]:
         with handlers.trace() as sites, handlers.seed(rng_seed=key):
             under._parameters()
-        drawn = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
+        drawn = {
+            name: site["value"]
+            for name, site in sites.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }
         return unconstrain_fn(under._parameters, (), {}, drawn)
 
     return jax.lax.map(one, keys)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sample_posterior"]
 
-_METHODS = ("nuts", "gibbs")
+_METHODS = ("nuts", "gibbs", "vi", "laplace")
 
 
 def sample_posterior(
@@ -54,9 +54,10 @@ def sample_posterior(
         x: data (n, d), or (n,) for one feature.
         key: a JAX key or an int.
         method: "nuts" (NumPyro's, on the story with z summed out) or "gibbs" (conjugate blocks: z given θ, then θ given
-            z; many times faster where clusters are separated).
+            z; many times faster where clusters are separated); or a normal approximation of one mode, drawn from
+            independently: "vi" (NumPyro's autoguide with a full covariance) or "laplace" (the Hessian at the mode).
         n_chains: how many chains, all advanced together.
-        n_warmup: steps before the draws.
+        n_warmup: steps before the draws; of "vi", how many steps it is fitted for.
         n_draws: of each chain.
         sample_weight: (n,); a weight counts repetitions. "nuts" takes any, "gibbs" whole numbers.
         labels: (n,) clusters that are known, -1 where they are not.
@@ -122,6 +123,7 @@ def sample_posterior(
         problem.whole("gibbs draws a whole number of allocations", "use method='nuts'")
     given = _given(labels, len(problem.points), k)
 
+    from bayesmix.approximations import APPROXIMATIONS, approximate
     from bayesmix.chain_starts import evidence_of, from_optima, from_prior, in_sites
     from bayesmix.chains import Plan, run_chains
     from bayesmix.draws import draws_of, posterior_tree
@@ -144,10 +146,18 @@ def sample_posterior(
     else:
         mixtures = from_optima(problem, given[problem.keep], init, n_chains, key)
         starts = in_sites(plan, evidence, mixtures, start_key)
-    raw, record = run_chains(plan, evidence, starts, chain_key, n_draws)
+    known = _attributes(model, prior, method, key, n_warmup)
+    if method in APPROXIMATIONS:
+        start = jax.tree.map(lambda leaf: leaf[0], starts)
+        shape = n_chains, n_draws
+        raw, record, known["pareto_k"] = approximate(
+            method, story, evidence, start, chain_key, n_warmup, shape
+        )
+    else:
+        raw, record = run_chains(plan, evidence, starts, chain_key, n_draws)
     mixture, sites = draws_of(plan, evidence, problem, raw)
     tree = posterior_tree(plan, evidence, problem, given, mixture, sites, record, key, pointwise, predictive)
-    tree["posterior"].attrs |= _attributes(model, prior, method, key, n_warmup)
+    tree["posterior"].attrs |= known
     return tree if relabelling is None or k == 1 else switching.relabel(tree, relabelling)
 
 

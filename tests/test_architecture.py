@@ -28,7 +28,7 @@ LAYERS = (
     ("distribution", "model", "results", "initialize", "labels", "penalty"),
     ("conjugate",),
     ("replicates", "gibbs", "potential"),
-    ("discrepancy", "chains"),
+    ("discrepancy", "chains", "approximations"),
     ("merging", "checks"),
     ("mstep",),
     ("loop",),
@@ -56,9 +56,9 @@ SIDEWAYS = {("model", "distribution")}
 FIGURES = {("merging", "plots"), ("checks", "plots"), ("selection", "plots"), ("gap", "plots")}
 LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}
 # Modules whose top may import more, because they are themselves loaded only where they are used.
-HEAVY_TOPS = {name: {"numpyro"} for name in ("distribution", "gibbs", "potential", "chains")} | {
-    "cli": {"typer"}
-}
+HEAVY_TOPS = {
+    name: {"numpyro"} for name in ("distribution", "gibbs", "potential", "chains", "approximations")
+} | {"cli": {"typer"}}
 
 
 def modules():

@@ -1,0 +1,87 @@
+"""The two normal approximations: against Gibbs where the posterior is nearly normal, and refused or warned of where not."""
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpy.testing import assert_allclose
+
+import bayesmix as bm
+from bayesmix.covariance import Covariance
+
+METHODS = ["laplace", "vi"]
+
+
+def sample():
+    rng = np.random.default_rng(0)
+    return np.concatenate([rng.normal(-3.0, 1.0, 240), rng.normal(3.0, 0.7, 160)]) * 1e3 + 1e6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_approximation_is_the_posterior_where_that_is_nearly_normal(method):
+    """Data at a thousand standard deviations from zero, in units of a thousand."""
+    x, model = sample(), bm.MixtureModel(2, "V", prior="weak")
+    options = {"key": 0, "n_draws": 1000}
+    exact = bm.sample_posterior(model, x, method="gibbs", n_warmup=200, **options)
+    tree = bm.sample_posterior(model, x, method=method, **options)
+    assert tree["posterior"].attrs["method"] == method
+    assert tree["posterior"].attrs["pareto_k"] < 0.7
+    assert tree["sample_stats"]["log_weight"].dims == ("chain", "draw")
+    order = np.argsort(exact["posterior"]["means"].values[0, 0, :, 0])
+    ours = np.argsort(tree["posterior"]["means"].values[0, 0, :, 0])
+    for name in ("weights", "means", "covariances"):
+        target, found = (
+            exact["posterior"][name].values[:, :, order],
+            tree["posterior"][name].values[:, :, ours],
+        )
+        sd = target.std(axis=(0, 1))
+        assert (np.abs(found.mean(axis=(0, 1)) - target.mean(axis=(0, 1))) < 0.15 * sd).all(), name
+        assert_allclose(found.std(axis=(0, 1)), sd, rtol=0.15)
+    assert set(tree.children) == set(exact.children)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_labels_and_starts_are_taken(method):
+    x, model = sample(), bm.MixtureModel(2, "V", prior="weak")
+    labels = np.full(len(x), -1)
+    labels[[0, -1]] = [1, 0]
+    start = bm.fit(model, x).mixture
+    tree = bm.sample_posterior(
+        model, x, key=0, method=method, n_draws=200, labels=labels, sample_weight=np.full(len(x), 1.5),
+        init=start if start.means[0, 0] > start.means[1, 0] else bm.GaussianMixture.of(start.weights[::-1], start.means[::-1], start.covariances[::-1], covariance="V"),
+    )  # fmt: skip
+    assert (tree["allocations"]["z"].values[:, :, [0, -1]] == [1, 0]).all()
+    assert (np.diff(tree["posterior"]["means"].values[..., 0], axis=-1) < 0).all()
+
+
+def flat_direction():
+    """A prior with a site on which neither it nor the data have a say."""
+    free = numpyro.sample("nothing", dist.Normal(0, 1))
+    numpyro.factor("flattened", free**2 / 2)
+    means = numpyro.sample("means", dist.Normal(0, 4).expand([2]).to_event(1))
+    return bm.GaussianMixture(
+        jax.numpy.array([0.5, 0.5]), means[:, None], Covariance(jax.numpy.ones(2), "VII")
+    )
+
+
+def test_laplace_is_refused_where_the_hessian_is_not_positive_definite():
+    model = bm.MixtureModel(2, "VII", flat_direction)
+    with pytest.raises(
+        ValueError, match=r"laplace is refused: the Hessian.*along 'nothing'.*use method='nuts'"
+    ):
+        bm.sample_posterior(model, np.array([-1.0, 1.0, 1.2]), key=0, method="laplace", n_draws=10)
+
+
+def test_a_poor_approximation_says_so():
+    """Eight points: the posterior is far from normal."""
+    model = bm.MixtureModel(2, "V", prior="weak")
+    x = np.random.default_rng(1).normal(size=8)
+    with pytest.warns(UserWarning, match=r"the Pareto k of 'laplace' is .*above 0.7"):
+        tree = bm.sample_posterior(model, x, key=0, method="laplace", n_draws=500)
+    assert tree["posterior"].attrs["pareto_k"] > 0.7
+
+
+def test_vi_needs_a_step():
+    with pytest.raises(ValueError, match="n_warmup is the number of steps of 'vi', at least 1; it is 0"):
+        bm.sample_posterior(bm.MixtureModel(2, "V", "weak"), sample(), key=0, method="vi", n_warmup=0)
