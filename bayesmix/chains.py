@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     method: str
     story: MixtureModel
     n_chains: int
-    n_warmup: int
+    n_warmup: int = 0  # of NUTS, a part of its program; Gibbs throws away draws
     counts: bool = False  # Gibbs: weights are whole numbers other than one
     permute: bool = False  # Gibbs: labels at random after each sweep
     target_accept: float = 0.8
@@ -101,7 +101,7 @@ def _draw(state: Any, evidence: Evidence, plan: Plan, n: int) -> tuple[Any, Any,
 
 
 def run_chains(
-    plan: Plan, evidence: Evidence, starts: Any, key: Array, n_draws: int
+    plan: Plan, evidence: Evidence, starts: Any, key: Array, n_warmup: int, n_draws: int
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """The draws (chains, n_draws, ...) and what is recorded of each.
 
@@ -110,6 +110,7 @@ def run_chains(
         evidence: on what.
         starts: a pytree (chains, ...) of what the kernel samples.
         key: a JAX key.
+        n_warmup: steps before the draws.
         n_draws: of each chain, after warm-up.
     """
     from tqdm import tqdm
@@ -118,16 +119,16 @@ def run_chains(
         starts = jax.tree.map(lambda a: a[0], starts)
     chunk = -(-n_draws // -(-n_draws // _CHUNK))
     tuned = plan.method == "nuts"
-    before = 0 if tuned else -(-plan.n_warmup // chunk)  # chunks of draws that are thrown away
+    before = 0 if tuned else -(-n_warmup // chunk)  # chunks of draws that are thrown away
     parts, diverging = [], 0
     with tqdm(
-        total=plan.n_warmup + n_draws, desc=plan.method, unit=" draws", delay=2, disable=None, leave=False
+        total=n_warmup + n_draws, desc=plan.method, unit=" draws", delay=2, disable=None, leave=False
     ) as bar:
         with double_precision():
             evidence = jax.device_put(evidence)
             if tuned:
                 state = jax.block_until_ready(_warm(key, starts, evidence, plan))
-                bar.update(plan.n_warmup)
+                bar.update(n_warmup)
             else:
                 keys = jax.random.split(key, plan.n_chains) if plan.n_chains > 1 else key
                 state = _kernel(plan, evidence).init(keys, 0, starts, (), {})

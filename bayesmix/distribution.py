@@ -108,8 +108,9 @@ def scale_trils(mixture: GaussianMixture, factor: Array) -> Float[Array, "k d d"
 def inverse_cholesky(scale: Any) -> Any:
     """Lower L, L Lᵀ = scale⁻¹ (..., d, d); in float64 where it can be: float32 may not hold a thin scale's inverse."""
     numbers = jnp if is_traced(scale) else np
-    upper = numbers.linalg.cholesky(numbers.asarray(scale)[..., ::-1, ::-1])[..., ::-1, ::-1]
-    return numbers.tril(numbers.swapaxes(numbers.linalg.inv(upper), -1, -2))
+    lower = numbers.linalg.cholesky(numbers.asarray(scale)[..., ::-1, ::-1])
+    inverse = STORAGES["full"].inverse(jnp.asarray(lower)) if numbers is jnp else np.linalg.inv(lower)
+    return numbers.tril(numbers.swapaxes(inverse[..., ::-1, ::-1], -1, -2))
 
 
 class Site(NamedTuple):

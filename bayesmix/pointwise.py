@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayesmix.density import log_joint, log_sum
+from bayesmix.density import draw_cluster, log_joint, log_sum
 from bayesmix.inputs import double_precision, points_last, to_numpy
 from bayesmix.mixture import GaussianMixture
 
@@ -55,9 +55,8 @@ def _allocate(mixtures: GaussianMixture, x: Array, given: Array, keys: Array) ->
         keys = jax.random.split(jax.random.wrap_key_data(words), x.shape[0])
 
         def block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-            logits = _logits(mixture, *part[:2])
-            noise = jax.random.gumbel(part[2], logits.shape, logits.dtype)
-            return log_sum(logits), jnp.argmax(logits + noise, axis=0).astype(jnp.int32)
+            z, total = draw_cluster(part[2], _logits(mixture, *part[:2]))
+            return total, z.astype(jnp.int32)
 
         return jax.lax.map(block, (x, given, keys))
 

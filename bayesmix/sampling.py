@@ -135,7 +135,7 @@ def sample_posterior(
         method,
         story,
         n_chains,
-        n_warmup,
+        n_warmup if method == "nuts" else 0,
         counts=bool((problem.w != 1).any()),
         permute=permute,
         target_accept=target_accept,
@@ -154,7 +154,7 @@ def sample_posterior(
             method, story, evidence, start, chain_key, n_warmup, shape
         )
     else:
-        raw, record = run_chains(plan, evidence, starts, chain_key, n_draws)
+        raw, record = run_chains(plan, evidence, starts, chain_key, n_warmup, n_draws)
     mixture, sites = draws_of(plan, evidence, problem, raw)
     tree = posterior_tree(plan, evidence, problem, given, mixture, sites, record, key, pointwise, predictive)
     tree["posterior"].attrs |= known

@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bayesmix.covariance import Structure
-from bayesmix.density import log_sum, precision_factor
+from bayesmix.density import draw_cluster, log_sum, precision_factor
 from bayesmix.inputs import points_last
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES, per_cluster
@@ -118,9 +118,8 @@ def _hard(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> 
 
 def _sampled(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
     """r drawn: one categorical draw a point. The objective is the log-likelihood."""
-    noise = jax.random.gumbel(key, logits.shape, logits.dtype)
-    drawn, _ = _hard(logits + noise, weight, key)
-    return drawn, jnp.sum(weight * log_sum(logits))
+    z, total = draw_cluster(key, logits)
+    return jnp.where(jnp.arange(logits.shape[0])[:, None] == z, weight, 0), jnp.sum(weight * total)
 
 
 def _sampled_counts(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
