@@ -1,7 +1,10 @@
 """bayesmix: Gaussian mixtures as an explicit generative model, on JAX, NumPyro and ArviZ."""
 
 from bayesmix import datasets
+from bayesmix.allocations import coclustering
 from bayesmix.checks import FitCheck, check_fit
+from bayesmix.clustering import Partition, partition
+from bayesmix.diagnosis import Diagnosis, diagnose
 from bayesmix.em import fit
 from bayesmix.information import StandardErrors, standard_errors
 from bayesmix.limit import kmeans
@@ -21,23 +24,28 @@ from bayesmix.uncertainty import bootstrap, jackknife
 __version__ = "0.1.0"
 __all__ = [
     "ConjugatePrior",
+    "Diagnosis",
     "Fit",
     "FitCheck",
     "GaussianMixture",
     "LikelihoodRatioTest",
     "MergeHierarchy",
     "MixtureModel",
+    "Partition",
     "Search",
     "StandardErrors",
     "bootstrap",
     "check_fit",
+    "coclustering",
     "datasets",
+    "diagnose",
     "fit",
     "jackknife",
     "kmeans",
     "likelihood_ratio_test",
     "merge_clusters",
     "mixtures",
+    "partition",
     "relabel",
     "sample_posterior",
     "search",
