@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Diagnosis", "diagnose"]
 
 _CERTAIN = 0.8
+_FAR = 1.1  # an R-hat that running a little longer does not mend
 _SWITCHING = (
     "Labels were not undone of switching, so parameters are left out: relabel(posterior) undoes it. What is "
     "label-invariant needs no relabelling."
@@ -135,11 +136,12 @@ def _agreement(rows: list[Row], lp: np.ndarray) -> str:
     worst = max(seen, key=lambda row: row.r_hat)
     if worst.apart:
         means = ", ".join(f"{value:.1f}" for value in lp.mean(axis=1))
-        where = f"mean log joint density by chain: {means}"
+        far = "They are in different optima, or mix too slowly: run longer, or start them elsewhere"
+        advice = far if worst.r_hat > _FAR else "They have not mixed well: run longer"
         return (
             f"{who} disagree: R-hat is {worst.r_hat:#.4g} for the {worst.quantity}, and above {R_HAT} for "
-            f"{sum(row.apart for row in seen)} of {len(rows)} label-invariant quantities. They are in different "
-            f"optima, or mix too slowly: run longer, or start them elsewhere ({where})."
+            f"{sum(row.apart for row in seen)} of {len(rows)} label-invariant quantities. {advice} (mean log joint "
+            f"density by chain: {means})."
         )
     least = min(seen, key=lambda row: row.worth)
     if not least.fine:

@@ -185,8 +185,24 @@ def test_a_chain_in_another_optimum_is_found(faithful):
     assert found.verdict.startswith("The 4 chains disagree: R-hat is")
     means = stuck["sample_stats"]["lp"].values.mean(axis=1)
     assert f"by chain: {', '.join(f'{value:.1f}' for value in means)})" in found.verdict
+    assert "in different optima" in found.verdict
     assert "disagree, as the chains do" in found.verdict
     assert found.complaints["quantity"].tolist() == [q for q, v in zip(found.table["quantity"], found.table["verdict"]) if v != "fine"]  # fmt: skip
+
+
+def test_chains_that_differ_a_little_should_run_longer():
+    tree = synthetic(k=1)
+    tree["sample_stats"]["lp"].values[3] += 0.5
+    found = bm.diagnose(tree)
+    row = rows_of(found, "label-invariant").loc["log joint density"]
+    assert 1.01 < row["r_hat"] < 1.1
+    assert found.verdict.startswith(
+        f"The 4 chains disagree: R-hat is {row['r_hat']:#.4g} for the log joint density"
+    )
+    assert (
+        "above 1.01 for 1 of 3 label-invariant quantities. They have not mixed well: run longer"
+        in found.verdict
+    )
 
 
 def test_chains_that_stand_still_in_different_places_disagree():
