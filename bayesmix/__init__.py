@@ -1,8 +1,11 @@
 """bayesmix: Gaussian mixtures as an explicit generative model, on JAX, NumPyro and ArviZ."""
 
 from bayesmix import datasets
+from bayesmix.allocations import coclustering
 from bayesmix.checks import FitCheck, check_fit
+from bayesmix.clustering import Partition, partition
 from bayesmix.comparison import compare
+from bayesmix.diagnosis import Diagnosis, diagnose
 from bayesmix.em import fit
 from bayesmix.evidence import LogEvidence, log_evidence
 from bayesmix.information import StandardErrors, standard_errors
@@ -24,6 +27,7 @@ from bayesmix.uncertainty import bootstrap, jackknife
 __version__ = "0.1.0"
 __all__ = [
     "ConjugatePrior",
+    "Diagnosis",
     "Fit",
     "FitCheck",
     "GaussianMixture",
@@ -31,13 +35,16 @@ __all__ = [
     "LogEvidence",
     "MergeHierarchy",
     "MixtureModel",
+    "Partition",
     "Search",
     "StandardErrors",
     "bootstrap",
     "check_fit",
     "classify",
+    "coclustering",
     "compare",
     "datasets",
+    "diagnose",
     "fit",
     "jackknife",
     "kmeans",
@@ -46,6 +53,7 @@ __all__ = [
     "log_evidence",
     "merge_clusters",
     "mixtures",
+    "partition",
     "relabel",
     "responsibilities",
     "same_cluster",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas
 import pytest
+import xarray
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -279,9 +280,42 @@ def test_structures_are_what_their_letters_say():
         )
 
 
+def estimate_of(z):
+    """Co-clustering and estimate of draws (draw, obs_id)."""
+    dims = ("chain", "draw", "obs_id")
+    dataset = xarray.Dataset({"z": (dims, z[None])}, {"obs_id": np.arange(z.shape[1])})
+    tree = xarray.DataTree.from_dict({"allocations": dataset})
+    return bm.coclustering(tree), bm.partition(tree)
+
+
+def test_coclustering_is_sorted_by_the_estimate_and_framed():
+    z = np.tile([1, 0, 0, 1, 0, 0, 2], (10, 1))
+    z[:3, 1] = 1  # a row that moves
+    matrix, estimate = estimate_of(z)
+    given = empty()
+    ax = plots.plot_coclustering(matrix, estimate, ax=given)
+    assert ax is given
+    order = [2, 4, 5, 1, 0, 3, 6]
+    assert ax.images[0].get_array().data == pytest.approx(matrix.values[np.ix_(order, order)])
+    assert [(p.get_x(), p.get_y(), p.get_width(), p.get_height()) for p in ax.patches] == [
+        (-0.5, -0.5, 4, 4), (3.5, 3.5, 2, 2), (5.5, 5.5, 1, 1),
+    ]  # fmt: skip
+    assert [to_rgb(patch.get_edgecolor()) for patch in ax.patches] == [to_rgb(c) for c in plots.COLORS[:3]]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["0  (4)", "1  (2)", "2  (1)"]
+    some = plots.plot_coclustering(matrix.isel(obs_id=[6, 0], obs_id_bis=[6, 0]), estimate)
+    assert some.images[0].get_array().data == pytest.approx(np.eye(2))
+    assert [patch.get_x() for patch in some.patches] == [-0.5, 0.5]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda ax: plots.plot_coclustering(
+                estimate_of(np.zeros((2, 9), int))[0], estimate_of(np.zeros((2, 3), int))[1], ax=ax
+            ),
+            "rows up to 8, the partition 3 labels",
+        ),
         (lambda ax: plots.plot_structures(ax=ax), r"\(4, 4\) array of Axes, not \(\)"),
         (
             lambda ax: plots.plot_check(bm.check_fit(MIXTURE, np.zeros((5, 2))), ax=ax),
@@ -303,6 +337,6 @@ def test_structures_are_what_their_letters_say():
         ),
     ],
 )
-def test_axes_that_do_not_fit_are_refused(call, message):
+def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(empty())

@@ -7,6 +7,8 @@
     `plot_centres(search)`        how many centres for k-means
     `plot_merging(hierarchy)`     which clusters merge, and where the entropy has its elbow
     `plot_check(check)`           the data's distances and distribution beside simulated ones
+    `plot_coclustering(matrix, partition)`
+                                  which points are together, and in how many draws of a posterior
     `plot_structures()`           what mclust's letters for covariances mean
 
 Each function takes `ax=` and returns the Axes that it drew on; without `ax` it makes a new figure. Nothing
@@ -14,6 +16,7 @@ is estimated here. A cluster keeps one colour and one marker in every panel; a p
 of its clusters' colours, weighted by its responsibilities.
 """
 
+from bayesmix.plots.allocations import plot_coclustering
 from bayesmix.plots.checks import plot_check
 from bayesmix.plots.clusters import MOST_FEATURES, plot_clusters
 from bayesmix.plots.fits import plot_criterion, plot_objective
@@ -29,6 +32,7 @@ __all__ = [
     "plot_centres",
     "plot_check",
     "plot_clusters",
+    "plot_coclustering",
     "plot_criterion",
     "plot_merging",
     "plot_objective",
