@@ -8,6 +8,8 @@ import bayesmix as bm
 from bayesmix.covariance import STRUCTURES
 
 NAMES = tuple(STRUCTURES)
+# Where the structure is beside the point: each storage, shared or not, an iterated M-step, one feature.
+FEW = ("V", "EII", "VVI", "EEE", "VVV", "VEV")
 K, N = 3, 120
 
 
