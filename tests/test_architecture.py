@@ -53,6 +53,7 @@ LAYERS = (
         "plots.structures",
         "plots.allocations",
     ),
+    ("plots.posterior",),
     ("plots",),
     ("cli",),
     ("__main__",),

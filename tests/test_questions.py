@@ -76,3 +76,43 @@ def test_labels_must_mean_the_same(posterior):
         bm.classify(posterior, np.zeros((2, 3)))
     with pytest.raises(ValueError, match="as many points; they have 4 and 3"):
         bm.same_cluster(posterior, NEW, NEW[:3])
+
+
+def test_a_figure_shows_the_band_over_the_data(posterior):
+    from matplotlib import pyplot
+
+    from bayesmix import plots
+
+    axes = plots.plot_density_band(posterior, probability=0.8)
+    assert [ax.get_xlabel() for ax in axes] == ["eruptions", "waiting"]
+    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
+        "80% band",
+        "posterior predictive",
+    ]
+    line = axes[1].lines[0]
+    at, height = line.get_data()
+    # The marginal of a mixture is the mixture of marginals.
+    batch = bm.mixtures(posterior)
+    one = [
+        jax.tree.map(lambda a, c=c, s=s: a[c, s], batch).marginal([1]) for c in range(2) for s in range(50)
+    ]
+    assert_allclose(height, np.mean([np.exp(m.log_density(at)) for m in one], axis=0), rtol=1e-8)
+    (band,) = axes[1].collections
+    assert band.get_paths()[0].vertices[:, 1].max() > height.max()
+    pyplot.close("all")
+
+
+def test_a_figure_shows_labels_before_and_after(posterior):
+    from matplotlib import pyplot
+
+    from bayesmix import plots
+
+    axes = plots.plot_relabelling(posterior, bm.relabel(posterior, "order"), feature=1)
+    assert axes[1].get_title() == "after: order"
+    assert axes[0].get_ylabel() == "mean of waiting"
+    after = [line.get_ydata() for line in axes[1].lines[:2]]
+    assert all(len(y) == 100 for y in after)
+    assert after[0].max() < after[1].min()
+    with pytest.raises(ValueError, match="plot_relabelling needs ax as an array of 2 Axes, not 1"):
+        plots.plot_relabelling(posterior, posterior, ax=axes[0])
+    pyplot.close("all")

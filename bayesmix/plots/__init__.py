@@ -9,6 +9,10 @@
     `plot_check(check)`           the data's distances and distribution beside simulated ones
     `plot_coclustering(matrix, partition)`
                                   which points are together, and in how many draws of a posterior
+    `plot_density_band(posterior)`
+                                  the posterior predictive density with its credible band
+    `plot_relabelling(before, after)`
+                                  labels that switch, and the same draws relabelled
     `plot_structures()`           what mclust's letters for covariances mean
 
 Each function takes `ax=` and returns the Axes that it drew on; without `ax` it makes a new figure. Nothing
@@ -21,6 +25,7 @@ from bayesmix.plots.checks import plot_check
 from bayesmix.plots.clusters import MOST_FEATURES, plot_clusters
 from bayesmix.plots.fits import plot_criterion, plot_objective
 from bayesmix.plots.merging import plot_merging
+from bayesmix.plots.posterior import plot_density_band, plot_relabelling
 from bayesmix.plots.search import plot_centres, plot_search
 from bayesmix.plots.structures import plot_structures
 from bayesmix.plots.style import COLORS, MARKERS
@@ -34,8 +39,10 @@ __all__ = [
     "plot_clusters",
     "plot_coclustering",
     "plot_criterion",
+    "plot_density_band",
     "plot_merging",
     "plot_objective",
+    "plot_relabelling",
     "plot_search",
     "plot_structures",
 ]

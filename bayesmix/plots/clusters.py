@@ -13,7 +13,7 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.plots.style import ellipse, new_axes, style_of
 from bayesmix.units import spacing
 
-__all__ = ["MOST_FEATURES", "plot_clusters"]
+__all__ = ["MOST_FEATURES", "bins", "plot_clusters"]
 
 _MOST_POINTS = 10_000
 MOST_FEATURES = 6
@@ -162,7 +162,7 @@ def _draw_ellipses(ax: Any, mixture: GaussianMixture, cluster: int) -> None:
 def _draw_single(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> None:
     data = np.empty(0) if cloud is None else cloud.points[:, 0]
     if cloud is not None:
-        ax.hist(data, bins=_bins(data, mixture), density=True, color="0.85", edgecolor="white", linewidth=0.5)
+        ax.hist(data, bins=bins(data, mixture), density=True, color="0.85", edgecolor="white", linewidth=0.5)
     limits = _limits(data, mixture, 0)
     grid = np.linspace(*limits, 4 * _GRID)
     parts = np.exp(mixture.log_joint(grid))
@@ -176,7 +176,7 @@ def _draw_single(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> Non
     ax.set_ylim(bottom=0)
 
 
-def _bins(data: np.ndarray, mixture: GaussianMixture) -> np.ndarray:
+def bins(data: np.ndarray, mixture: GaussianMixture) -> np.ndarray:
     """Bins half a standard deviation of the narrowest cluster wide, aligned with a grid of values."""
     span = float(np.ptp(data)) or 1.0
     narrowest = float(np.sqrt(mixture.covariances.min()))
