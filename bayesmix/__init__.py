@@ -3,8 +3,10 @@
 from bayesmix import datasets
 from bayesmix.checks import FitCheck, check_fit
 from bayesmix.em import fit
+from bayesmix.hierarchical import HierarchicalPrior, hierarchical_prior
 from bayesmix.information import StandardErrors, standard_errors
 from bayesmix.limit import kmeans
+from bayesmix.lkj import LKJPrior, lkj_prior
 from bayesmix.merging import MergeHierarchy, merge_clusters
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
@@ -24,6 +26,8 @@ __all__ = [
     "Fit",
     "FitCheck",
     "GaussianMixture",
+    "HierarchicalPrior",
+    "LKJPrior",
     "LikelihoodRatioTest",
     "MergeHierarchy",
     "MixtureModel",
@@ -33,9 +37,11 @@ __all__ = [
     "check_fit",
     "datasets",
     "fit",
+    "hierarchical_prior",
     "jackknife",
     "kmeans",
     "likelihood_ratio_test",
+    "lkj_prior",
     "merge_clusters",
     "mixtures",
     "relabel",

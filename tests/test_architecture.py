@@ -25,7 +25,9 @@ LAYERS = (
     ("regions",),
     ("mixture", "datasets"),
     ("prior", "statistics", "units", "chart", "trees"),
-    ("distribution", "model", "results", "initialize", "labels", "penalty"),
+    ("distribution", "programs", "results", "initialize", "labels", "penalty"),
+    ("hierarchical", "lkj"),
+    ("model",),
     ("replicates", "gibbs", "potential"),
     ("discrepancy", "chains"),
     ("merging", "checks"),
@@ -49,8 +51,8 @@ LAYERS = (
     ("__main__",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-# Within a layer: the model draws its sites from `distribution`.
-SIDEWAYS = {("model", "distribution")}
+# Within a layer: a prior declares its sites by `distribution`.
+SIDEWAYS = {("programs", "distribution")}
 # A result's one-line `.plot()` imports the figures when it is called, never at its module's top.
 FIGURES = {("merging", "plots"), ("checks", "plots"), ("selection", "plots"), ("gap", "plots")}
 LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}
