@@ -217,8 +217,8 @@ def _attributes(
         "inference_library_version": numpyro.__version__,
         "jax_version": jax.__version__,
     }
-    numbers = {} if prior is None else {field.name: getattr(prior, field.name) for field in fields(prior)}
-    for name in numbers.keys() - {"n_components", "covariance"}:
-        value = np.asarray(numbers[name], float)
+    numbers = [] if prior is None else [field.name for field in fields(prior)]
+    for name in (name for name in numbers if name not in ("n_components", "covariance")):
+        value = np.asarray(getattr(prior, name), float)
         known[f"prior_{name}"] = value.ravel().tolist() if value.ndim else float(value)
     return known

@@ -46,6 +46,7 @@ LAYERS = (
     ("selection",),
     ("plots.style",),
     ("plots.search", "plots.clusters", "plots.fits", "plots.merging", "plots.checks", "plots.structures"),
+    ("plots.priors",),
     ("plots",),
     ("cli",),
     ("__main__",),

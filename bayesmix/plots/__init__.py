@@ -6,6 +6,7 @@
     `plot_search(search)`         which number of clusters and which structure, a curve per structure
     `plot_centres(search)`        how many centres for k-means
     `plot_merging(hierarchy)`     which clusters merge, and where the entropy has its elbow
+    `plot_prior(draws, x)`        what a prior believes of data, beside the data
     `plot_check(check)`           the data's distances and distribution beside simulated ones
     `plot_structures()`           what mclust's letters for covariances mean
 
@@ -18,6 +19,7 @@ from bayesmix.plots.checks import plot_check
 from bayesmix.plots.clusters import MOST_FEATURES, plot_clusters
 from bayesmix.plots.fits import plot_criterion, plot_objective
 from bayesmix.plots.merging import plot_merging
+from bayesmix.plots.priors import plot_prior
 from bayesmix.plots.search import plot_centres, plot_search
 from bayesmix.plots.structures import plot_structures
 from bayesmix.plots.style import COLORS, MARKERS
@@ -32,6 +34,7 @@ __all__ = [
     "plot_criterion",
     "plot_merging",
     "plot_objective",
+    "plot_prior",
     "plot_search",
     "plot_structures",
 ]
