@@ -35,7 +35,7 @@ from bayesmix.prior import ConjugatePrior, require_site
 
 __all__ = [
     "SITES", "MixtureDistribution", "Site", "by_precision", "declare", "draw_parameters", "draws", "inverse_cholesky",
-    "precision_sites", "scale_tril_of", "scale_trils", "transposed",
+    "precision_sites", "scale_trils", "transposed",
 ]  # fmt: skip
 
 
@@ -95,15 +95,13 @@ def scale_trils(mixture: GaussianMixture, factor: Array) -> Float[Array, "k d d"
     """Every cluster's lower Cholesky factor, dense, from W: by QR, which keeps what squaring would lose."""
     k, d = mixture.n_components, mixture.n_features
     storage = mixture.covariance.storage
-    dense = scale_tril_of(factor) if storage.axes == 2 else storage.dense(1 / factor, d)
+    if storage.axes == 2:
+        root = jnp.linalg.qr(transposed(jnp.linalg.inv(factor)), mode="r")
+        sign = jnp.sign(jnp.diagonal(root, axis1=-2, axis2=-1))
+        dense = transposed(sign[..., None] * root)
+    else:
+        dense = storage.dense(1 / factor, d)
     return jnp.broadcast_to(dense, (k, d, d))
-
-
-def scale_tril_of(factor: Array) -> Array:
-    """Lower L, L Lᵀ = (WᵀW)⁻¹ (..., d, d)."""
-    root = jnp.linalg.qr(transposed(jnp.linalg.inv(factor)), mode="r")
-    sign = jnp.sign(jnp.diagonal(root, axis1=-2, axis2=-1))
-    return transposed(sign[..., None] * root)
 
 
 def transposed(factor: Array) -> Array:

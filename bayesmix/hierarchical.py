@@ -111,16 +111,17 @@ class HierarchicalPrior(ProgramPrior):
         import numpyro
         import numpyro.distributions as dist
 
-        from bayesmix.distribution import SITES, by_precision, scale_tril_of, transposed
+        from bayesmix.distribution import SITES, by_precision, transposed
 
         site, d, rate_rate = SITES[self.row.storage], self.n_features, jnp.asarray(self.rate_rate, float)
         if self.row.storage == "full":
-            prior = site.law(2 * self.rate_shape, 2 * jnp.diag(rate_rate), d)
-            root = jnp.asarray(numpyro.sample("rate_cholesky", prior))
-            numpyro.deterministic("rate", root @ transposed(root))
-            # From the root, never from the rate: a draw may be too thin to be factored again.
-            scale_tril = scale_tril_of(jnp.sqrt(2) * transposed(root))
-            law = dist.WishartCholesky(2 * self.shape, scale_tril=scale_tril)
+            # The Cholesky factor of the rate with its features in reverse order: U Uᵀ = rate with U upper, so U⁻ᵀ is
+            # the lower factor of the rate's inverse as it stands; a draw may be too thin to be factored again.
+            prior = site.law(2 * self.rate_shape, 2 * jnp.diag(rate_rate[::-1]), d)
+            upper = _reversed(jnp.asarray(numpyro.sample("rate_root", prior)))
+            numpyro.deterministic("rate", upper @ transposed(upper))
+            lower = transposed(jnp.linalg.inv(upper))
+            law = dist.WishartCholesky(2 * self.shape, scale_tril=lower / jnp.sqrt(2))
         else:
             rate: Any = numpyro.sample("rate", site.law(2 * self.rate_shape, 2 * rate_rate, d))
             law = site.law(2 * self.shape, 2 * rate, d)
@@ -144,8 +145,12 @@ class HierarchicalPrior(ProgramPrior):
             rate = (self.rate_shape + self.shape * values.shape[axis]) * inverse(before + behind)
         else:
             rate = jnp.asarray(shown["rate"])
-        own = {"rate_cholesky": jnp.linalg.cholesky(rate)} if full else {"rate": rate}
+        own = {"rate_root": jnp.linalg.cholesky(_reversed(rate))} if full else {"rate": rate}
         return own | precision_sites(mixture)
+
+
+def _reversed(matrix: Array) -> Array:
+    return matrix[..., ::-1, ::-1]
 
 
 def hierarchical_prior(

@@ -60,7 +60,9 @@ def mixture_tree(
 
 def flat_draws(batch: Any) -> Any:
     """Leaves (chain, draw, ...) of any pytree as (chain * draw, ...)."""
-    return jax.tree.map(lambda a: np.asarray(a).reshape(-1, *np.shape(a)[2:]), batch)
+    return jax.tree.map(
+        lambda a: np.asarray(a).reshape(np.shape(a)[0] * np.shape(a)[1], *np.shape(a)[2:]), batch
+    )
 
 
 def prior_tree(
