@@ -8,8 +8,10 @@ from bayesmix.comparison import compare
 from bayesmix.diagnosis import Diagnosis, diagnose
 from bayesmix.em import fit
 from bayesmix.evidence import LogEvidence, log_evidence
+from bayesmix.hierarchical import HierarchicalPrior, hierarchical_prior
 from bayesmix.information import StandardErrors, standard_errors
 from bayesmix.limit import kmeans
+from bayesmix.lkj import LKJPrior, lkj_prior
 from bayesmix.merging import MergeHierarchy, merge_clusters
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
@@ -31,6 +33,8 @@ __all__ = [
     "Fit",
     "FitCheck",
     "GaussianMixture",
+    "HierarchicalPrior",
+    "LKJPrior",
     "LikelihoodRatioTest",
     "LogEvidence",
     "MergeHierarchy",
@@ -46,9 +50,11 @@ __all__ = [
     "datasets",
     "diagnose",
     "fit",
+    "hierarchical_prior",
     "jackknife",
     "kmeans",
     "likelihood_ratio_test",
+    "lkj_prior",
     "log_density",
     "log_evidence",
     "merge_clusters",

@@ -14,6 +14,7 @@ import numpy as np
 
 from bayesmix.chains import Plan
 from bayesmix.conjugate import parameters_of
+from bayesmix.distribution import precision_sites
 from bayesmix.em import optima
 from bayesmix.initialize import from_partition, known_statistics, nearest, plus_plus
 from bayesmix.inputs import as_generator, double_precision, to_numpy
@@ -21,9 +22,9 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.mstep import maximize
 from bayesmix.penalty import rescaled
-from bayesmix.potential import Evidence, potential, prior_points, sites_of, unconstrained
-from bayesmix.prior import ConjugatePrior
+from bayesmix.potential import Evidence, potential, prior_points, unconstrained
 from bayesmix.problem import Problem, inside
+from bayesmix.programs import FixedPrior, ProgramPrior
 from bayesmix.statistics import observe
 
 __all__ = ["evidence_of", "from_optima", "from_prior", "in_sites"]
@@ -34,7 +35,7 @@ _PRIOR_DRAWS = 500  # a chain
 
 
 def evidence_of(
-    model: MixtureModel, problem: Problem, prior: ConjugatePrior | None, given: np.ndarray
+    model: MixtureModel, problem: Problem, prior: FixedPrior | None, given: np.ndarray
 ) -> Evidence:
     """Points whose cluster is given count by their statistics, the others by the pass over the data."""
     row, observations = problem.structure, problem.observations
@@ -42,7 +43,9 @@ def evidence_of(
     fixed = known_statistics(problem.x, problem.w, given, k, row)
     if known.any():
         observations = observe(problem.x, np.where(known, 0, problem.w), row)
-    if prior is not None:
+    if isinstance(prior, ProgramPrior):
+        prior = prior.rescaled(problem.units)
+    elif prior is not None:
         inner = rescaled(prior, problem.units, row)
         prior = replace(inner, concentration=np.broadcast_to(np.asarray(inner.concentration, float), (k,)))
     return Evidence(observations, fixed, prior, problem.units.origin, problem.units.scale)
@@ -52,7 +55,7 @@ def from_optima(problem: Problem, given: np.ndarray, init: Any, n_chains: int, k
     """A mixture a chain (chains, ...), in loop units.
 
     Args:
-        problem: the data, with the prior.
+        problem: the data, with the prior under which optima are sought.
         given: known clusters of its rows, -1 where they are not.
         init: mixtures in the data's units, or `None`.
         n_chains: how many.
@@ -115,8 +118,10 @@ def in_sites(plan: Plan, evidence: Evidence, mixtures: GaussianMixture, key: jax
     """Mixtures (chains, ...) as what the kernel samples; "nuts" moves them a little, the approximations start there."""
     if plan.method == "gibbs":
         return parameters_of(mixtures)
+    prior = evidence.prior
     with double_precision():
-        points = to_numpy(unconstrained(plan.story, evidence, sites_of(mixtures)))
+        sites = prior.sites_of(mixtures) if isinstance(prior, ProgramPrior) else precision_sites(mixtures)
+        points = to_numpy(unconstrained(plan.story, evidence, sites))
         return _moved(points, key) if plan.method == "nuts" else points
 
 

@@ -24,6 +24,7 @@ from bayesmix.gibbs import GibbsKernel
 from bayesmix.inputs import double_precision, to_numpy
 from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, potential
+from bayesmix.prior import ConjugatePrior
 
 __all__ = ["Plan", "run_chains"]
 
@@ -56,7 +57,7 @@ class Plan(NamedTuple):
 def _kernel(plan: Plan, evidence: Evidence) -> MCMCKernel:
     if plan.method == "gibbs":
         row = plan.story.structure
-        assert evidence.prior is not None
+        assert isinstance(evidence.prior, ConjugatePrior)
         return GibbsKernel(
             evidence.observations,
             evidence.fixed,

@@ -14,7 +14,6 @@ This module imports NumPyro; import it where it is used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,10 +32,10 @@ from bayesmix.density import log_joint, log_sum, precision_factor
 from bayesmix.inputs import is_traced
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior, require_site
-from bayesmix.storage import STORAGES
 
 __all__ = [
-    "SITES", "MixtureDistribution", "Site", "draw_parameters", "draws", "inverse_cholesky", "scale_trils",
+    "SITES", "MixtureDistribution", "Site", "by_precision", "declare", "draw_parameters", "draws", "inverse_cholesky",
+    "precision_sites", "scale_trils", "transposed",
 ]  # fmt: skip
 
 
@@ -97,12 +96,16 @@ def scale_trils(mixture: GaussianMixture, factor: Array) -> Float[Array, "k d d"
     k, d = mixture.n_components, mixture.n_features
     storage = mixture.covariance.storage
     if storage.axes == 2:
-        root = jnp.linalg.qr(jnp.swapaxes(jnp.linalg.inv(factor), -1, -2), mode="r")
+        root = jnp.linalg.qr(transposed(jnp.linalg.inv(factor)), mode="r")
         sign = jnp.sign(jnp.diagonal(root, axis1=-2, axis2=-1))
-        dense = jnp.swapaxes(sign[..., None] * root, -1, -2)
+        dense = transposed(sign[..., None] * root)
     else:
         dense = storage.dense(1 / factor, d)
     return jnp.broadcast_to(dense, (k, d, d))
+
+
+def transposed(factor: Array) -> Array:
+    return jnp.swapaxes(factor, -1, -2)
 
 
 def inverse_cholesky(scale: Any) -> Any:
@@ -117,29 +120,61 @@ class Site(NamedTuple):
     """How a storage's precision is drawn: the site's name, its law, and the factor C, C Cᵀ = Σ⁻¹, in it."""
 
     name: str
-    law: Callable[[ConjugatePrior], dist.Distribution]
+    law: Callable[[Any, Any, int], dist.Distribution]  # degrees of freedom, scale, number of features
     cholesky: Callable[[Array], Array]
 
 
 SITES: dict[str, Site] = {
     "full": Site(
         "precision_cholesky",
-        lambda p: dist.WishartCholesky(p.degrees_of_freedom, scale_tril=inverse_cholesky(p.scale)),
+        lambda nu, scale, d: dist.WishartCholesky(nu, scale_tril=inverse_cholesky(scale)),
         lambda c: c,
     ),
     "diagonal": Site(
         "precisions",
-        lambda p: dist.Gamma(
-            p.degrees_of_freedom / 2, jnp.broadcast_to(jnp.asarray(p.scale) / 2, (p.n_features,))
-        ).to_event(1),
+        lambda nu, scale, d: dist.Gamma(nu / 2, jnp.broadcast_to(jnp.asarray(scale) / 2, (d,))).to_event(1),
         jnp.sqrt,
     ),
     "spherical": Site(
         "precision",
-        lambda p: dist.Gamma(p.degrees_of_freedom / 2, jnp.asarray(p.scale) / 2),
+        lambda nu, scale, d: dist.Gamma(nu / 2, jnp.asarray(scale) / 2),
         jnp.sqrt,
     ),
 }
+
+
+def declare(
+    concentration: Any,
+    n_components: int,
+    row: Structure,
+    covariance: Callable[[], tuple[Array, Array]],
+    means: Callable[[Covariance, Array], dist.Distribution],
+) -> tuple[GaussianMixture, Array]:
+    """Declares `weights`, what `covariance` declares, and `means`; returns the mixture, and W of each cluster.
+
+    Args:
+        concentration: of the Dirichlet, one number or (k,).
+        n_components: k.
+        row: the structure.
+        covariance: declares a cluster's covariance and returns it in its storage, with W; it is called inside the plate
+            `cluster`, or before it where all clusters share one.
+        means: the law of a cluster's mean, given the covariances and W.
+    """
+    every = jnp.broadcast_to(jnp.asarray(concentration, float), (n_components,))
+    weights: Any = numpyro.sample("weights", dist.Dirichlet(every))
+    shared = covariance() if row.shared else None
+    with numpyro.plate("cluster", n_components):
+        values, factor = covariance() if shared is None else (part[None] for part in shared)
+        centers: Any = numpyro.sample("means", means(Covariance(values, row.name), factor))
+    return GaussianMixture(weights, centers, Covariance(values, row.name)), factor
+
+
+def by_precision(row: Structure, law: dist.Distribution) -> tuple[Array, Array]:
+    """Declares the storage's own site under this law; the covariance in its storage, and W."""
+    site = SITES[row.storage]
+    cholesky = site.cholesky(jnp.asarray(numpyro.sample(site.name, law)))
+    values = row.form.gram(row.form.inverse(cholesky))
+    return values, transposed(cholesky) if row.form.axes == 2 else cholesky
 
 
 def draw_parameters(
@@ -151,30 +186,35 @@ def draw_parameters(
         ValueError: the structure ties the clusters in a way that no site has.
     """
     require_site(row)
-    storage, site = STORAGES[row.storage], SITES[row.storage]
-    concentration = jnp.broadcast_to(jnp.asarray(prior.concentration, float), (n_components,))
-    weights = numpyro.sample("weights", dist.Dirichlet(concentration))
-    shared: Any = numpyro.sample(site.name, site.law(prior)) if row.shared else None
-    with numpyro.plate("cluster", n_components):
-        drawn: Any = numpyro.sample(site.name, site.law(prior)) if shared is None else shared[None]
-        cholesky = site.cholesky(drawn)
-        factor = jnp.swapaxes(cholesky, -1, -2) if storage.axes == 2 else cholesky
-        values = storage.gram(storage.inverse(cholesky))
-        center = jnp.broadcast_to(jnp.asarray(prior.mean, float), (n_components, prior.n_features))
-        mixture = GaussianMixture(weights, center, Covariance(values, row.name))
-        scale_tril = scale_trils(mixture, factor) / jnp.sqrt(prior.mean_count)
-        means = numpyro.sample("means", dist.MultivariateNormal(center, scale_tril=scale_tril))
-    return replace(mixture, means=means), factor
+    d = prior.n_features
+    center = jnp.broadcast_to(jnp.asarray(prior.mean, float), (n_components, d))
+
+    def means(covariance: Covariance, factor: Array) -> dist.Distribution:
+        scale_tril = scale_trils(GaussianMixture(None, center, covariance), factor)
+        return dist.MultivariateNormal(center, scale_tril=scale_tril / jnp.sqrt(prior.mean_count))
+
+    law = SITES[row.storage].law(prior.degrees_of_freedom, prior.scale, d)
+    return declare(prior.concentration, n_components, row, lambda: by_precision(row, law), means)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
+def precision_sites(mixture: GaussianMixture) -> dict[str, Any]:
+    """The values of the sites `weights`, the storage's own and `means` at a mixture (..., k, ...)."""
+    row, values = mixture.covariance.row, jnp.asarray(mixture.covariance.values)
+    drawn = inverse_cholesky(values) if row.storage == "full" else 1 / values
+    if row.shared:
+        drawn = jnp.squeeze(drawn, axis=-1 - row.form.axes)
+    return {"weights": mixture.weights, SITES[row.storage].name: drawn, "means": mixture.means}
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4))
 def draws(
-    story: Callable[[ConjugatePrior | None, int], tuple[GaussianMixture, dict[str, Array]]],
-    prior: ConjugatePrior | None,
+    story: Callable[[Any, int], tuple[GaussianMixture, dict[str, Array]]],
+    prior: Any,
     keys: Array,
     n: int,
+    shown: tuple[str, ...] | None,
 ) -> tuple[GaussianMixture, dict[str, Array], dict[str, Array]]:
-    """The story once for each key: the mixtures, a program's own sites, and z and x of n points.
+    """The story once for each key: the mixtures, the prior's sites that are `shown`, and z and x of n points.
 
     Draw by draw, so that beyond what is returned the memory is that of one draw.
     """
@@ -185,7 +225,9 @@ def draws(
         own = {
             name: site["value"]
             for name, site in sites.items()
-            if prior is None and site["type"] in ("sample", "deterministic") and name not in drawn
+            if site["type"] in ("sample", "deterministic")
+            and name not in drawn
+            and (shown is None or name in shown)
         }
         return jax.tree.map(jnp.asarray, mixture), own, drawn
 

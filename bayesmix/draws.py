@@ -22,6 +22,7 @@ from bayesmix.penalty import Penalty, log_prior_parts, to_data_units
 from bayesmix.pointwise import allocate, with_points
 from bayesmix.potential import Evidence, log_prior_of_sites, realize
 from bayesmix.problem import Problem
+from bayesmix.programs import FixedPrior, ProgramPrior
 from bayesmix.trees import flat_draws, mixture_tree
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _MOST = 10**8  # numbers of pointwise log-likelihood that are kept without askin
 def draws_of(
     plan: Plan, evidence: Evidence, problem: Problem, raw: Any
 ) -> tuple[GaussianMixture, dict[str, np.ndarray]]:
-    """Mixtures (chains, draws, ...) in the data's units, and values of a program's own sites."""
+    """Mixtures (chains, draws, ...) in the data's units, and values of the sites to be shown beside them."""
     shape = jax.tree.leaves(raw)[0].shape[:2]
     flat = flat_draws(raw)
     sites: dict[str, np.ndarray] = {}
@@ -45,7 +46,9 @@ def draws_of(
         with double_precision():
             mixture, sites = to_numpy(realize(plan.story, evidence, flat))
     if evidence.prior is not None:
-        mixture, sites = problem.units.leave(mixture), {}
+        mixture = problem.units.leave(mixture)
+        prior = evidence.prior
+        sites = prior.shown(sites, problem.units.scale) if isinstance(prior, ProgramPrior) else {}
     mixture, sites = jax.tree.map(lambda a: np.asarray(a).reshape(*shape, *np.shape(a)[1:]), (mixture, sites))
     return replace(mixture, feature_names=problem.names), sites
 
@@ -59,13 +62,22 @@ def _log_priors(penalty: Penalty, mixtures: GaussianMixture) -> dict[str, Array]
 
 
 def _log_prior(
-    plan: Plan, evidence: Evidence, problem: Problem, flat: GaussianMixture, sites: dict[str, np.ndarray]
+    plan: Plan,
+    evidence: Evidence,
+    problem: Problem,
+    prior: FixedPrior | None,
+    flat: GaussianMixture,
+    sites: dict[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """log p(θ) of each draw by parameter, up to one constant, in the data's units."""
+    """log p(θ) of each draw in the data's units: by site, or for a conjugate prior by parameter up to a constant."""
     with double_precision():
-        if problem.rules.penalty is None:
+        if isinstance(prior, ProgramPrior):
+            values = prior.sites_of(flat, flat_draws(sites))
+            return to_numpy(log_prior_of_sites(plan.story, evidence._replace(prior=prior), values))
+        if prior is None:
             return to_numpy(log_prior_of_sites(plan.story, evidence, flat_draws(sites)))
         inner = jax.tree.map(np.asarray, problem.units.enter(replace(flat, feature_names=None)))
+        assert problem.rules.penalty is not None
         parts = to_numpy(_log_priors(problem.rules.penalty, inner))
     moved = to_data_units(problem.units, problem.structure, problem.n_components)
     return {**parts, "covariances": parts["covariances"] + float(problem.rules.penalty.constant) + moved}
@@ -76,6 +88,7 @@ def posterior_tree(
     evidence: Evidence,
     problem: Problem,
     given: np.ndarray,
+    prior: FixedPrior | None,
     mixture: GaussianMixture,
     sites: dict[str, np.ndarray],
     record: dict[str, np.ndarray],
@@ -83,7 +96,10 @@ def posterior_tree(
     pointwise: bool | None,
     predictive: bool,
 ) -> xarray.DataTree:
-    """The groups posterior, sample_stats, log_likelihood, log_prior, allocations, observed_data."""
+    """The groups posterior, sample_stats, log_likelihood, log_prior, allocations, observed_data.
+
+    `prior` is in the data's units, `None` for any other program.
+    """
     from arviz_base import dict_to_dataset
 
     chains, draws, k = mixture.weights.shape
@@ -92,12 +108,13 @@ def posterior_tree(
     words = key_data(key, chains * draws)
     logs, z = allocate(flat, with_points(problem.points, given), words)
     logs = logs * np.where(problem.keep, problem.weight, 0)
-    prior = _log_prior(plan, evidence, problem, flat, sites)
-    lp = logs.sum(axis=1) + sum(value.reshape(len(value), -1).sum(axis=1) for value in prior.values())
+    log_prior = _log_prior(plan, evidence, problem, prior, flat, sites)
+    lp = logs.sum(axis=1) + sum(value.reshape(len(value), -1).sum(axis=1) for value in log_prior.values())
     shape = (chains, draws)
     if "n_steps" in record:
         record["tree_depth"] = np.ceil(np.log2(record["n_steps"] + 1)).astype(int)
-    tree = mixture_tree(mixture, {"lp": lp.reshape(shape), **record}, {}, sites)
+    dims = prior.dims if isinstance(prior, ProgramPrior) else {}
+    tree = mixture_tree(mixture, {"lp": lp.reshape(shape), **record}, {}, sites, dims)
     names = list(problem.names)
     coords = {"obs_id": np.arange(n), "feature": names, "cluster": np.arange(k)}
 
@@ -113,7 +130,7 @@ def posterior_tree(
         tree["posterior"].attrs["pointwise"] = (
             f"left out: {logs.size} numbers; ask for them with pointwise=True"
         )
-    summed = {name: value.reshape(*shape, -1).sum(axis=-1) for name, value in prior.items()}
+    summed = {name: value.reshape(*shape, -1).sum(axis=-1) for name, value in log_prior.items()}
     tree["log_prior"] = dataset(summed, {})
     allocations = {"z": z.reshape(*shape, n)}
     if predictive:

@@ -111,7 +111,7 @@ def fit(
     if not (prior is None or isinstance(prior, ConjugatePrior)):
         raise ValueError(
             "fit needs a prior with a closed M-step: None, 'weak' or a ConjugatePrior; "
-            "for a NumPyro program use sample_posterior"
+            "for any other use sample_posterior"
         )
     return solve(
         model.n_components,

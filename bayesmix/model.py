@@ -11,7 +11,8 @@ which is what gradient kernels take. The covariances are drawn as precisions, in
     diagonal storage     precisions (d,)             Gamma(degrees_of_freedom / 2, rate=scale / 2)
     spherical storage    precision                   Gamma(degrees_of_freedom / 2, rate=scale / 2)
 
-inside the plate `cluster`, or before it where all clusters share one.
+inside the plate `cluster`, or before it where all clusters share one. (So under a conjugate prior; see `hierarchical`
+and `lkj` for what they declare.)
 """
 
 from __future__ import annotations
@@ -23,22 +24,33 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from bayesmix.covariance import Structure, structure_of
 from bayesmix.density import precision_factor
+from bayesmix.hierarchical import HierarchicalPrior, hierarchical_prior
 from bayesmix.inputs import as_count, as_key, as_points, double_precision, is_traced, to_numpy
+from bayesmix.lkj import LKJPrior, lkj_prior
 from bayesmix.mixture import GaussianMixture
-from bayesmix.prior import ConjugatePrior, weak_prior
-from bayesmix.trees import DIMS
+from bayesmix.prior import ConjugatePrior, require_site, weak_prior
+from bayesmix.programs import FixedPrior, ProgramPrior
+from bayesmix.trees import prior_tree
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["MixtureModel"]
+__all__ = ["NAMED", "MixtureModel", "story_of"]
 
-_CHOICES = "prior='weak', a ConjugatePrior, or a NumPyro program that returns a GaussianMixture"
+# What a word says of the data.
+NAMED: dict[str, Callable[..., FixedPrior]] = {
+    "weak": weak_prior,
+    HierarchicalPrior.word: hierarchical_prior,
+    LKJPrior.word: lkj_prior,
+}
+_CHOICES = (
+    f"{', '.join(map(repr, NAMED))}, a ConjugatePrior, a HierarchicalPrior, an LKJPrior, or a NumPyro program "
+    "that returns a GaussianMixture"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +64,11 @@ class MixtureModel:
     Args:
         n_components: k.
         covariance: mclust's letters or scikit-learn's words; kept in letters.
-        prior: `None` is maximum likelihood; "weak" is `weak_prior` of the data; a `ConjugatePrior`; or a
-            NumPyro program: it is called as `prior()`, declares whatever sites it likes but `z` and `x`, and
-            returns a `GaussianMixture` of k clusters and this structure, in the data's own units. A flat
-            prior has no posterior, so as a NumPyro model `None` means "weak".
+        prior: `None` is maximum likelihood; "weak", "hierarchical" and "lkj" are `weak_prior`, `hierarchical_prior` and
+            `lkj_prior` of the data; a `ConjugatePrior`, `HierarchicalPrior` or `LKJPrior`; or a NumPyro program: it
+            is called as `prior()`, declares whatever sites it likes but `z` and `x`, and returns a `GaussianMixture`
+            of k clusters and this structure, in the data's own units. A flat prior has no posterior, so as a NumPyro
+            model `None` means "weak". `fit` takes the conjugate ones, `sample_posterior` any.
 
     Raises:
         ValueError: no such number, structure or prior, or a prior that does not fit the other two.
@@ -74,17 +87,18 @@ class MixtureModel:
 
     n_components: int
     covariance: str = "full"
-    prior: str | ConjugatePrior | Callable[[], GaussianMixture] | None = None
+    prior: str | FixedPrior | Callable[[], GaussianMixture] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_components", as_count(self.n_components, "n_components"))
         object.__setattr__(self, "covariance", structure_of(self.covariance).name)
-        if isinstance(self.prior, ConjugatePrior):
+        if isinstance(self.prior, FixedPrior):
             self.prior.require(self.n_components, self.structure)
         elif self._needs_data:
-            pass
+            if self.prior not in (None, "weak"):  # fit takes those for every structure
+                require_site(self.structure, f"the prior {self.prior!r}")
         elif not callable(self.prior):
-            raise ValueError(f"prior must be None, {_CHOICES[6:]}; it is {self.prior!r}")
+            raise ValueError(f"prior must be None, {_CHOICES}; it is {self.prior!r}")
 
     @property
     def structure(self) -> Structure:
@@ -93,15 +107,15 @@ class MixtureModel:
 
     @property
     def _needs_data(self) -> bool:
-        return self.prior is None or (isinstance(self.prior, str) and self.prior == "weak")
+        return self.prior is None or (isinstance(self.prior, str) and self.prior in NAMED)
 
     def resolve(self, x: Any, *, sample_weight: Any = None) -> MixtureModel:
-        """The same model with its prior fixed: `None` and "weak" become `weak_prior(x)`, others stay.
+        """The same model with its prior fixed: a word becomes what it says of x, `None` `weak_prior(x)`; others stay.
 
         Do so once, before the data are split, simulated or traced.
 
         Raises:
-            ValueError: data that `weak_prior` refuses, or not as many features as the prior has.
+            ValueError: data that the word's function refuses, or not as many features as the prior has.
 
         Example:
             >>> import bayesmix as bm
@@ -111,9 +125,10 @@ class MixtureModel:
         """
         if self._needs_data:
             k, structure = self.n_components, self.covariance
-            prior = weak_prior(x, n_components=k, covariance=structure, sample_weight=sample_weight)
+            scaled = NAMED[str(self.prior or "weak")]
+            prior = scaled(x, n_components=k, covariance=structure, sample_weight=sample_weight)
             return replace(self, prior=prior)
-        if isinstance(self.prior, ConjugatePrior):
+        if isinstance(self.prior, FixedPrior):
             as_points(x, n_features=self.prior.n_features)
         return self
 
@@ -163,15 +178,15 @@ class MixtureModel:
         Args:
             n: how many draws of θ.
             key: a JAX key or an int.
-            like: data that give the rows of a draw, the names of the features, and "weak" its scale.
-                Without them each draw of θ comes with one row.
+            like: data that give the rows of a draw, the names of the features, and "weak" and other words
+                their scale. Without them each draw of θ comes with one row.
 
         Returns:
-            A tree with the groups `prior` (weights, means, dense covariances, and the sites of a
-            program) and `prior_predictive` (x and z), as ArviZ reads it.
+            A tree with the groups `prior` (weights, means, dense covariances, the hierarchical prior's `rate`, LKJ's
+            `deviations`, and the sites of a program) and `prior_predictive` (x and z), as ArviZ reads it.
 
         Raises:
-            ValueError: `prior` is `None`, which has nothing to draw from, or "weak" without `like`.
+            ValueError: `prior` is `None`, which has nothing to draw from, or a word without `like`.
 
         Example:
             >>> import bayesmix as bm
@@ -186,21 +201,23 @@ class MixtureModel:
         if self.prior is None:
             raise ValueError(f"prior is None, a flat one, which has nothing to draw from; choose {_CHOICES}")
         if self._needs_data and like is None:
-            raise ValueError("prior='weak' takes its scale from data; pass them as like=x")
-        known = self.prior.n_features if isinstance(self.prior, ConjugatePrior) else None
+            raise ValueError(f"prior={self.prior!r} takes its scale from data; pass them as like=x")
+        known = self.prior.n_features if isinstance(self.prior, FixedPrior) else None
         points = None if like is None else as_points(like, "like", n_features=known)
         model = self if points is None else self.resolve(points.values)
         rows = 1 if points is None else points.values.shape[0]
-        prior = model.prior if isinstance(model.prior, ConjugatePrior) else None
-        story = model if prior is None else _without_prior(self.n_components, self.covariance)
+        prior = model.prior if isinstance(model.prior, FixedPrior) else None
+        story = model if prior is None else story_of(self.n_components, self.covariance, None)
+        dims = prior.dims if isinstance(prior, ProgramPrior) else {}
         with double_precision():
             keys = jax.random.split(as_key(key), n)
-            mixture, sites, drawn = to_numpy(draws(story._simulate, prior, keys, rows))
+            shown = None if prior is None else tuple(dims)
+            mixture, sites, drawn = to_numpy(draws(story._simulate, prior, keys, rows, shown))
         d = mixture.means.shape[-1]
         if points is not None and points.values.shape[1] != d:
             raise ValueError(f"like has {points.values.shape[1]} features, but the prior's mixture has {d}")
         names = points.names if points is not None else mixture.feature_names
-        return _tree(mixture, sites, drawn, names or tuple(f"x{j}" for j in range(d)))
+        return prior_tree(mixture, sites, drawn, names or tuple(f"x{j}" for j in range(d)), dims)
 
     def _rows(self, x: Any, n: int | None) -> tuple[MixtureModel, Array | None, int]:
         """The model with its prior fixed, the data in the precision of the flag, and how many rows."""
@@ -229,6 +246,8 @@ class MixtureModel:
 
         if isinstance(self.prior, ConjugatePrior):
             mixture, factor = draw_parameters(self.prior, self.n_components, self.structure)
+        elif isinstance(self.prior, ProgramPrior):
+            mixture, factor = self.prior.draw()
         elif callable(self.prior):
             mixture = _checked(self.prior(), self.n_components, self.covariance)
             factor = precision_factor(mixture.covariance, mixture.n_features)[0]
@@ -256,7 +275,7 @@ class MixtureModel:
             x = numpyro.sample("x", cluster, obs=points)
         return mixture, {"z": z, "x": x}
 
-    def _simulate(self, prior: ConjugatePrior | None, n: int) -> tuple[GaussianMixture, dict[str, Array]]:
+    def _simulate(self, prior: FixedPrior | None, n: int) -> tuple[GaussianMixture, dict[str, Array]]:
         """The whole story forward, under this prior if one is passed."""
         return (self if prior is None else replace(self, prior=prior))._explicit(None, n)
 
@@ -276,34 +295,6 @@ def _checked(mixture: Any, k: int, structure: str) -> GaussianMixture:
 
 
 @cache
-def _without_prior(n_components: int, covariance: str) -> MixtureModel:
-    """One object for all models that differ in a conjugate prior only: they share compiled code."""
-    return MixtureModel(n_components, covariance)
-
-
-def _tree(
-    mixture: GaussianMixture, sites: dict[str, Any], drawn: dict[str, Any], names: tuple[str, ...]
-) -> xarray.DataTree:
-    """Bare arrays (draw, ...) with names on every dimension."""
-    import numpyro
-    import xarray
-    from arviz_base import dict_to_dataset
-
-    k, rows = mixture.n_components, drawn["x"].shape[1]
-    dims: dict[Any, Any] = {**DIMS, "x": ["obs_id", "feature"], "z": ["obs_id"]}
-    coords = {
-        "cluster": np.arange(k),
-        "feature": list(names),
-        "feature_bis": list(names),
-        "obs_id": np.arange(rows),
-    }
-    parameters = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
-    z = drawn["z"].astype(np.min_scalar_type(-k))
-
-    def dataset(arrays: dict[str, Any]) -> xarray.Dataset:
-        attributes = {"creation_library": "bayesmix", "covariance": mixture.structure}
-        chains = {name: values[None] for name, values in arrays.items()}
-        return dict_to_dataset(chains, dims=dims, coords=coords, attrs=attributes, inference_library=numpyro)
-
-    groups = {"prior": {**sites, **parameters}, "prior_predictive": {"x": drawn["x"], "z": z}}
-    return xarray.DataTree.from_dict({name: dataset(arrays) for name, arrays in groups.items()})
+def story_of(n_components: int, covariance: str, program: Any) -> MixtureModel:
+    """One object for all models of a kind, so that they share compiled code; fixed priors are passed beside it."""
+    return MixtureModel(n_components, covariance, program)

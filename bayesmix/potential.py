@@ -1,8 +1,8 @@
 """The posterior with z summed out, as NumPyro's gradient kernels see it.
 
 θ comes from the model's own prior program, so its sites are those of `MixtureModel`; the likelihood is `summarize`,
-the same pass over the data that EM and Gibbs take. Under a conjugate prior everything is in the units of the loop; a
-program speaks the data's own, and its mixtures are moved there.
+the same pass over the data that EM and Gibbs take. Under a prior whose numbers are known everything is in the units of
+the loop; any other program speaks the data's own, and its mixtures are moved there.
 
 This module imports NumPyro; import it where it is used.
 """
@@ -10,7 +10,7 @@ This module imports NumPyro; import it where it is used.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,15 +22,14 @@ from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from bayesmix.covariance import Covariance
 from bayesmix.density import log_determinant
-from bayesmix.distribution import SITES, inverse_cholesky
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
-from bayesmix.prior import ConjugatePrior
+from bayesmix.programs import FixedPrior
 from bayesmix.statistics import Observations, Statistics, expected_log_joint, summarize
 
 __all__ = [
-    "Evidence", "log_likelihood", "log_prior_of_sites", "potential", "prior_points", "realize", "sites_of",
-    "story", "story_of", "unconstrained",
+    "Evidence", "log_likelihood", "log_prior_of_sites", "potential", "prior_points", "realize",
+    "story", "unconstrained",
 ]  # fmt: skip
 
 
@@ -40,22 +39,16 @@ class Evidence(NamedTuple):
     Attributes:
         observations: points whose cluster is unknown.
         fixed: statistics of those whose cluster is given.
-        prior: in the units of the loop; absent where the model's prior is a program.
+        prior: in the units of the loop; absent where the model's prior is any other program.
         origin: (d,) of the units, and
         scale: (d,).
     """
 
     observations: Observations
     fixed: Statistics
-    prior: ConjugatePrior | None
+    prior: FixedPrior | None
     origin: Any
     scale: Any
-
-
-@cache
-def story_of(n_components: int, covariance: str, program: Any) -> MixtureModel:
-    """One object for all models of a kind, so that they share compiled code; conjugate priors are passed beside it."""
-    return MixtureModel(n_components, covariance, program)
 
 
 def _under(model: MixtureModel, evidence: Evidence) -> MixtureModel:
@@ -136,7 +129,7 @@ def prior_points(model: MixtureModel, evidence: Evidence, keys: Array) -> dict[s
 
 @partial(jax.jit, static_argnums=0)
 def log_prior_of_sites(model: MixtureModel, evidence: Evidence, sites: dict[str, Any]) -> dict[str, Array]:
-    """The log density of each site at its values (draws, ...), for a program's prior."""
+    """The log density of each site at its values (draws, ...), in the units of the evidence's prior or a program's."""
 
     def one(values: dict[str, Any]) -> dict[str, Array]:
         under = _under(model, evidence)
@@ -149,12 +142,3 @@ def log_prior_of_sites(model: MixtureModel, evidence: Evidence, sites: dict[str,
         }
 
     return jax.lax.map(one, sites)
-
-
-def sites_of(mixture: GaussianMixture) -> dict[str, Any]:
-    """The values of a conjugate model's sites at a mixture (..., k, ...)."""
-    row, values = mixture.covariance.row, jnp.asarray(mixture.covariance.values)
-    drawn = inverse_cholesky(values) if row.storage == "full" else 1 / values
-    if row.shared:
-        drawn = jnp.squeeze(drawn, axis=-1 - row.form.axes)
-    return {"weights": mixture.weights, SITES[row.storage].name: drawn, "means": mixture.means}

@@ -21,7 +21,7 @@ import numpy as np
 from bayesmix.covariance import STRUCTURES, Structure, structure_of
 from bayesmix.inputs import as_count, as_points, as_weights
 
-__all__ = ["ConjugatePrior", "require_site", "weak_prior"]
+__all__ = ["ConjugatePrior", "counted_rows", "filled", "moments", "require_site", "weak_prior"]
 
 _FIELDS = ["concentration", "mean", "mean_count", "degrees_of_freedom", "scale"]
 # What `scale` may look like in each storage, for d features.
@@ -125,8 +125,8 @@ class ConjugatePrior:
             )
 
 
-def require_site(row: Structure) -> None:
-    """Refuse a structure that a conjugate prior has no NumPyro site for.
+def require_site(row: Structure, prior: str = "a ConjugatePrior") -> None:
+    """Refuse a structure that a prior of one cluster's covariance has no NumPyro site for.
 
     Raises:
         ValueError: the structure ties the clusters in a way that no site has.
@@ -134,8 +134,9 @@ def require_site(row: Structure) -> None:
     if row.constrained:
         sited = [name for name, other in STRUCTURES.items() if not other.constrained]
         raise ValueError(
-            f"the structure {row.name} has no NumPyro site for a ConjugatePrior: its covariances share a part; fit "
-            f"takes it, and for sampling choose one of {', '.join(sited)}, or pass a NumPyro program as the prior"
+            f"the structure {row.name} has no NumPyro site for {prior}: its covariances share a part; fit takes it, "
+            f"with a conjugate prior or none; for sampling choose one of {', '.join(sited)}, or pass a NumPyro "
+            "program as the prior"
         )
 
 
@@ -174,37 +175,48 @@ def weak_prior(
         >>> prior.mean, prior.scale
         (array([2.]), array([[1.]]))
     """
-    values = as_points(x).values.astype(np.float64)
-    n, d = values.shape
     k = as_count(n_components, "n_components")
+    mean, correlation, deviation = moments(x, sample_weight)
+    d = mean.size
     row = structure_of(covariance, d)
-    weight = as_weights(sample_weight, n)
-    values, weight = values[weight > 0], weight[weight > 0]
+    covariances = correlation * deviation[:, None] * deviation
+    scale = covariances if row.storage == "full" else np.trace(covariances) / d
+    return ConjugatePrior.of(mean=mean, degrees_of_freedom=d + 2, scale=scale / k ** (2 / d), mean_count=0.01)
+
+
+def counted_rows(x: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of positive weight (n, d), float64, and their weights."""
+    values = as_points(x).values.astype(np.float64)
+    weight = as_weights(sample_weight, len(values))
+    return values[weight > 0], weight[weight > 0]
+
+
+def moments(x: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean (d,), correlations (d, d) and standard deviations (d,) of the data, repaired as `weak_prior` says."""
+    values, weight = counted_rows(x, sample_weight)
     total = weight.sum()
     origin = values[0]
     shift = weight @ (values - origin) / total
-    correlation, deviation = _correlation(values - origin - shift, weight, max(total - 1, total / 2))
-    covariances = correlation * deviation[:, None] * deviation
-    scale = covariances if row.storage == "full" else np.trace(covariances) / d
-    return ConjugatePrior.of(
-        mean=origin + shift, degrees_of_freedom=d + 2, scale=scale / k ** (2 / d), mean_count=0.01
-    )
+    return origin + shift, *_correlation(values - origin - shift, weight, max(total - 1, total / 2))
+
+
+def filled(size: np.ndarray, constant: np.ndarray) -> np.ndarray:
+    """Sizes (d,) in which a constant column has the root mean square of the others; 1 if every column is constant."""
+    others = size[~constant]
+    return np.where(constant, np.sqrt(np.mean(others**2)) if others.size else 1.0, size)
 
 
 def _correlation(y: np.ndarray, weight: np.ndarray, divisor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Correlations and standard deviations of centred data, repaired as `weak_prior` says."""
+    """Correlations and standard deviations of centred data."""
     largest = np.abs(y).max(axis=0)
     constant = np.ptp(y, axis=0) == 0
     unit = y / np.where(constant, 1, largest)
     unit[:, constant] = 0
     deviation = np.sqrt(weight @ unit**2 / divisor)
     scaled = unit / np.where(constant, 1, deviation)
-    deviation = deviation * largest
+    deviation = filled(deviation * largest, constant)
     correlation = (weight * scaled.T) @ scaled / divisor
     np.fill_diagonal(correlation, 1)
-    if constant.any():
-        others = deviation[~constant]
-        deviation[constant] = np.sqrt(np.mean(others**2)) if others.size else 1.0
     if np.linalg.eigvalsh(correlation)[0] < 1e-10:
         correlation = np.where(np.eye(len(correlation)) > 0, 1, (1 - 1e-6) * correlation)
     return correlation, deviation

@@ -7,7 +7,9 @@ then each draw says of each point its density and draws its cluster (`pointwise`
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,9 +18,10 @@ import numpy as np
 from bayesmix import switching
 from bayesmix.inputs import as_count, as_key, as_name, as_points
 from bayesmix.mixture import GaussianMixture
-from bayesmix.model import MixtureModel
-from bayesmix.prior import ConjugatePrior, require_site
+from bayesmix.model import MixtureModel, story_of
+from bayesmix.prior import ConjugatePrior, require_site, weak_prior
 from bayesmix.problem import Problem, prepare
+from bayesmix.programs import FixedPrior, ProgramPrior
 
 if TYPE_CHECKING:
     import xarray
@@ -49,8 +52,8 @@ def sample_posterior(
     """Draws from p(weights, means, covariances | x), and of z.
 
     Args:
-        model: the number of clusters, the structure and the prior: "weak", a `ConjugatePrior`, or for "nuts" a NumPyro
-            program. A flat prior has no posterior: `None` takes `weak_prior(x)`, and the attributes say so.
+        model: the number of clusters, the structure and the prior: "weak", a `ConjugatePrior`, or for "nuts" any other.
+            A flat prior has no posterior: `None` takes `weak_prior(x)`, and the attributes say so.
         x: data (n, d), or (n,) for one feature.
         key: a JAX key or an int.
         method: "nuts" (NumPyro's, on the story with z summed out) or "gibbs" (conjugate blocks: z given θ, then θ given
@@ -62,7 +65,8 @@ def sample_posterior(
         sample_weight: (n,); a weight counts repetitions. "nuts" takes any, "gibbs" whole numbers.
         labels: (n,) clusters that are known, -1 where they are not.
         init: mixtures to start from, one or one a chain, in the data's units. By default the distinct clean optima of
-            the posterior within 10 nats of the best, moved a little where one serves several chains.
+            the posterior within 10 nats of the best, moved a little where one serves several chains; under a
+            hierarchical or LKJ prior those of `weak_prior`, under a program the best of draws from it.
         relabelling: a method of `relabel`, or `None` to leave the labels as they come.
         pointwise: whether to keep the log-likelihood of each point; by default if it has at most 10⁸ numbers.
         predictive: whether to draw as many new points from each draw: `posterior_predictive`, and their clusters
@@ -71,14 +75,15 @@ def sample_posterior(
         target_accept: "nuts": acceptance rate that the step size is tuned to.
 
     Returns:
-        A tree that ArviZ reads. `posterior`: weights, means, covariances, and a program's own sites (chain, draw,
-        cluster, ...). `sample_stats`: `lp`, the log joint density, and what the sampler records. `log_likelihood` x of
-        each point, z summed out. `log_prior`. `allocations`: z of each draw, and after relabelling the mean
-        responsibilities. `observed_data`. Attributes: method, versions, key, prior, relabelling.
+        A tree that ArviZ reads. `posterior`: weights, means, covariances (chain, draw, cluster, ...), the hierarchical
+        prior's `rate`, LKJ's `deviations`, and a program's own sites. `sample_stats`: `lp`, the log joint density, and
+        what the sampler records. `log_likelihood` x of each point, z summed out. `log_prior`. `allocations`: z of each
+        draw, and after relabelling the mean responsibilities. `observed_data`. Attributes: method, versions, key,
+        prior, relabelling.
 
     Raises:
-        ValueError: bad data or options; a structure whose covariances share a part, or for "gibbs" a program as the
-            prior.
+        ValueError: bad data or options; a structure whose covariances share a part, or for "gibbs" a prior that is not
+            conjugate.
 
     References:
         Diebolt & Robert (1994), Estimation of finite mixture distributions through Bayesian sampling, JRSS B 56.
@@ -105,20 +110,23 @@ def sample_posterior(
         raise ValueError(f"target_accept must be between 0 and 1; it is {target_accept!r}")
     k, structure = model.n_components, model.covariance
     resolved = model.resolve(x, sample_weight=sample_weight)
-    prior = resolved.prior if isinstance(resolved.prior, ConjugatePrior) else None
-    if prior is None and method == "gibbs":
+    prior = resolved.prior if isinstance(resolved.prior, FixedPrior) else None
+    conjugate = prior if isinstance(prior, ConjugatePrior) else None
+    if conjugate is None and method == "gibbs":
         raise ValueError(
-            "gibbs needs a conjugate prior: 'weak' or a ConjugatePrior; use method='nuts' for a program"
+            "gibbs needs a conjugate prior: 'weak' or a ConjugatePrior; use method='nuts' for any other"
         )
     if prior is None and init is not None:
         raise ValueError(
-            "init is for conjugate priors; chains of a program start at the best of draws from it"
+            "init is for priors whose sites are known; chains of a program start at the best of draws from it"
         )
     if permute and method != "gibbs":
         raise ValueError("permute is for method='gibbs'; NUTS has no sweep after which to permute labels")
-    if prior is not None:
+    if conjugate is not None:
         require_site(model.structure)
-    problem = _problem(k, structure, x, sample_weight, prior)
+    elif prior is not None:  # it has no closed M-step, so optima are sought under one that has
+        conjugate = weak_prior(x, n_components=k, covariance=structure, sample_weight=sample_weight)
+    problem = _problem(k, structure, x, sample_weight, conjugate)
     if method == "gibbs":
         problem.whole("gibbs draws a whole number of allocations", "use method='nuts'")
     given = _given(labels, len(problem.points), k)
@@ -127,7 +135,6 @@ def sample_posterior(
     from bayesmix.chain_starts import evidence_of, from_optima, from_prior, in_sites
     from bayesmix.chains import Plan, run_chains
     from bayesmix.draws import draws_of, posterior_tree
-    from bayesmix.potential import story_of
 
     evidence = evidence_of(resolved, problem, prior, given[problem.keep])
     story = story_of(k, structure, resolved.prior if prior is None else None)
@@ -156,8 +163,11 @@ def sample_posterior(
     else:
         raw, record = run_chains(plan, evidence, starts, chain_key, n_warmup, n_draws)
     mixture, sites = draws_of(plan, evidence, problem, raw)
-    tree = posterior_tree(plan, evidence, problem, given, mixture, sites, record, key, pointwise, predictive)
+    tree = posterior_tree(
+        plan, evidence, problem, given, prior, mixture, sites, record, key, pointwise, predictive
+    )
     tree["posterior"].attrs |= known
+    _warn_of_collapse(mixture, problem)
     return tree if relabelling is None or k == 1 else switching.relabel(tree, relabelling)
 
 
@@ -182,32 +192,43 @@ def _given(labels: Any, n: int, k: int) -> np.ndarray:
     return given.astype(np.int64)
 
 
+def _warn_of_collapse(mixtures: GaussianMixture, problem: Problem) -> None:
+    """Say so where chains arrived at a cluster narrower than the rounding of the data, whose values it repeats."""
+    variance = np.diagonal(np.asarray(mixtures.covariances), axis1=-2, axis2=-1)
+    narrow = variance < (problem.grid * problem.units.scale) ** 2 / 12
+    if narrow.any() and problem.structure.unbounded:
+        share, column = narrow.any(axis=(2, 3)).mean(), int(np.argmax(narrow.any(axis=(0, 1, 2))))
+        warnings.warn(
+            f"in {share:.1%} of the draws a cluster is narrower than the rounding of column {problem.names[column]!r}: "
+            "it follows rows that repeat one value, where the posterior may have infinite mass; use prior='weak', "
+            "fewer clusters or a structure with equal volumes",
+            stacklevel=3,
+        )
+
+
 def _attributes(
-    model: MixtureModel, prior: ConjugatePrior | None, method: str, key: Any, n_warmup: int
+    model: MixtureModel, prior: FixedPrior | None, method: str, key: Any, n_warmup: int
 ) -> dict[str, Any]:
     """What a reader of the tree must know of how it was made; plain values, so that it can be saved."""
     import numpyro
 
     from bayesmix import __version__
 
-    said = "weak" if model.prior is None or isinstance(model.prior, str) else "given"
+    word = model.prior if isinstance(model.prior, str) else "weak" if model.prior is None else "given"
+    family = prior.word if isinstance(prior, ProgramPrior) else "conjugate"
     known = {
         "method": method,
         "n_warmup": n_warmup,
         "key": str(np.asarray(jax.random.key_data(as_key(key))).tolist()),
-        "prior": "program" if prior is None else f"conjugate, {said}",
+        "prior": "program" if prior is None else family if word == family else f"{family}, {word}",
         "relabelling": "none",
         "bayesmix_version": __version__,
         "inference_library": "numpyro",
         "inference_library_version": numpyro.__version__,
         "jax_version": jax.__version__,
     }
-    if prior is not None:
-        known |= {
-            "prior_concentration": np.atleast_1d(prior.concentration).tolist(),
-            "prior_mean": np.asarray(prior.mean).tolist(),
-            "prior_mean_count": float(prior.mean_count),
-            "prior_degrees_of_freedom": float(prior.degrees_of_freedom),
-            "prior_scale": np.ravel(prior.scale).tolist(),
-        }
+    numbers = [] if prior is None else [field.name for field in fields(prior)]
+    for name in (name for name in numbers if name not in ("n_components", "covariance")):
+        value = np.asarray(getattr(prior, name), float)
+        known[f"prior_{name}"] = value.ravel().tolist() if value.ndim else float(value)
     return known

@@ -7,7 +7,7 @@ attributes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,7 +19,7 @@ from bayesmix.mixture import GaussianMixture
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["DIMS", "flat_draws", "mixture_tree", "mixtures"]
+__all__ = ["DIMS", "flat_draws", "mixture_tree", "mixtures", "prior_tree"]
 
 DIMS: dict[Any, Any] = {
     "weights": ["cluster"],
@@ -33,8 +33,12 @@ def mixture_tree(
     stats: Mapping[str, np.ndarray],
     attributes: Mapping[str, Any],
     sites: Mapping[str, np.ndarray] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
 ) -> xarray.DataTree:
-    """A tree out of a batch of mixtures (chain, draw, ...), numbers (chain, draw) of each, and other parameters."""
+    """A tree out of a batch of mixtures (chain, draw, ...), numbers (chain, draw) of each, and other parameters.
+
+    `dims` names the dimensions of other parameters, where they are known.
+    """
     import xarray
     from arviz_base import dict_to_dataset
 
@@ -45,7 +49,7 @@ def mixture_tree(
     known = {"creation_library": "bayesmix", "covariance": mixture.structure, **attributes}
     posterior = dict_to_dataset(
         parameters,
-        dims=DIMS,
+        dims={**DIMS, **dict(dims or {})},
         coords={"cluster": np.arange(k), "feature": names, "feature_bis": names},
         attrs=known,
     )
@@ -56,19 +60,54 @@ def mixture_tree(
 
 def flat_draws(batch: Any) -> Any:
     """Leaves (chain, draw, ...) of any pytree as (chain * draw, ...)."""
-    return jax.tree.map(lambda a: np.asarray(a).reshape(-1, *np.shape(a)[2:]), batch)
+    return jax.tree.map(
+        lambda a: np.asarray(a).reshape(np.shape(a)[0] * np.shape(a)[1], *np.shape(a)[2:]), batch
+    )
 
 
-def mixtures(tree: xarray.DataTree) -> GaussianMixture:
+def prior_tree(
+    mixture: GaussianMixture,
+    sites: Mapping[str, Any],
+    drawn: Mapping[str, Any],
+    names: tuple[str, ...],
+    dims: Mapping[str, Sequence[str]],
+) -> xarray.DataTree:
+    """Mixtures (draw, ...), other parameters, and x and z drawn from them, as the groups of a prior."""
+    import numpyro
+    import xarray
+    from arviz_base import dict_to_dataset
+
+    k, rows = mixture.n_components, drawn["x"].shape[1]
+    known: dict[Any, Any] = {**DIMS, **dims, "x": ["obs_id", "feature"], "z": ["obs_id"]}
+    coords = {
+        "cluster": np.arange(k),
+        "feature": list(names),
+        "feature_bis": list(names),
+        "obs_id": np.arange(rows),
+    }
+    parameters = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
+    z = drawn["z"].astype(np.min_scalar_type(-k))
+
+    def dataset(arrays: dict[str, Any]) -> xarray.Dataset:
+        attributes = {"creation_library": "bayesmix", "covariance": mixture.structure}
+        chains = {name: values[None] for name, values in arrays.items()}
+        return dict_to_dataset(chains, dims=known, coords=coords, attrs=attributes, inference_library=numpyro)
+
+    groups = {"prior": {**sites, **parameters}, "prior_predictive": {"x": drawn["x"], "z": z}}
+    return xarray.DataTree.from_dict({name: dataset(arrays) for name, arrays in groups.items()})
+
+
+def mixtures(tree: xarray.DataTree, *, group: str = "posterior") -> GaussianMixture:
     """The draws of a tree as one `GaussianMixture` with leaves (chain, draw, ...).
 
     Map a method over it with `jax.vmap`, or take one out with `jax.tree.map(lambda a: a[0, 5], mixtures)`.
 
     Args:
-        tree: what `bootstrap`, `stochastic_chain` or a sampler returned.
+        tree: what `bootstrap`, `stochastic_chain` or a sampler returned, or `MixtureModel.prior_predictive`.
+        group: "posterior" or "prior".
 
     Raises:
-        ValueError: the tree has no group `posterior` with weights, means and covariances.
+        ValueError: the tree has no such group with weights, means and covariances.
 
     Example:
         >>> import bayesmix as bm
@@ -78,13 +117,13 @@ def mixtures(tree: xarray.DataTree) -> GaussianMixture:
         (1, 20, 3, 1)
     """
     try:
-        posterior = tree["posterior"].to_dataset()
+        posterior = tree[group].to_dataset()
         arrays = [np.asarray(posterior[name]) for name in DIMS]
         names = tuple(str(name) for name in posterior["feature"].values)
         row = structure_of(posterior.attrs["covariance"], len(names))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"mixtures needs a tree whose group 'posterior' has weights, means and covariances; {error}"
+            f"mixtures needs a tree whose group {group!r} has weights, means and covariances; {error}"
         ) from None
     weights, means, dense = arrays
     values = row.form.sparse(dense)

@@ -25,8 +25,9 @@ LAYERS = (
     ("regions",),
     ("mixture", "datasets"),
     ("prior", "statistics", "units", "chart", "trees", "allocations", "convergence"),
-    ("distribution", "model", "results", "initialize", "labels", "penalty", "greedy"),
-    ("conjugate",),
+    ("distribution", "programs", "results", "initialize", "labels", "penalty", "greedy"),
+    ("hierarchical", "lkj", "conjugate"),
+    ("model",),
     ("replicates", "gibbs", "potential", "quantities", "clustering"),
     ("discrepancy", "chains", "approximations", "diagnosis"),
     ("merging", "checks"),
@@ -53,14 +54,14 @@ LAYERS = (
         "plots.structures",
         "plots.allocations",
     ),
-    ("plots.posterior",),
+    ("plots.posterior", "plots.priors"),
     ("plots",),
     ("cli",),
     ("__main__",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-# Within a layer: the model draws its sites from `distribution`.
-SIDEWAYS = {("model", "distribution")}
+# Within a layer: a prior declares its sites by `distribution`.
+SIDEWAYS = {("programs", "distribution")}
 # A result's one-line `.plot()` imports the figures when it is called, never at its module's top.
 FIGURES = {("merging", "plots"), ("checks", "plots"), ("selection", "plots"), ("gap", "plots")}
 LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}

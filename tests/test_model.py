@@ -446,8 +446,8 @@ ERRORS = [
     ("k", lambda: MixtureModel(0), "n_components must be at least 1"),
     ("k text", lambda: MixtureModel("3"), "n_components must be a whole number"),
     ("structure", lambda: MixtureModel(3, "round"), "covariance must be one of"),
-    ("prior word", lambda: MixtureModel(3, prior="strong"), "prior must be None, 'weak', a ConjugatePrior"),
-    ("prior number", lambda: MixtureModel(3, prior=1.0), "prior must be None, 'weak', a ConjugatePrior"),
+    ("prior word", lambda: MixtureModel(3, prior="strong"), "prior must be None, 'weak', 'hierarchical'"),
+    ("prior number", lambda: MixtureModel(3, prior=1.0), "prior must be None, 'weak', 'hierarchical'"),
     ("concentrations", lambda: conjugate(concentration=[1.0, 1.0]), "prior has 2 concentrations for 3"),
     (
         "scale full",
@@ -484,7 +484,7 @@ ERRORS = [
     (
         "flat",
         lambda: MixtureModel(3).prior_predictive(1, key=0, like=FAITHFUL),
-        "prior is None.*choose prior='weak'",
+        "prior is None.*choose 'weak'",
     ),
     ("weak alone", lambda: MixtureModel(3, prior="weak").prior_predictive(1, key=0), "pass them as like=x"),
     ("draws", lambda: conjugate().prior_predictive(0, key=0), "n must be at least 1"),

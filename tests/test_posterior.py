@@ -343,11 +343,19 @@ def test_a_program_is_a_prior_and_its_sites_are_kept():
 
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(-2.7, 1.0, 120), rng.normal(2.8, 1.0, 80)])
-    tree = bm.sample_posterior(bm.MixtureModel(2, "V", program), x, key=0, n_warmup=400, n_draws=400)
+    model, options = bm.MixtureModel(2, "V", program), {"key": 0, "n_warmup": 400, "n_draws": 400}
+    tree = bm.sample_posterior(model, x, **options)
     assert {"mu", "sigma", "theta", "weights", "means", "covariances"} <= set(tree["posterior"].data_vars)
     means = np.sort(tree["posterior"]["means"].values.mean(axis=(0, 1))[:, 0])
     assert_allclose(means, [-2.7, 2.8], atol=0.3)
     assert set(tree["log_prior"].data_vars) == {"mu", "sigma", "theta"}
+    # Given clusters decide the names, in every chain.
+    labels = np.where(np.arange(200) % 10 == 0, (x < 0).astype(int), -1)
+    tree = bm.sample_posterior(model, x, labels=labels, relabelling=None, **options)
+    assert (tree["allocations"]["z"].values[..., labels >= 0] == labels[labels >= 0]).all()
+    assert (tree["posterior"]["means"].values[..., 0] > 0).all(axis=(0, 1)).tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"init is for .* chains of a program start at the best of draws"):
+        bm.sample_posterior(model, x, init=bm.mixtures(tree), **options)
 
 
 @pytest.mark.parametrize(

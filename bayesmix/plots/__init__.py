@@ -6,6 +6,7 @@
     `plot_search(search)`         which number of clusters and which structure, a curve per structure
     `plot_centres(search)`        how many centres for k-means
     `plot_merging(hierarchy)`     which clusters merge, and where the entropy has its elbow
+    `plot_prior(draws, x)`        what a prior believes of data, beside the data
     `plot_check(check)`           the data's distances and distribution beside simulated ones
     `plot_coclustering(matrix, partition)`
                                   which points are together, and in how many draws of a posterior
@@ -26,6 +27,7 @@ from bayesmix.plots.clusters import MOST_FEATURES, plot_clusters
 from bayesmix.plots.fits import plot_criterion, plot_objective
 from bayesmix.plots.merging import plot_merging
 from bayesmix.plots.posterior import plot_density_band, plot_relabelling
+from bayesmix.plots.priors import plot_prior
 from bayesmix.plots.search import plot_centres, plot_search
 from bayesmix.plots.structures import plot_structures
 from bayesmix.plots.style import COLORS, MARKERS
@@ -42,6 +44,7 @@ __all__ = [
     "plot_density_band",
     "plot_merging",
     "plot_objective",
+    "plot_prior",
     "plot_relabelling",
     "plot_search",
     "plot_structures",

@@ -13,7 +13,7 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.plots.style import ellipse, new_axes, style_of
 from bayesmix.units import spacing
 
-__all__ = ["MOST_FEATURES", "bins", "plot_clusters"]
+__all__ = ["MOST_FEATURES", "bins", "draw_ellipses", "plot_clusters"]
 
 _MOST_POINTS = 10_000
 MOST_FEATURES = 6
@@ -144,10 +144,10 @@ def _draw_pair(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> None:
     levels = density.max() - math.log(3) * np.arange(6, 0, -1)
     ax.contour(u, v, density, levels=levels, colors="0.45", linewidths=0.7, linestyles="solid", zorder=1)
     for cluster in range(mixture.n_components):
-        _draw_ellipses(ax, mixture, cluster)
+        draw_ellipses(ax, mixture, cluster)
 
 
-def _draw_ellipses(ax: Any, mixture: GaussianMixture, cluster: int) -> None:
+def draw_ellipses(ax: Any, mixture: GaussianMixture, cluster: int) -> None:
     """At one and two standard deviations, and the cluster's number."""
     from matplotlib.patheffects import withStroke
 
