@@ -32,6 +32,7 @@ from bayesmix.density import log_joint, log_sum, precision_factor
 from bayesmix.inputs import is_traced
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior, require_site
+from bayesmix.storage import STORAGES
 
 __all__ = [
     "SITES", "MixtureDistribution", "Site", "by_precision", "declare", "draw_parameters", "draws", "inverse_cholesky",
