@@ -9,8 +9,6 @@ of freedom and scale,
 
 A shared Σ adds up counts and scatters. Without data it is the prior. Everything is in the units of the loop.
 
-This module imports NumPyro; import it where it is used.
-
 References:
     Marsaglia & Tsang (2000), A simple method for generating gamma variables, ACM TOMS 26.
 """
@@ -28,11 +26,10 @@ from jax.scipy.special import gammaln, multigammaln
 from jaxtyping import Array, Float
 
 from bayesmix.covariance import Covariance, Structure
-from bayesmix.distribution import inverse_cholesky
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.statistics import Statistics
-from bayesmix.storage import per_cluster
+from bayesmix.storage import inverse_cholesky, per_cluster
 
 __all__ = ["Law", "Parameters", "conditional_law", "draw", "log_densities", "mixture_of", "parameters_of"]
 

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
@@ -29,13 +28,12 @@ from numpyro.distributions.util import validate_sample
 
 from bayesmix.covariance import Covariance, Structure
 from bayesmix.density import log_joint, log_sum, precision_factor
-from bayesmix.inputs import is_traced
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior, require_site
-from bayesmix.storage import STORAGES
+from bayesmix.storage import inverse_cholesky
 
 __all__ = [
-    "SITES", "MixtureDistribution", "Site", "by_precision", "declare", "draw_parameters", "draws", "inverse_cholesky",
+    "SITES", "MixtureDistribution", "Site", "by_precision", "declare", "draw_parameters", "draws",
     "precision_sites", "scale_trils", "transposed",
 ]  # fmt: skip
 
@@ -107,14 +105,6 @@ def scale_trils(mixture: GaussianMixture, factor: Array) -> Float[Array, "k d d"
 
 def transposed(factor: Array) -> Array:
     return jnp.swapaxes(factor, -1, -2)
-
-
-def inverse_cholesky(scale: Any) -> Any:
-    """Lower L, L Lᵀ = scale⁻¹ (..., d, d); in float64 where it can be: float32 may not hold a thin scale's inverse."""
-    numbers = jnp if is_traced(scale) else np
-    lower = numbers.linalg.cholesky(numbers.asarray(scale)[..., ::-1, ::-1])
-    inverse = STORAGES["full"].inverse(jnp.asarray(lower)) if numbers is jnp else np.linalg.inv(lower)
-    return numbers.tril(numbers.swapaxes(inverse[..., ::-1, ::-1], -1, -2))
 
 
 class Site(NamedTuple):

@@ -16,7 +16,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-__all__ = ["STORAGES", "Storage", "per_cluster"]
+from bayesmix.inputs import is_traced
+
+__all__ = ["STORAGES", "Storage", "inverse_cholesky", "per_cluster"]
 
 
 def per_cluster(vector: Any, axes: int) -> Any:
@@ -174,3 +176,11 @@ STORAGES: dict[str, Storage] = {
         part=lambda v, j: v,
     ),
 }
+
+
+def inverse_cholesky(scale: Any) -> Any:
+    """Lower L, L Lᵀ = scale⁻¹ (..., d, d); in float64 where it can be: float32 may not hold a thin scale's inverse."""
+    numbers = jnp if is_traced(scale) else np
+    lower = numbers.linalg.cholesky(numbers.asarray(scale)[..., ::-1, ::-1])
+    inverse = STORAGES["full"].inverse(jnp.asarray(lower)) if numbers is jnp else np.linalg.inv(lower)
+    return numbers.tril(numbers.swapaxes(inverse[..., ::-1, ::-1], -1, -2))
