@@ -79,7 +79,7 @@ def compare(posteriors: Mapping[Any, xarray.DataTree], *, key: Any) -> pandas.Da
             found = results[name] = loo(tree, pointwise=True)
         row = {"elpd_loo": found.elpd, "se": found.se, "p_loo": found.p}
         row["pareto_k_over"] = int((np.asarray(found.pareto_k) > found.good_k).sum())
-        if "prior_scale" in tree["posterior"].attrs:
+        if str(tree["posterior"].attrs.get("prior", "")).startswith("conjugate"):
             value = log_evidence(tree, key=jax.random.fold_in(as_key(key), turn))
             row |= {"log_evidence": value.value, "evidence_se": value.standard_error}
         rows[name] = row

@@ -148,7 +148,7 @@ def _problem(
 ) -> tuple[Problem, ConjugatePrior, np.ndarray]:
     """The data in the units of the loop, the prior in them, and the clusters that were given."""
     attributes = posterior["posterior"].attrs
-    if "prior_scale" not in attributes:
+    if not str(attributes.get("prior", "")).startswith("conjugate"):
         raise ValueError(
             "log_evidence needs a posterior from sample_posterior under a conjugate prior; this one's prior is "
             f"{attributes.get('prior', 'not recorded')!r}: compare by LOO"

@@ -58,8 +58,31 @@ def _under(model: MixtureModel, evidence: Evidence) -> MixtureModel:
 def log_likelihood(mixture: GaussianMixture, factor: Array, evidence: Evidence) -> Array:
     """Σ log p(x), and log p(x, z) of the points whose z is given, in nats and in the units of the loop."""
     both = factor, log_determinant(mixture.covariance, factor, mixture.n_features)
-    free = summarize(mixture, evidence.observations, "soft", factor=both).objective
+    free = _log_density(mixture, both, evidence.observations)
     return free + expected_log_joint(mixture, evidence.fixed, both)
+
+
+@jax.custom_vjp
+def _log_density(mixture: GaussianMixture, factor: tuple[Array, Array], observations: Observations) -> Array:
+    """Σ log p(x). Its gradient is Fisher's identity, which takes the one pass over the data that the value takes:
+
+    ∇ Σ log p(x) = ∇ Σ r log p(x, z) at r = p(z | x) held fixed, and that needs the moments of r alone.
+    """
+    return summarize(mixture, observations, "soft", factor=factor).objective
+
+
+def _value(mixture: GaussianMixture, factor: tuple[Array, Array], observations: Observations) -> Any:
+    statistics = summarize(mixture, observations, "soft", factor=factor)
+    return statistics.objective, (mixture, factor, statistics)
+
+
+def _gradient(kept: Any, slope: Array) -> Any:
+    mixture, factor, statistics = kept
+    _, pull = jax.vjp(lambda *theta: expected_log_joint(theta[0], statistics, theta[1]), mixture, factor)
+    return *pull(slope), None  # data are not differentiated
+
+
+_log_density.defvjp(_value, _gradient)
 
 
 def _enter(mixture: GaussianMixture, factor: Array, evidence: Evidence) -> tuple[GaussianMixture, Array]:

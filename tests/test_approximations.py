@@ -85,3 +85,39 @@ def test_a_poor_approximation_says_so():
 def test_vi_needs_a_step():
     with pytest.raises(ValueError, match="n_warmup is the number of steps of 'vi', at least 1; it is 0"):
         bm.sample_posterior(bm.MixtureModel(2, "V", "weak"), sample(), key=0, method="vi", n_warmup=0)
+
+
+@pytest.mark.parametrize(("structure", "d"), [("VVV", 2), ("EEE", 2), ("VVI", 2), ("V", 1)])
+def test_fishers_identity_is_the_gradient(structure, d):
+    """Against differentiating the pass over the data itself, and the second derivative against differences."""
+    from bayesmix import potential
+    from bayesmix.density import precision_factor
+    from bayesmix.inputs import double_precision
+    from bayesmix.statistics import observe, summarize
+
+    x = np.random.default_rng(0).normal(size=(40, d))
+    row = bm.MixtureModel(2, structure).structure
+    observations = observe(x, np.ones(40), row)
+    mixture = bm.fit(bm.MixtureModel(2, structure), x, max_steps=3).mixture
+
+    def plain(m):
+        return summarize(
+            m, observations, "soft", factor=precision_factor(m.covariance, m.n_features)
+        ).objective
+
+    def fisher(m):
+        return potential._log_density(m, precision_factor(m.covariance, m.n_features), observations)
+
+    with double_precision():
+        m = jax.tree.map(jax.numpy.asarray, mixture)
+        (value, gradient), (other, expected) = jax.jit(
+            lambda m: (jax.value_and_grad(fisher)(m), jax.value_and_grad(plain)(m))
+        )(m)
+        along = jax.tree.map(lambda leaf: leaf * 0.1, m)
+        second, expected_second = jax.jit(
+            lambda m: [jax.jvp(jax.grad(f), (m,), (along,))[1] for f in (fisher, plain)]
+        )(m)
+    assert_allclose(value, other, rtol=1e-13)
+    for ours, theirs in ((gradient, expected), (second, expected_second)):
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+            assert_allclose(a, b, rtol=1e-9, atol=1e-9)

@@ -141,7 +141,7 @@ def test_what_has_no_evidence_is_refused():
     )
     with pytest.raises(ValueError, match="at least 100 draws; the posterior has 20"):
         bm.log_evidence(tree, key=0)
-    del tree["posterior"].attrs["prior_scale"]
+    tree["posterior"].attrs["prior"] = "lkj"
     tree = tree.isel(draw=np.zeros(100, int))
     with pytest.raises(ValueError, match="under a conjugate prior"):
         bm.log_evidence(tree, key=0)
