@@ -24,6 +24,7 @@ from bayesmix.gibbs import GibbsKernel
 from bayesmix.inputs import double_precision, to_numpy
 from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, potential
+from bayesmix.prior import ConjugatePrior
 
 __all__ = ["Plan", "run_chains"]
 
@@ -56,7 +57,7 @@ class Plan(NamedTuple):
 def _kernel(plan: Plan, evidence: Evidence) -> MCMCKernel:
     if plan.method == "gibbs":
         row = plan.story.structure
-        assert evidence.prior is not None
+        assert isinstance(evidence.prior, ConjugatePrior)
         return GibbsKernel(
             evidence.observations,
             evidence.fixed,
@@ -143,7 +144,7 @@ def run_chains(
     if diverging:
         warnings.warn(
             f"{diverging} of {plan.n_chains * chunk * len(parts)} transitions diverged, so the chains may miss a part "
-            "of the posterior: raise target_accept, use method='gibbs', or a prior that is less flat",
+            "of the posterior: raise target_accept, or use a prior that is less flat, or a conjugate one and 'gibbs'",
             stacklevel=3,
         )
     draws, fields = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :n_draws], *parts)

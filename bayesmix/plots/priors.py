@@ -101,7 +101,7 @@ def _draw_panel(
     clusters = range(1 if mixture is None else mixture.n_components)
     styles = [("0.45", "o") if mixture is None else style_of(cluster) for cluster in clusters]
     if x.shape[1] == 1:
-        edges = np.linspace(*limits[:, 0], _BINS + 1)
+        edges = np.linspace(limits[0, 0], limits[1, 0], _BINS + 1)
         if len(x) > 1:  # one point says nothing of shares
             parts = [x[z == cluster, 0] for cluster in clusters]
             shares = [np.full(part.size, 1 / len(x)) for part in parts]

@@ -1,6 +1,6 @@
 """What do three priors believe of data before they see them? Three clusters for the velocities of 82 galaxies.
 
-Run: python examples/09_priors.py [FOLDER]     (with a folder, the figure is written there)
+Run: python examples/10_priors.py [FOLDER]     (with a folder, the figure is written there)
 """
 
 import sys
