@@ -147,7 +147,7 @@ def run_chains(
     if diverging:
         warnings.warn(
             f"{diverging} of {plan.n_chains * chunk * len(parts)} transitions diverged, so the chains may miss a part "
-            "of the posterior: raise target_accept, use method='gibbs', or a prior that is less flat",
+            "of the posterior: raise target_accept, or use a prior that is less flat, or a conjugate one and 'gibbs'",
             stacklevel=3,
         )
     draws, fields = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :n_draws], *parts)

@@ -53,7 +53,7 @@ class ProgramPrior:
         if center.ndim != 1:
             raise ValueError(f"mean must be (d,), a number for each feature; it has shape {center.shape}")
         row = structure_of(covariance, center.size)
-        require_site(row, f"a {cls.__name__}")
+        require_site(row, f"the prior {cls.word!r}")
         return {
             "n_components": k,
             "covariance": row.name,

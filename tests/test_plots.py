@@ -136,6 +136,20 @@ def test_forty_nine_clusters_look_different():
             r"\(3, 3\) array",
         ),
         (lambda: plots.plot_criterion({}), "empty"),
+        (
+            lambda: plots.plot_prior(prior_draws([MIXTURE], 5, ("a", "b")), n_draws=2),
+            "n_draws is 2, but the tree has 1 draws",
+        ),
+        (
+            lambda: plots.plot_prior(prior_draws([MIXTURE], 5, ("a", "b")), features=[0, 1, 0], n_draws=1),
+            "one or two features; features has 3",
+        ),
+        (
+            lambda: plots.plot_prior(
+                prior_draws([MIXTURE], 5, ("a", "b")), n_draws=1, ax=Figure().subplots(2)
+            ),
+            "a prior of 1 draws needs ax as an array of 1",
+        ),
         (lambda: plots.plot_criterion(TABLE, criterion="dic"), "criterion must be one of"),
         (lambda: plots.plot_criterion(TABLE.drop(columns="bic")), r"lacks \['bic'\]"),
     ],
@@ -251,6 +265,52 @@ def test_five_panels_fill_a_grid_and_the_spare_one_is_off():
     mixture = bm.GaussianMixture.of(np.full(5, 0.2), means, [1.0], covariance="EII")
     axes = plots.plot_check(bm.check_fit(mixture, mixture.simulate(60, key=0)[0], n_draws=99))
     assert [ax.axison for ax in axes[0].figure.axes] == [True] * 5 + [False]
+
+
+def prior_draws(mixtures, rows, names):
+    """A tree as `prior_predictive` makes it, of given mixtures."""
+    import jax
+
+    from bayesmix.trees import prior_tree
+
+    simulated = [mixture.simulate(rows, key=i) for i, mixture in enumerate(mixtures)]
+    drawn = {name: np.stack([pair[i] for pair in simulated]) for i, name in enumerate(("x", "z"))}
+    return prior_tree(jax.tree.map(lambda *leaves: np.stack(leaves), *mixtures), {}, drawn, names, {})
+
+
+def test_prior_draws_points_and_ellipses_beside_the_data():
+    rng = np.random.default_rng(0)
+    tree = prior_draws([MIXTURE] * 4, 50, ("a", "b"))
+    x = rng.normal(size=(30, 2)) + [40, 0]
+    axes = plots.plot_prior(tree, x, n_draws=3)
+    assert [ax.get_title() for ax in axes] == ["data", *(f"draw {i} of the prior" for i in range(3))]
+    (cloud,) = axes[0].lines
+    assert cloud.get_xydata() == pytest.approx(x)
+    drawn, z = (tree["prior_predictive"][name].values[0, 1] for name in ("x", "z"))
+    for cluster, line in enumerate(axes[2].lines):
+        assert line.get_xydata() == pytest.approx(drawn[z == cluster])
+        assert (line.get_color(), line.get_marker()) == style_of(cluster)
+    assert len(ellipses(axes[2])) == 4
+    assert {ax.get_xlim() for ax in axes} == {axes[0].get_xlim()}
+    low, high = axes[0].get_xlim()
+    assert low < drawn[:, 0].min()
+    assert high > x[:, 0].max()
+    assert (axes[1].get_xlabel(), axes[1].get_ylabel()) == ("a", "b")
+    assert plots.plot_prior(tree, features=["b", 0], n_draws=1, ax=empty())[0].get_xlabel() == "b"
+
+
+def test_prior_of_one_feature_draws_shares_and_what_the_mixture_expects():
+    tree = prior_draws([MIXTURE.marginal([0])] * 2, 400, ("a",))
+    data, panel = plots.plot_prior(tree, tree["prior_predictive"]["x"].values[0, 1], n_draws=1)
+    for ax, least in ((data, 1 - 1e-9), (panel, 0.98)):
+        bars = [bar for bar in ax.patches if hasattr(bar, "get_height")]
+        assert least <= sum(bar.get_height() for bar in bars) <= 1 + 1e-9
+    (stairs,) = [patch for patch in panel.patches if hasattr(patch, "get_data")]
+    heights, edges, _ = stairs.get_data()
+    assert heights == pytest.approx(np.diff(MIXTURE.marginal([0]).cdf(edges)))
+    single = prior_draws([MIXTURE.marginal([0])], 1, ("a",))
+    (panel,) = plots.plot_prior(single, n_draws=1, ax=empty())
+    assert len(panel.patches) == 1
 
 
 def test_structures_are_what_their_letters_say():

@@ -271,8 +271,12 @@ def test_draws_have_the_moments_of_their_laws(word, structure):
 def test_draws_move_with_the_data(word, structure):
     scale = 1e-6 if structure.endswith("II") else np.array([1e-6, 1.0, 1e9])
     shift = 1e3 * np.asarray(scale)
+    from bayesmix.distribution import draws
+
     _, sample = drawn(word, structure)
+    before = draws._cache_size()
     _, moved = drawn(word, structure, *(tuple(v) if np.ndim(v) else v for v in (scale, shift)))
+    assert draws._cache_size() == before
     size = scale * np.ones(3)
     spread = np.abs(sample["means"]).max() * size
     assert (np.abs(moved["means"] - (scale * sample["means"] + shift)) < 1e-9 * spread).all()
@@ -559,7 +563,7 @@ def lkj(**changes):
 
 ERRORS = [
     ("structure", lambda: bm.MixtureModel(2, "VEV", "hierarchical"), r"VEV has no NumPyro site for the prior 'hierarchical'.*EEE, VVV"),
-    ("structure of", lambda: lkj(covariance="VVE"), "VVE has no NumPyro site for a LKJPrior"),
+    ("structure of", lambda: lkj(covariance="VVE"), "VVE has no NumPyro site for the prior 'lkj'"),
     ("one feature", lambda: hierarchical(covariance="V"), "covariance 'V' is for 1 feature"),
     ("word", lambda: bm.MixtureModel(2, prior="horseshoe"), "prior must be None, 'weak', 'hierarchical', 'lkj', a ConjugatePrior"),
     ("k", lambda: bm.MixtureModel(3, prior=hierarchical()), "prior is for 2 clusters and VVV; the model has 3 and VVV"),
