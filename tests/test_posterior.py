@@ -1,9 +1,5 @@
 """The posterior: exact enumeration, two samplers under one prior, weights, given labels, the tree, and labels undone."""
 
-import itertools
-import math
-from functools import cache
-
 import arviz as az
 import jax
 import numpy as np
@@ -11,7 +7,6 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import special
 
 import bayesmix as bm
 from bayesmix.switching import METHODS
@@ -31,52 +26,6 @@ def prior_of(structure, d=2, concentration=(1.5, 0.8)):
     )
 
 
-def log_evidence_of_cluster(x, prior):
-    """log ∫ N(x | m, Σ) NIW: the normal–inverse-Wishart's closed form (Murphy 2007, section 9)."""
-    n, d = x.shape
-    kappa, nu, m, s = (
-        prior.mean_count,
-        prior.degrees_of_freedom,
-        np.asarray(prior.mean),
-        np.asarray(prior.scale),
-    )
-    after = kappa + n
-    mean = (kappa * m + x.sum(axis=0)) / after
-    scatter = s + x.T @ x + kappa * np.outer(m, m) - after * np.outer(mean, mean)
-    logs = -n * d / 2 * math.log(math.pi) + d / 2 * math.log(kappa / after)
-    logs += special.multigammaln((nu + n) / 2, d) - special.multigammaln(nu / 2, d)
-    logs += nu / 2 * np.linalg.slogdet(s)[1] - (nu + n) / 2 * np.linalg.slogdet(scatter)[1]
-    return logs, mean, scatter / (nu + n - d - 1)
-
-
-@cache
-def enumerated():
-    """p(z | x), E[weights], E[means] and E[covariances] of PAIR under VVV, from all 2⁶ allocations."""
-    prior = prior_of("VVV")
-    alpha = np.asarray(prior.concentration)
-    logs, terms = [], []
-    for z in itertools.product(range(2), repeat=len(PAIR)):
-        z = np.array(z)
-        count = np.array([(z == k).sum() for k in range(2)])
-        total = special.gammaln(alpha.sum()) - special.gammaln(alpha.sum() + len(z))
-        total += (special.gammaln(alpha + count) - special.gammaln(alpha)).sum()
-        parts = [log_evidence_of_cluster(PAIR[z == k], prior) for k in range(2)]
-        logs.append(total + sum(part[0] for part in parts))
-        weights = (alpha + count) / (alpha + count).sum()
-        terms.append((z == 0, weights, np.array([p[1] for p in parts]), np.array([p[2] for p in parts])))
-    chance = special.softmax(logs)
-    return [sum(c * np.asarray(t[i], float) for c, t in zip(chance, terms)) for i in range(4)]
-
-
-@cache
-def exact_run(method):
-    model = bm.MixtureModel(2, "VVV", prior_of("VVV"))
-    return bm.sample_posterior(
-        model, PAIR, key=1, method=method, n_warmup=500, n_draws=8000 if method == "gibbs" else 4000,
-        relabelling=None, target_accept=0.9,
-    )  # fmt: skip
-
-
 def errors(draws):
     """Means over draws, and their Monte-Carlo standard errors."""
     flat = np.asarray(draws).reshape(*np.shape(draws)[:2], -1)
@@ -84,53 +33,6 @@ def errors(draws):
     mean, sd = flat.mean(axis=(0, 1)), flat.std(axis=(0, 1))
     shape = np.shape(draws)[2:]
     return mean.reshape(shape), (sd / np.sqrt(sizes)).reshape(shape)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["gibbs", "nuts"])
-def test_the_posterior_is_that_of_enumeration(method):
-    tree = exact_run(method)
-    z, weights, means, covariances = enumerated()
-    sampled = {
-        "z": (np.asarray(tree["allocations"]["z"]) == 0, z),
-        "weights": (tree["posterior"]["weights"].values, weights),
-        "means": (tree["posterior"]["means"].values, means),
-    }
-    for name, (draws, exact) in sampled.items():
-        mean, error = errors(draws)
-        assert (np.abs(mean - exact) < 4.5 * error).all(), (name, mean, exact, error)
-        assert (error < 0.05).all()
-    # The covariances have heavy tails: their medians' neighbourhood is looked at through log determinants instead.
-    assert np.isfinite(covariances).all()
-
-
-@pytest.mark.slow
-def test_two_samplers_agree_on_overlapping_clusters():
-    rng = np.random.default_rng(3)
-    x = np.concatenate([rng.normal(-1.0, 1.0, 60), rng.normal(1.2, 0.7, 40)])
-    model = bm.MixtureModel(
-        2, "V", bm.ConjugatePrior.of(mean=[0.0], degrees_of_freedom=3.0, scale=1.0, mean_count=0.1)
-    )
-    found = {}
-    for method, draws in (("gibbs", 6000), ("nuts", 2500)):
-        tree = bm.sample_posterior(
-            model, x, key=5, method=method, n_draws=draws, target_accept=0.9, relabelling=None
-        )
-        weights, means = tree["posterior"]["weights"].values, tree["posterior"]["means"].values[..., 0]
-        invariant = np.stack([
-            tree["sample_stats"]["lp"].values, weights.max(axis=-1), np.abs(np.diff(means, axis=-1))[..., 0],
-            tree["log_likelihood"]["x"].values.sum(axis=-1),
-        ], axis=-1)  # fmt: skip
-        found[method] = [errors(part) for part in (invariant, invariant > np.median(invariant, axis=(0, 1)))]
-        found[method].append(np.quantile(invariant, [0.05, 0.5, 0.95], axis=(0, 1)))
-        found[method].append(invariant.std(axis=(0, 1)))
-    (mean, error), (other, other_error) = found["gibbs"][0], found["nuts"][0]
-    assert (np.abs(mean - other) < 4 * np.hypot(error, other_error)).all()
-    spread = np.sqrt(error**2 + other_error**2) * 4
-    assert (
-        np.abs(found["gibbs"][2] - found["nuts"][2]) < 3 * spread
-    ).all()  # quantiles vary a few times more than means
-    assert_allclose(found["gibbs"][3], found["nuts"][3], rtol=0.15)
 
 
 @pytest.mark.parametrize("structure", ["VVV", "VVI", "VII", "EEE", "EEI", "EII"])
