@@ -112,7 +112,7 @@ def test_two_clusters_are_those_of_enumeration(method, chains):
     assert_expected(draws.weights, exact.weights, 0.02)
     assert_expected(draws.means, exact.means, 0.05)
     assert_expected(draws.covariances, exact.covariances, 0.05)
-    assert_expected(np.linalg.inv(draws.covariances), exact.precisions, 0.3)
+    assert_expected(np.linalg.inv(draws.covariances), exact.precisions, 0.5)
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_three_clusters_are_those_of_enumeration(method, n_draws):
     draws = tree["posterior"]
     for name, precision in (("weights", 0.02), ("means", 0.05), ("covariances", 0.05)):
         assert_expected(draws[name].values, getattr(exact, name), precision)
-    assert_expected(np.linalg.inv(draws["covariances"].values), exact.precisions, 0.3)
+    assert_expected(np.linalg.inv(draws["covariances"].values), exact.precisions, 0.5)
 
 
 # Simulation-based calibration.

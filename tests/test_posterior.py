@@ -1,4 +1,4 @@
-"""The posterior: exact enumeration, two samplers under one prior, weights, given labels, the tree, and labels undone."""
+"""The posterior: laws given z, weights, given labels, the tree, and labels undone; `test_calibration` has the samplers."""
 
 import arviz as az
 import jax
@@ -10,8 +10,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
 from bayesmix.switching import METHODS
-
-PAIR = np.array([[-1.2, 0.4], [-0.3, -0.5], [0.1, 0.9], [0.6, -0.2], [1.5, 1.1], [2.0, 0.3]])
 
 
 def prior_of(structure, d=2, concentration=(1.5, 0.8)):
