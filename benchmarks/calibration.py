@@ -31,27 +31,24 @@ def ranks_of(method, count):
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
-def draw(found, path):
+def draw(table, path):
     """A histogram a quantity and sampler, with the band that 99% of uniform counts lie in."""
     from matplotlib.figure import Figure
     from scipy import stats
 
     from bayesmix.plots import COLORS
 
-    names = list(next(iter(found.values())))
-    figure = Figure(figsize=(2.3 * len(names), 2.2 * len(found)), layout="constrained")
-    axes = figure.subplots(len(found), len(names), squeeze=False, sharex=True, sharey="row")
-    for row, (method, ranks) in zip(axes, found.items()):
-        for ax, name in zip(row, names):
-            n = len(ranks[name])
-            low, high = stats.binom.interval(0.99, n, 1 / RANKS)
-            ax.axhspan(low, high, color="0.9")
-            ax.axhline(n / RANKS, color="0.5", linewidth=0.8)
-            ax.bar(np.arange(RANKS), np.bincount(ranks[name], minlength=RANKS), color=COLORS[0], width=0.8)
-            ax.set_ylim(0, 2 * n / RANKS)
-            ax.set_title(name if ax in axes[0] else "", fontsize=9)
-        row[0].set_ylabel(f"{method}: {n} data sets")
-    for ax in axes[-1]:
+    shown = [(method, name, row["counts"]) for method, rows in table.items() for name, row in rows.items()]
+    figure = Figure(figsize=(10, 1.6 * len(shown) / 4 + 0.4), layout="constrained")
+    axes = figure.subplots(len(shown) // 4, 4, sharex=True).ravel()
+    for ax, (method, name, counts) in zip(axes, shown):
+        n = sum(counts)
+        ax.axhspan(*stats.binom.interval(0.99, n, 1 / RANKS), color="0.9")
+        ax.axhline(n / RANKS, color="0.5", linewidth=0.8)
+        ax.bar(np.arange(RANKS), counts, color=COLORS[list(table).index(method)], width=0.8)
+        ax.set_ylim(0, 2 * n / RANKS)
+        ax.set_title(f"{method}, {n}: {name}", fontsize=9)
+    for ax in axes[-4:]:
         ax.set_xlabel("rank of the truth")
     figure.savefig(path, dpi=110)
 
@@ -80,7 +77,7 @@ def main():
     result = {"date": datetime.now(UTC).date().isoformat(), "ranks": table}
     path = ROOT / "benchmarks" / "results" / "calibration.json"
     path.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    draw(found, options.figure)
+    draw(table, options.figure)
 
 
 if __name__ == "__main__":
