@@ -120,7 +120,8 @@ class Fit:
         n_redraws: stochastic EM: draws that were repeated because a cluster fell below d + 1 points.
         hold: what was held fixed ("weights", "covariance"), so not counted by the criteria.
         prior: the prior whose log density the objective includes, so that this is the posterior's mode, or `None`.
-        best_visited: stochastic EM: the mixture with the largest likelihood along the chain.
+        best_visited: stochastic EM: the mixture with the largest likelihood along the chain; no verdict is passed on
+            it, so it may be a spurious one that the chain came through.
         inertia: k-means: weighted sum of squared distances to the assigned centres, in squared data units.
     """
 

@@ -167,7 +167,8 @@ def sample_posterior(
         plan, evidence, problem, given, prior, mixture, sites, record, key, pointwise, predictive
     )
     tree["posterior"].attrs |= known
-    _warn_of_collapse(mixture, problem)
+    if not isinstance(prior, ConjugatePrior):
+        _warn_of_collapse(mixture, problem)
     return tree if relabelling is None or k == 1 else switching.relabel(tree, relabelling)
 
 
@@ -193,7 +194,10 @@ def _given(labels: Any, n: int, k: int) -> np.ndarray:
 
 
 def _warn_of_collapse(mixtures: GaussianMixture, problem: Problem) -> None:
-    """Say so where chains arrived at a cluster narrower than the rounding of the data, whose values it repeats."""
+    """Say so where chains arrived at a cluster narrower than the rounding of the data, whose values it repeats.
+
+    A conjugate prior's inverse-Wishart law of the covariance bounds the density there; a random scale may not.
+    """
     variance = np.diagonal(np.asarray(mixtures.covariances), axis1=-2, axis2=-1)
     narrow = variance < (problem.grid * problem.units.scale) ** 2 / 12
     if narrow.any() and problem.structure.unbounded:

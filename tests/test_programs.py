@@ -418,7 +418,7 @@ def test_data_elsewhere_and_of_another_size_compile_nothing_and_give_the_same():
 def test_labels_hold_and_starts_are_taken():
     x, z = overlapping()
     labels = np.where(np.arange(60) < 12, z, -1)
-    options = OPTIONS | {"relabelling": None}
+    options = OPTIONS | {"relabelling": None, "n_warmup": 500, "target_accept": 0.95}
     model = bm.MixtureModel(2, prior="hierarchical")
     tree = bm.sample_posterior(model, x, key=3, labels=labels, **options)
     assert (tree["allocations"]["z"].values[:, :, :12] == z[:12]).all()
