@@ -62,7 +62,7 @@ def _energies(model: MixtureModel, evidence: Evidence, like: Point, flats: Array
 
 
 def _laplace(
-    model: MixtureModel, evidence: Evidence, start: Point, key: Array, n_steps: int
+    model: MixtureModel, evidence: Evidence, start: Point, words: np.ndarray, n_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mode by Newton's method in a trust region, and the Cholesky factor of the inverse Hessian there.
 
@@ -129,7 +129,7 @@ def _advance(
 
 
 def _variational(
-    model: MixtureModel, evidence: Evidence, start: Point, key: Array, n_steps: int
+    model: MixtureModel, evidence: Evidence, start: Point, words: np.ndarray, n_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean and Cholesky factor of the autoguide after so many steps of Adam."""
     from tqdm import tqdm
@@ -138,7 +138,7 @@ def _variational(
         raise ValueError(f"n_warmup is the number of steps of 'vi', at least 1; it is {n_steps}")
     chunk = -(-n_steps // -(-n_steps // _CHUNK))
     total = float(n_steps)
-    state, params = _begin(model, evidence, start, key, total), {}
+    state, params = _begin(model, evidence, start, words, total), {}
     with tqdm(total=n_steps, desc="vi", unit=" steps", delay=2, disable=None, leave=False) as bar:
         for _ in range(-(-n_steps // chunk)):
             state, losses, params = _advance(model, evidence, start, state, total, chunk)
@@ -159,7 +159,7 @@ def approximate(
     model: MixtureModel,
     evidence: Evidence,
     start: Point,
-    key: Array,
+    generator: np.random.Generator,
     n_steps: int,
     shape: tuple[int, int],
 ) -> tuple[Point, dict[str, np.ndarray], float]:
@@ -170,7 +170,7 @@ def approximate(
         model: of `story_of`.
         evidence: the data and the prior.
         start: an unconstrained point, EM's optimum.
-        key: a JAX key.
+        generator: draws.
         n_steps: of "vi".
         shape: (chains, draws).
 
@@ -184,12 +184,12 @@ def approximate(
     import arviz_stats.base
 
     psis: Any = arviz_stats.base.array_stats.psislw  # pyright: ignore
-    steps, noise = jax.random.split(key)
+    words = generator.integers(0, 2**32, 2, np.uint32)
     count = shape[0] * shape[1]
     with double_precision():
         evidence = jax.device_put(evidence)
-        mean, factor = APPROXIMATIONS[method](model, evidence, start, steps, n_steps)
-        standard = np.asarray(jax.random.normal(noise, (count, mean.size)))
+        mean, factor = APPROXIMATIONS[method](model, evidence, start, words, n_steps)
+        standard = generator.standard_normal((count, mean.size))
         flats = mean + standard @ factor.T
         energy = np.asarray(_energies(model, evidence, start, flats))
         points = to_numpy(jax.vmap(ravel_pytree(start)[1])(jnp.asarray(flats)))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
 import numpy as np
 
-from bayesmix.chains import Plan
+from bayesmix.chains import Frame, Plan, curvature
 from bayesmix.conjugate import parameters_of
 from bayesmix.distribution import precision_sites
 from bayesmix.em import optima
@@ -30,7 +31,7 @@ from bayesmix.statistics import observe
 __all__ = ["evidence_of", "from_optima", "from_prior", "in_sites"]
 
 _NEAR = 10.0  # nats below the best optimum at which a chain may start
-_JITTER = 0.1  # of a start, in unconstrained units
+_FLAT = 1e-3  # least curvature of the potential along any direction, where that of each parameter is one
 _PRIOR_DRAWS = 500  # a chain
 
 
@@ -114,39 +115,67 @@ def _from_labels(problem: Problem, given: np.ndarray, generator: np.random.Gener
         return to_numpy(maximize(start.mixture, start.statistics, rules.floor, (), rules.penalty).mixture)
 
 
-def in_sites(plan: Plan, evidence: Evidence, mixtures: GaussianMixture, key: jax.Array) -> Any:
-    """Mixtures (chains, ...) as what the kernel samples; "nuts" moves them a little, the approximations start there."""
+def in_sites(
+    plan: Plan, evidence: Evidence, mixtures: GaussianMixture, generator: np.random.Generator
+) -> Any:
+    """Mixtures (chains, ...) as what the method begins with.
+
+    "gibbs" its parameters; "nuts" frames, begun at a draw from the normal law of the curvature at the mixture; the
+    approximations unconstrained points.
+    """
     if plan.method == "gibbs":
         return parameters_of(mixtures)
     prior = evidence.prior
     with double_precision():
         sites = prior.sites_of(mixtures) if isinstance(prior, ProgramPrior) else precision_sites(mixtures)
         points = to_numpy(unconstrained(plan.story, evidence, sites))
-        return _moved(points, key) if plan.method == "nuts" else points
+    return _frames(plan, evidence, points, generator) if plan.method == "nuts" else points
 
 
-def _moved(points: dict[str, Any], key: jax.Array) -> dict[str, np.ndarray]:
-    """Normal noise on every unconstrained number, so that no two chains begin alike."""
-    keys = jax.random.split(key, len(points))
-    return {
-        name: np.asarray(value + _JITTER * jax.random.normal(k, value.shape, value.dtype))
-        for k, (name, value) in zip(keys, points.items())
-    }
+def _frames(
+    plan: Plan, evidence: Evidence, points: dict[str, np.ndarray], generator: np.random.Generator
+) -> Frame:
+    spreads: dict[bytes, np.ndarray] = {}
+    frames = []
+    for c in range(plan.n_chains):
+        center = jax.tree.map(itemgetter(c), points)
+        mark = b"".join(leaf.tobytes() for leaf in center.values())
+        if mark not in spreads:
+            spreads[mark] = _spread(curvature(plan, evidence, center))
+        frames.append(Frame(center, spreads[mark], generator.standard_normal(len(spreads[mark]))))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *frames)
+
+
+def _spread(second: np.ndarray) -> np.ndarray:
+    """A, A Aᵀ the covariance of the normal law with this curvature of its potential (p, p).
+
+    Where it curves the other way, or next to not at all, the parameter's own curvature counts.
+    """
+    own = np.sqrt(np.abs(np.diagonal(second)))
+    own = np.where(own > 0, own, 1)
+    values, axes = np.linalg.eigh(second / own[:, None] / own)
+    return axes / np.sqrt(np.maximum(np.abs(values), _FLAT)) / own[:, None]
 
 
 def from_prior(
-    story: MixtureModel, evidence: Evidence, key: jax.Array, n_chains: int
-) -> dict[str, np.ndarray]:
-    """The best of many draws of a program, as unconstrained points (chains, ...)."""
+    plan: Plan, evidence: Evidence, generator: np.random.Generator
+) -> Frame | dict[str, np.ndarray]:
+    """The best of many draws of a program, as what the method begins with (chains, ...)."""
+    n = plan.n_chains
+    keys = generator.integers(0, 2**32, (_PRIOR_DRAWS * n, 2), np.uint32)
     with double_precision():
-        points = prior_points(story, evidence, jax.random.split(key, _PRIOR_DRAWS * n_chains))
-        energy = np.asarray(_energies(story, evidence, points))
-    best = np.argsort(np.where(np.isfinite(energy), energy, np.inf), kind="stable")[:n_chains]
+        points = to_numpy(prior_points(plan.story, evidence, keys))
+        energy = np.asarray(_energies(plan.story, evidence, points))
+    best = np.argsort(np.where(np.isfinite(energy), energy, np.inf), kind="stable")[:n]
     if not np.isfinite(energy[best]).all():
         raise ValueError(
-            f"of {len(energy)} draws from the prior program fewer than {n_chains} have a finite density at the data"
+            f"of {len(energy)} draws from the prior program fewer than {n} have a finite density at the data"
         )
-    return {name: np.asarray(value)[best] for name, value in points.items()}
+    center = {name: value[best] for name, value in points.items()}
+    if plan.method != "nuts":
+        return center
+    p = sum(value[0].size for value in center.values())
+    return Frame(center, np.tile(np.eye(p), (n, 1, 1)), np.zeros((n, p)))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,34 +1,42 @@
-"""Markov chains in two compiled programs: the warm-up, and a chunk of draws, continued as often as it takes.
+"""Markov chains in two compiled programs: the beginning of a NUTS chain, and a chunk of steps of any chain.
 
-Gibbs has nothing to tune, so its warm-up is draws that are thrown away, in whole chunks.
-
+Warm-up is the first steps, which are thrown away, so a chunk continued as often as it takes is all of a chain.
 NumPyro's `MCMC` is built and run inside the compiled function, so data, keys and starts are its arguments and a second
-call compiles nothing. Chains are vectorised.
+call compiles nothing. On a CPU the cores run chains of their own: four NUTS chains in lock step cost as much as one
+after the other, and all wait for the longest path besides. Elsewhere all are advanced together.
+
+NUTS moves in coordinates u in which the curvature of the potential at the start is one (`Frame`), so that its warm-up
+need not find out how unlike the parameters are in scale.
 
 This module imports NumPyro; import it where it is used.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 from numpyro.infer import MCMC, NUTS
 from numpyro.infer.mcmc import MCMCKernel
 
-from bayesmix.gibbs import GibbsKernel
-from bayesmix.inputs import double_precision, to_numpy
+from bayesmix.gibbs import GibbsKernel, GibbsState
+from bayesmix.inputs import cores, double_precision
 from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, potential
 from bayesmix.prior import ConjugatePrior
 
-__all__ = ["Plan", "run_chains"]
+__all__ = ["Frame", "Plan", "advance", "curvature", "run_chains"]
 
-_CHUNK = 200  # draws a call at most: the progress bar moves by as many
+_CHUNK = 200  # steps a call at most: the progress bar moves by as many
 # What is recorded of each draw beside the parameters: NumPyro's name, and the schema's.
 _FIELDS: dict[str, dict[str, str]] = {
     "nuts": {
@@ -40,6 +48,7 @@ _FIELDS: dict[str, dict[str, str]] = {
     },
     "gibbs": {},
 }
+_STEP = 1e-4  # of the finite differences
 
 
 class Plan(NamedTuple):
@@ -48,13 +57,26 @@ class Plan(NamedTuple):
     method: str
     story: MixtureModel
     n_chains: int
-    n_warmup: int = 0  # of NUTS, a part of its program; Gibbs throws away draws
+    n_warmup: int = 0  # of NUTS, which tunes itself in as many steps; Gibbs has nothing to tune
     counts: bool = False  # Gibbs: weights are whole numbers other than one
     permute: bool = False  # Gibbs: labels at random after each sweep
     target_accept: float = 0.8
 
 
-def _kernel(plan: Plan, evidence: Evidence) -> MCMCKernel:
+class Frame(NamedTuple):
+    """Coordinates u (p,) of a NUTS chain, which stand for the point center + spread @ u, packed."""
+
+    center: Any  # a pytree of p unconstrained numbers
+    spread: Any  # (p, p)
+    u: Any  # (p,) where the chain begins
+
+    def point(self, u: Float[Array, " p"]) -> Any:
+        """The unconstrained numbers that u stands for."""
+        center, unpack = ravel_pytree(self.center)
+        return unpack(center + self.spread @ u)
+
+
+def _kernel(plan: Plan, evidence: Evidence, start: Any) -> MCMCKernel:
     if plan.method == "gibbs":
         row = plan.story.structure
         assert isinstance(evidence.prior, ConjugatePrior)
@@ -67,88 +89,136 @@ def _kernel(plan: Plan, evidence: Evidence) -> MCMCKernel:
             permute=plan.permute,
         )
     return NUTS(
-        potential_fn=partial(potential, plan.story, evidence),
+        potential_fn=lambda u: potential(plan.story, evidence, start.point(u)),
         dense_mass=True,
         target_accept_prob=plan.target_accept,
     )
 
 
-def _sampler(plan: Plan, evidence: Evidence, n: int) -> MCMC:
-    return MCMC(
-        _kernel(plan, evidence),
-        num_warmup=plan.n_warmup,
-        num_samples=n,
-        num_chains=plan.n_chains,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
+@partial(jax.jit, static_argnames=("plan", "together"))
+def _begin(words: Array, frame: Frame, evidence: Evidence, plan: Plan, together: bool) -> Any:
+    """The state of NUTS at the beginning."""
+
+    def chain(words: Array, frame: Frame) -> Any:
+        return _kernel(plan, evidence, frame).init(words, plan.n_warmup, frame.u, (), {})
+
+    return (jax.vmap(chain) if together else chain)(words, frame)
 
 
-@partial(jax.jit, static_argnames="plan")
-def _warm(key: Array, starts: Any, evidence: Evidence, plan: Plan) -> Any:
-    sampler = _sampler(plan, evidence, 1)
-    sampler.warmup(key, init_params=starts)
-    return sampler.last_state
-
-
-@partial(jax.jit, static_argnames=("plan", "n"))
-def _draw(state: Any, evidence: Evidence, plan: Plan, n: int) -> tuple[Any, Any, dict[str, Array]]:
-    """n more draws: the state they lead to, the draws (chains, n, ...), and the record."""
-    sampler = _sampler(plan, evidence, n)
-    sampler.post_warmup_state = state
+def advance(
+    state: Any, start: Any, evidence: Evidence, plan: Plan, n: int
+) -> tuple[Any, Any, dict[str, Array]]:
+    """n more steps of a chain: the state they lead to, what was sampled (n, ...), and the record; traceable."""
+    kernel = _kernel(plan, evidence, start)
+    # A kernel of NumPyro learns in `init` what a step is; nothing is computed here.
+    jax.eval_shape(lambda s: kernel.init(s.rng_key, plan.n_warmup, s.z, (), {}), state)
+    sampler = MCMC(kernel, num_warmup=plan.n_warmup, num_samples=n, progress_bar=False)
+    sampler.post_warmup_state = state  # NUTS goes on tuning itself until the state has seen n_warmup steps
     sampler.run(state.rng_key, init_params=state.z, extra_fields=tuple(_FIELDS[plan.method]))
-    fields = sampler.get_extra_fields(group_by_chain=True)
-    return sampler.last_state, sampler.get_samples(group_by_chain=True), fields
+    drawn = sampler.get_samples()
+    if plan.method == "nuts":
+        drawn = jax.vmap(start.point)(drawn)
+    return sampler.last_state, drawn, sampler.get_extra_fields()
+
+
+@partial(jax.jit, static_argnames=("plan", "n", "together"))
+def _advance(state: Any, start: Any, evidence: Evidence, plan: Plan, n: int, together: bool) -> Any:
+    def chain(state: Any, start: Any) -> Any:
+        return advance(state, start, evidence, plan, n)
+
+    return (jax.vmap(chain) if together else chain)(state, start)
+
+
+def curvature(plan: Plan, evidence: Evidence, center: Any) -> Float[np.ndarray, "p p"]:
+    """Second derivatives of the potential at a point, packed, by central differences of its gradient."""
+    p = sum(np.size(leaf) for leaf in jax.tree.leaves(center))
+    words = np.zeros(2, np.uint32)
+
+    def slope(u: np.ndarray) -> np.ndarray:
+        return np.asarray(_begin(words, Frame(center, np.eye(p), u), evidence, plan, False).z_grad)
+
+    with double_precision():
+        second = np.stack([slope(_STEP * e) - slope(-_STEP * e) for e in np.eye(p)]) / (2 * _STEP)
+    return (second + second.T) / 2
+
+
+def _groups(plan: Plan) -> int:
+    """Into how many groups, each advanced by one program in a thread of its own, the chains fall."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return plan.n_chains if plan.method == "nuts" else math.gcd(plan.n_chains, cores())
 
 
 def run_chains(
-    plan: Plan, evidence: Evidence, starts: Any, key: Array, n_warmup: int, n_draws: int
+    plan: Plan, evidence: Evidence, starts: Any, words: np.ndarray, n_warmup: int, n_draws: int
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """The draws (chains, n_draws, ...) and what is recorded of each.
 
     Args:
         plan: what to run.
         evidence: on what.
-        starts: a pytree (chains, ...) of what the kernel samples.
-        key: a JAX key.
+        starts: a pytree (chains, ...): `Frame` for "nuts", `Parameters` for "gibbs".
+        words: key data (chains, 2).
         n_warmup: steps before the draws.
         n_draws: of each chain, after warm-up.
     """
     from tqdm import tqdm
 
-    if plan.n_chains == 1:
-        starts = jax.tree.map(lambda a: a[0], starts)
-    chunk = -(-n_draws // -(-n_draws // _CHUNK))
-    tuned = plan.method == "nuts"
-    before = 0 if tuned else -(-n_warmup // chunk)  # chunks of draws that are thrown away
+    total = n_warmup + n_draws
+    chunk = -(-total // -(-total // _CHUNK))
+    size = plan.n_chains // _groups(plan)
+    together = size > 1
+    lanes = [slice(c, c + size) if together else c for c in range(0, plan.n_chains, size)]
+    begins = [jax.tree.map(itemgetter(lane), starts) for lane in lanes]
+
+    def begin(lane: Any, start: Any) -> Any:
+        if plan.method == "gibbs":
+            return GibbsState(start, words[lane])
+        return _begin(words[lane], start, evidence, plan, together)
+
+    def turn(state: Any, start: Any) -> Any:
+        state, *out = _advance(state, start, evidence, plan, chunk, together)
+        return state, jax.tree.map(
+            lambda a: np.asarray(a).reshape(size, chunk, *a.shape[1 + together :]), out
+        )
+
     parts, diverging = [], 0
-    with tqdm(
-        total=n_warmup + n_draws, desc=plan.method, unit=" draws", delay=2, disable=None, leave=False
-    ) as bar:
+    with (
+        ThreadPoolExecutor(len(lanes)) as pool,
+        tqdm(total=total, desc=plan.method, unit=" draws", delay=2, disable=None, leave=False) as bar,
+    ):
         with double_precision():
             evidence = jax.device_put(evidence)
-            if tuned:
-                state = jax.block_until_ready(_warm(key, starts, evidence, plan))
-                bar.update(n_warmup)
-            else:
-                keys = jax.random.split(key, plan.n_chains) if plan.n_chains > 1 else key
-                state = _kernel(plan, evidence).init(keys, 0, starts, (), {})
-        for turn in range(-before, -(-n_draws // chunk)):
-            with double_precision():
-                state, draws, fields = _draw(state, evidence, plan, chunk)
-                part = to_numpy((draws, fields))
-            if turn >= 0:
-                parts.append(part)
-                new = int(np.sum(part[1].get("diverging", 0)))
-                if new and not bar.disable:
-                    bar.write(f"{new} of the last {plan.n_chains * chunk} transitions diverged")
-                diverging += new
-            bar.update(chunk)
+        states = _each(pool, begin, lanes, begins, new=True)
+        for first in range(0, total, chunk):
+            states, outs = zip(*_each(pool, turn, states, begins, new=first == 0))
+            parts.append(jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs))
+            seen = parts[-1][1].get("diverging", np.zeros((1, 0)))[
+                :, max(0, n_warmup - first) : total - first
+            ]
+            new = int(np.sum(seen))
+            if new and not bar.disable:
+                bar.write(f"{new} of the last {seen.size} transitions diverged")
+            diverging += new
+            bar.update(min(chunk, total - first))
     if diverging:
         warnings.warn(
-            f"{diverging} of {plan.n_chains * chunk * len(parts)} transitions diverged, so the chains may miss a part "
+            f"{diverging} of {plan.n_chains * n_draws} transitions diverged, so the chains may miss a part "
             "of the posterior: raise target_accept, or use a prior that is less flat, or a conjugate one and 'gibbs'",
             stacklevel=3,
         )
-    draws, fields = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :n_draws], *parts)
+    draws, fields = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, n_warmup:total], *parts)
     return draws, {name: fields[theirs] for theirs, name in _FIELDS[plan.method].items()}
+
+
+def _each(pool: ThreadPoolExecutor, call: Callable[..., Any], *sequences: Any, new: bool) -> list[Any]:
+    """The calls' results, in order; of a new call the first is by itself, lest two threads compile one program."""
+
+    def inside(*arguments: Any) -> Any:
+        with double_precision():
+            return call(*arguments)
+
+    calls = list(zip(*sequences))
+    alone = 1 if new else 0
+    done = [inside(*arguments) for arguments in calls[:alone]]
+    return done + list(pool.map(lambda arguments: inside(*arguments), calls[alone:]))

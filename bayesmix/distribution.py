@@ -28,13 +28,14 @@ from numpyro.distributions.util import validate_sample
 
 from bayesmix.covariance import Covariance, Structure
 from bayesmix.density import log_joint, log_sum, precision_factor
+from bayesmix.laws import MeansByPrecision, WishartCholeskyByRate, transposed
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior, require_site
 from bayesmix.storage import inverse_cholesky
 
 __all__ = [
     "SITES", "MixtureDistribution", "Site", "by_precision", "declare", "draw_parameters", "draws",
-    "precision_sites", "scale_trils", "transposed",
+    "precision_sites", "scale_trils",
 ]  # fmt: skip
 
 
@@ -103,10 +104,6 @@ def scale_trils(mixture: GaussianMixture, factor: Array) -> Float[Array, "k d d"
     return jnp.broadcast_to(dense, (k, d, d))
 
 
-def transposed(factor: Array) -> Array:
-    return jnp.swapaxes(factor, -1, -2)
-
-
 class Site(NamedTuple):
     """How a storage's precision is drawn: the site's name, its law, and the factor C, C Cᵀ = Σ⁻¹, in it."""
 
@@ -118,7 +115,7 @@ class Site(NamedTuple):
 SITES: dict[str, Site] = {
     "full": Site(
         "precision_cholesky",
-        lambda nu, scale, d: dist.WishartCholesky(nu, scale_tril=inverse_cholesky(scale)),
+        lambda nu, scale, d: WishartCholeskyByRate(nu, scale),
         lambda c: c,
     ),
     "diagonal": Site(
@@ -181,8 +178,7 @@ def draw_parameters(
     center = jnp.broadcast_to(jnp.asarray(prior.mean, float), (n_components, d))
 
     def means(covariance: Covariance, factor: Array) -> dist.Distribution:
-        scale_tril = scale_trils(GaussianMixture(None, center, covariance), factor)
-        return dist.MultivariateNormal(center, scale_tril=scale_tril / jnp.sqrt(prior.mean_count))
+        return MeansByPrecision(center, factor, prior.mean_count, row)
 
     law = SITES[row.storage].law(prior.degrees_of_freedom, prior.scale, d)
     return declare(prior.concentration, n_components, row, lambda: by_precision(row, law), means)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from numpyro.infer.mcmc import MCMCKernel
-from numpyro.util import is_prng_key
 
 from bayesmix.conjugate import Parameters, conditional_law, draw
 from bayesmix.covariance import Covariance, Structure
@@ -36,7 +35,7 @@ class GibbsState(NamedTuple):
 
 
 class GibbsKernel(MCMCKernel):
-    """The sweep as a kernel of `numpyro.infer.MCMC`; chains are vectorised.
+    """The sweep as a kernel of `numpyro.infer.MCMC`, of one chain.
 
     Args:
         observations: points whose cluster is unknown.
@@ -76,9 +75,6 @@ class GibbsKernel(MCMCKernel):
         return GibbsState(init_params, rng_key)
 
     def sample(self, state: GibbsState, model_args: tuple, model_kwargs: dict) -> GibbsState:
-        return self._sweep(state) if is_prng_key(state.rng_key) else jax.vmap(self._sweep)(state)
-
-    def _sweep(self, state: GibbsState) -> GibbsState:
         key, coin, noise, shuffle = jax.random.split(state.rng_key, 4)
         weights, means, cholesky = state.z
         structure, axes = self._row, self._row.form.axes

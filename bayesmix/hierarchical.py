@@ -111,7 +111,8 @@ class HierarchicalPrior(ProgramPrior):
         import numpyro
         import numpyro.distributions as dist
 
-        from bayesmix.distribution import SITES, by_precision, transposed
+        from bayesmix.distribution import SITES, by_precision
+        from bayesmix.laws import transposed
 
         site, d, rate_rate = SITES[self.row.storage], self.n_features, jnp.asarray(self.rate_rate, float)
         if self.row.storage == "full":

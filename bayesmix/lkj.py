@@ -100,7 +100,7 @@ class LKJPrior(ProgramPrior):
         import numpyro
         import numpyro.distributions as dist
 
-        from bayesmix.distribution import transposed
+        from bayesmix.laws import transposed
 
         storage, d = self.row.form, self.n_features
         deviation = dist.HalfNormal(jnp.asarray(self.scale, float)).to_event(min(storage.axes, 1))

@@ -58,6 +58,8 @@ def _under(model: MixtureModel, evidence: Evidence) -> MixtureModel:
 def log_likelihood(mixture: GaussianMixture, factor: Array, evidence: Evidence) -> Array:
     """Σ log p(x), and log p(x, z) of the points whose z is given, in nats and in the units of the loop."""
     both = factor, log_determinant(mixture.covariance, factor, mixture.n_features)
+    # The factor says all that the covariances say, so no gradient has to flow through both.
+    mixture = replace(mixture, covariance=jax.lax.stop_gradient(mixture.covariance))
     free = _log_density(mixture, both, evidence.observations)
     return free + expected_log_joint(mixture, evidence.fixed, both)
 

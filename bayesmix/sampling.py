@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from bayesmix import switching
-from bayesmix.inputs import as_count, as_key, as_name, as_points
+from bayesmix.inputs import as_count, as_generator, as_key, as_name, as_points
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
 from bayesmix.prior import ConjugatePrior, require_site, weak_prior
@@ -147,21 +147,22 @@ def sample_posterior(
         permute=permute,
         target_accept=target_accept,
     )
-    chain_key, start_key = jax.random.split(as_key(key))
+    for_starts, for_chains = as_generator(key).spawn(2)
     if prior is None:
-        starts = from_prior(story, evidence, start_key, n_chains)
+        starts = from_prior(plan, evidence, for_starts)
     else:
         mixtures = from_optima(problem, given[problem.keep], init, n_chains, key)
-        starts = in_sites(plan, evidence, mixtures, start_key)
+        starts = in_sites(plan, evidence, mixtures, for_starts)
+    words = for_chains.integers(0, 2**32, (n_chains, 2), np.uint32)
     known = _attributes(model, prior, method, key, n_warmup)
     if method in APPROXIMATIONS:
         start = jax.tree.map(lambda leaf: leaf[0], starts)
         shape = n_chains, n_draws
         raw, record, known["pareto_k"] = approximate(
-            method, story, evidence, start, chain_key, n_warmup, shape
+            method, story, evidence, start, for_chains, n_warmup, shape
         )
     else:
-        raw, record = run_chains(plan, evidence, starts, chain_key, n_warmup, n_draws)
+        raw, record = run_chains(plan, evidence, starts, words, n_warmup, n_draws)
     mixture, sites = draws_of(plan, evidence, problem, raw)
     tree = posterior_tree(
         plan, evidence, problem, given, prior, mixture, sites, record, key, pointwise, predictive

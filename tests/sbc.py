@@ -20,10 +20,11 @@ from scipy import stats
 
 import bayesmix as bm
 from bayesmix.chain_starts import evidence_of, from_optima, in_sites
-from bayesmix.chains import Plan, _draw, _kernel, run_chains
+from bayesmix.chains import Plan, advance, run_chains
 from bayesmix.covariance import STRUCTURES
 from bayesmix.draws import draws_of
-from bayesmix.inputs import as_key, double_precision, to_numpy
+from bayesmix.gibbs import GibbsState
+from bayesmix.inputs import as_generator, double_precision, to_numpy
 from bayesmix.model import story_of
 from bayesmix.problem import prepare
 
@@ -139,8 +140,7 @@ def _gibbs(keys, starts, evidence, plan, n):
     """The chains of many data sets at once: what `run_chains` runs for one of them."""
 
     def chain(words, start, one):
-        key = jax.random.wrap_key_data(words)
-        return _draw(_kernel(plan, one).init(key, 0, start, (), {}), one, plan, n)[1]
+        return advance(GibbsState(start, words), start, one, plan, n)[1]
 
     return jax.vmap(chain)(keys, starts, evidence)
 
@@ -163,8 +163,8 @@ def sample(method, x, prior, structure, seed, *, steps=None, n_draws=RANKS - 1, 
     model, unknown = bm.MixtureModel(k, structure, prior), np.full(n, -1)
     plan = Plan(method, story_of(k, structure, None), 1, n_warmup if method == "nuts" else 0)
     keys = [seed + number for number in range(len(x))]
-    with double_precision():
-        split = [jax.random.split(as_key(key)) for key in keys]
+    spawned = [as_generator(key).spawn(2) for key in keys]
+    words = [for_chains.integers(0, 2**32, (1, 2), np.uint32) for _, for_chains in spawned]
     problems = [prepare(k, structure, points, None, 1e-4, prior) for points in x]
     evidence = [evidence_of(model, problem, prior, unknown) for problem in problems]
     given = [None] * len(x)
@@ -173,18 +173,17 @@ def sample(method, x, prior, structure, seed, *, steps=None, n_draws=RANKS - 1, 
     optima = [from_optima(p, unknown, one, 1, key) for p, one, key in zip(problems, given, keys)]
     raws, diverging = [], 0
     if method == "gibbs":
-        starts = in_sites(plan, evidence[0], _stack(optima, np.concatenate), split[0][1])
-        words = np.stack([jax.random.key_data(pair[0]) for pair in split])
+        starts = in_sites(plan, evidence[0], _stack(optima, np.concatenate), spawned[0][0])
         with double_precision():
-            raw = to_numpy(_gibbs(words, starts, _stack(evidence, np.stack), plan, n_warmup + length))
-        raws = [jax.tree.map(lambda a, i=i: a[i, :, n_warmup:], raw) for i in range(len(x))]
+            one = _stack(evidence, np.stack)
+            raw = to_numpy(_gibbs(np.concatenate(words), starts, one, plan, n_warmup + length))
+        raws = [jax.tree.map(lambda a, i=i: a[i, None, n_warmup:], raw) for i in range(len(x))]
     else:
-        for one, optimum, (key, start_key) in zip(evidence, optima, split):
+        for one, optimum, (for_starts, _), word in zip(evidence, optima, spawned, words):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=r".* transitions diverged")
-                draws, record = run_chains(
-                    plan, one, in_sites(plan, one, optimum, start_key), key, n_warmup, length
-                )
+                start = in_sites(plan, one, optimum, for_starts)
+                draws, record = run_chains(plan, one, start, word, n_warmup, length)
             raws.append(draws)
             diverging += int(record["diverging"].sum())
     found = [draws_of(plan, one, problem, raw)[0] for one, problem, raw in zip(evidence, problems, raws)]

@@ -24,7 +24,7 @@ LAYERS = (
     ("density", "peaks", "quadratic", "tails"),
     ("regions",),
     ("mixture", "datasets"),
-    ("prior", "statistics", "units", "chart", "trees", "allocations", "convergence"),
+    ("prior", "statistics", "units", "chart", "trees", "allocations", "convergence", "laws"),
     ("distribution", "programs", "results", "initialize", "labels", "penalty", "greedy"),
     ("hierarchical", "lkj", "conjugate"),
     ("model",),
@@ -67,7 +67,7 @@ FIGURES = {("merging", "plots"), ("checks", "plots"), ("selection", "plots"), ("
 LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}
 # Modules whose top may import more, because they are themselves loaded only where they are used.
 HEAVY_TOPS = {
-    name: {"numpyro"} for name in ("distribution", "gibbs", "potential", "chains", "approximations")
+    name: {"numpyro"} for name in ("laws", "distribution", "gibbs", "potential", "chains", "approximations")
 } | {"cli": {"typer"}}
 
 

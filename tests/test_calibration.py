@@ -116,7 +116,7 @@ def test_two_clusters_are_those_of_enumeration(method, chains):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "n_draws"), [("gibbs", 8000), ("nuts", 2000)])
+@pytest.mark.parametrize(("method", "n_draws"), [("gibbs", 12_000), ("nuts", 2000)])
 def test_three_clusters_are_those_of_enumeration(method, n_draws):
     """Through the public face, z too."""
     prior = prior_of("VVV", degrees_of_freedom=7.0, concentration=[2.5, 1.5, 0.8])

@@ -141,14 +141,14 @@ def test_the_same_key_gives_the_same_draws_and_another_others(faithful):
 
 
 def test_a_second_call_compiles_nothing():
-    from bayesmix.chains import _draw
+    from bayesmix.chains import _advance
 
     model, rng = bm.MixtureModel(2, "VVI", prior="weak"), np.random.default_rng(0)
     options = {"method": "gibbs", "n_warmup": 50, "n_draws": 50, "n_chains": 2}
     bm.sample_posterior(model, rng.normal(size=(50, 2)), key=0, **options)
-    before = _draw._cache_size()
+    before = _advance._cache_size()
     bm.sample_posterior(bm.MixtureModel(2, "VVI", prior="weak"), rng.normal(size=(50, 2)), key=1, **options)
-    assert _draw._cache_size() == before
+    assert _advance._cache_size() == before
 
 
 def test_given_labels_hold(faithful):

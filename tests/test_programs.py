@@ -408,9 +408,9 @@ def test_data_elsewhere_and_of_another_size_compile_nothing_and_give_the_same():
     from bayesmix import chains
 
     here = numbers_of(posterior())
-    before = chains._warm._cache_size(), chains._draw._cache_size()
+    before = chains._begin._cache_size(), chains._advance._cache_size()
     there = numbers_of(posterior(1e-6, 1e3), 1e-6, 1e3)
-    assert (chains._warm._cache_size(), chains._draw._cache_size()) == before
+    assert (chains._begin._cache_size(), chains._advance._cache_size()) == before
     (mean, error), (other, other_error) = mean_and_error(here), mean_and_error(there)
     assert (np.abs(mean - other) < 5 * np.hypot(error, other_error)).all()
 

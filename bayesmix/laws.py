@@ -1,0 +1,95 @@
+"""Laws of precisions and means in terms of Cholesky factors, whose densities take products alone.
+
+NumPyro's `WishartCholesky` and `MultivariateNormal` solve by their scale in each density and gradient; a chain that
+samples C, C Cᵀ = Σ⁻¹, has nothing to solve.
+
+This module imports NumPyro; import it where it is used.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax.scipy.special import multigammaln
+from jaxtyping import Array, Float
+from numpyro.distributions import constraints
+from numpyro.distributions.util import validate_sample
+
+from bayesmix.covariance import Structure
+from bayesmix.inputs import is_traced
+from bayesmix.storage import inverse_cholesky
+
+__all__ = ["MeansByPrecision", "WishartCholeskyByRate", "transposed"]
+
+
+class WishartCholeskyByRate(dist.Distribution):
+    """C lower triangular, C Cᵀ ~ Wishart(degrees_of_freedom, rate⁻¹).
+
+    With L Lᵀ = rate, the trace of rate C Cᵀ is the sum of squares of LᵀC.
+    """
+
+    _support = constraints.lower_cholesky
+    pytree_data_fields = ("degrees_of_freedom", "rate")
+
+    def __init__(self, degrees_of_freedom: Any, rate: Any, *, validate_args: bool | None = None) -> None:
+        self.degrees_of_freedom, self.rate = degrees_of_freedom, rate
+        super().__init__((), jnp.shape(rate), validate_args=validate_args)
+
+    @validate_sample
+    def log_prob(self, value: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
+        nu, d = self.degrees_of_freedom, self.event_shape[-1]
+        numbers = jnp if is_traced(self.rate) else np  # float32 may not hold a thin rate
+        root = jnp.asarray(numbers.linalg.cholesky(numbers.asarray(self.rate)))
+        volume = jnp.sum(jnp.log(jnp.diagonal(root)))
+        normaliser = multigammaln(nu / 2, d) + d * (nu / 2 - 1) * math.log(2) - nu * volume
+        logs = jnp.log(jnp.diagonal(value, axis1=-2, axis2=-1)) @ (nu - 1 - jnp.arange(d))
+        return logs - jnp.sum((root.T @ value) ** 2, axis=(-1, -2)) / 2 - normaliser
+
+    def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n d d"]:
+        root = inverse_cholesky(self.rate)
+        return dist.WishartCholesky(self.degrees_of_freedom, scale_tril=root).sample(key, sample_shape)
+
+
+class MeansByPrecision(dist.Distribution):
+    """means[k] ~ Normal(center[k], (count W_kᵀW_k)⁻¹), W upper triangular in the storage of the covariances.
+
+    Args:
+        center: (k, d).
+        factor: W (k|1, ...).
+        count: how many points a prior mean is worth.
+        row: the structure, whose storage it is.
+    """
+
+    _support = constraints.real_vector
+    pytree_data_fields = ("center", "factor", "count")
+    pytree_aux_fields = ("row",)
+
+    def __init__(
+        self, center: Array, factor: Array, count: Any, row: Structure, *, validate_args: bool | None = None
+    ) -> None:
+        self.center, self.factor, self.count, self.row = center, factor, count, row
+        super().__init__(center.shape[:-1], center.shape[-1:], validate_args=validate_args)
+
+    @validate_sample
+    def log_prob(self, value: Float[Array, "*n k d"]) -> Float[Array, "*n k"]:
+        d, form = self.event_shape[0], self.row.form
+        whitened = form.apply(self.factor, jnp.asarray(value) - self.center)
+        roots = jnp.broadcast_to(form.diagonal(self.factor), self.center.shape)
+        logs = jnp.sum(jnp.log(roots), axis=-1) + d / 2 * jnp.log(self.count / (2 * math.pi))
+        return logs - self.count * jnp.sum(whitened * whitened, axis=-1) / 2
+
+    def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n k d"]:
+        assert key is not None
+        noise = jax.random.normal(key, (*sample_shape, *self.center.shape), self.center.dtype)
+        form, turned = self.row.form, transposed if self.row.form.axes == 2 else lambda factor: factor
+        root = turned(form.inverse(turned(self.factor)))
+        return self.center + form.apply(root, noise / jnp.sqrt(self.count))
+
+
+def transposed(factor: Array) -> Array:
+    return jnp.swapaxes(factor, -1, -2)
