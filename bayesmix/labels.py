@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from bayesmix.covariance import Covariance
 from bayesmix.mixture import GaussianMixture
@@ -34,17 +35,24 @@ def match_mixtures(means: np.ndarray, covariances: np.ndarray, reference: Gaussi
     The assignment minimises the sum of the clusters' Bhattacharyya distances, which see means and covariances and no
     units.
     """
-    from scipy.optimize import linear_sum_assignment
-
     target, spread = np.asarray(reference.means), np.asarray(reference.covariances)
     between = (covariances[:, None] + spread[:, None]) / 2  # (b, reference, cluster, d, d)
     away = (means[:, None] - target[:, None])[..., None]
     squared = (away * np.linalg.solve(between, away)).sum(axis=(-2, -1))
     logs = [np.linalg.slogdet(c)[1] for c in (between, covariances, spread)]
     cost = squared / 8 + (logs[0] - (logs[1][:, None] + logs[2][:, None]) / 2) / 2
+    return assigned(cost)
+
+
+def assigned(cost: Float[np.ndarray, "s k k"]) -> Int[np.ndarray, "s k"]:
+    """For each of many costs[target, own] the order of the clusters that costs least: order[target] = own."""
+    from scipy.optimize import linear_sum_assignment
+
     own = np.arange(cost.shape[1])
-    still = (cost.argmin(axis=1) == own).all(axis=1)
-    return np.array([own if same else linear_sum_assignment(c)[1] for same, c in zip(still, cost)])
+    order = np.tile(own, (len(cost), 1))
+    for s in np.flatnonzero((cost.argmin(axis=2) != own).any(axis=1)):  # others are at rest
+        order[s] = linear_sum_assignment(cost[s])[1]
+    return order
 
 
 def permuted(mixture: GaussianMixture, order: np.ndarray) -> GaussianMixture:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayesmix.density import draw_cluster, log_joint, log_sum
+from bayesmix.density import block_keys, draw_cluster, log_joint, log_sum
 from bayesmix.inputs import double_precision, points_last, to_numpy
 from bayesmix.mixture import GaussianMixture
 
@@ -52,7 +52,7 @@ def _logits(mixture: GaussianMixture, x: Array, given: Array) -> Array:
 def _allocate(mixtures: GaussianMixture, x: Array, given: Array, keys: Array) -> tuple[Array, Array]:
     def one(pair: tuple[GaussianMixture, Array]) -> tuple[Array, Array]:
         mixture, words = pair
-        keys = jax.random.split(jax.random.wrap_key_data(words), x.shape[0])
+        keys = block_keys(jax.random.wrap_key_data(words), x.shape[0])
 
         def block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
             z, total = draw_cluster(part[2], _logits(mixture, *part[:2]))

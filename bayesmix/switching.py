@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from bayesmix.inputs import as_generator, as_name
-from bayesmix.labels import match_mixtures, permuted
+from bayesmix.labels import assigned, match_mixtures, permuted
 from bayesmix.mixture import GaussianMixture
 from bayesmix.pointwise import Points, mean_responsibilities, relabelling_costs, with_points
 from bayesmix.trees import flat_draws, mixtures
@@ -43,27 +43,16 @@ class _Draws(NamedTuple):
     pivot: int
 
 
-def _assign(cost: Float[np.ndarray, "s k k"]) -> Int[np.ndarray, "s k"]:
-    """For each draw the order of its clusters, cost[s, own, target], that costs least: order[target] = own."""
-    from scipy.optimize import linear_sum_assignment
-
-    own = np.arange(cost.shape[1])
-    best = [own if _at_rest(c) else linear_sum_assignment(c.T)[1] for c in cost]
-    return np.array(best)
-
-
-def _at_rest(cost: np.ndarray) -> bool:
-    return bool((cost.argmin(axis=0) == np.arange(len(cost))).all())
-
-
 def _renamed(z: np.ndarray, order: np.ndarray) -> np.ndarray:
     """z with the names that the order gives: cluster order[t] becomes t."""
-    return np.take_along_axis(np.argsort(order, axis=1), z.astype(np.int64), axis=1)
+    named, moved = z.copy(), (order != np.arange(order.shape[1])).any(axis=1)
+    named[moved] = np.take_along_axis(np.argsort(order[moved], axis=1), z[moved].astype(np.int64), axis=1)
+    return named
 
 
 def _ecr(draws: _Draws) -> np.ndarray:
     """Equivalence classes, iterated: allocations as like as they can be to the most frequent ones."""
-    z, k = draws.z.astype(np.int64), draws.mixture.n_components
+    z, k = draws.z, draws.mixture.n_components
     s = len(z)
     reference = z[draws.pivot]
     order = np.tile(np.arange(k), (s, 1))
@@ -71,11 +60,11 @@ def _ecr(draws: _Draws) -> np.ndarray:
         together = np.zeros((s, k, k))
         for t in range(k):
             for j in range(k):
-                together[:, j, t] = np.count_nonzero(z[:, reference == t] == j, axis=1)
-        order = _assign(-together)
+                together[:, t, j] = np.count_nonzero(z[:, reference == t] == j, axis=1)
+        order = assigned(-together)
         named = _renamed(z, order)
         counts = np.stack([np.count_nonzero(named == t, axis=0) for t in range(k)])
-        update = counts.argmax(axis=0)
+        update = counts.argmax(axis=0).astype(z.dtype)
         if (update == reference).all():
             break
         reference = update
@@ -87,7 +76,7 @@ def _stephens(draws: _Draws) -> np.ndarray:
     order = _ecr(draws)
     for _ in range(_ROUNDS):
         mean = mean_responsibilities(permuted(draws.mixture, order), draws.points)
-        new = _assign(relabelling_costs(draws.mixture, draws.points, mean))
+        new = assigned(relabelling_costs(draws.mixture, draws.points, mean).swapaxes(1, 2))
         if (new == order).all():
             break
         order = new
@@ -171,9 +160,7 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
         if {"chain", "draw"} <= set(dataset.dims) and not name.startswith("prior"):
             dataset = _dataset_permuted(dataset, shaped)
         if name == "allocations":
-            dataset["z"] = dataset["z"].copy(
-                data=_renamed(z, order).reshape(dataset["z"].shape).astype(z.dtype)
-            )
+            dataset["z"] = dataset["z"].copy(data=_renamed(z, order).reshape(dataset["z"].shape))
             dataset["responsibilities"] = (("obs_id", "cluster"), mean)
             dataset = dataset.assign_coords(cluster=np.arange(k))
         if name == "sample_stats":
