@@ -5,6 +5,7 @@ The references are results, not code: mclust 6.0.0, Rmixmod 2.1.10 and scikit-le
 
 import numpy as np
 import pytest
+from cases import FEW
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import load, rows
 
@@ -89,8 +90,13 @@ def test_one_m_step_with_common_axes_is_at_least_as_good_as_mclusts(name, model)
             assert nested["VVI"] <= np.sum(z * fit.mixture.log_joint(x)) <= nested["VVV"]
 
 
+def some(run):
+    """Every structure on iris; on Old Faithful those that differ in kind, as each case has programs of its own."""
+    return run["dataset"] != "faithful" or run["model"] in FEW
+
+
 def equal_cases():
-    for run in load("equal_pro.json.gz")["runs"]:
+    for run in filter(some, load("equal_pro.json.gz")["runs"]):
         yield pytest.param(run, id=f"{run['dataset']}-{run['model']}-{run['G']}")
 
 
@@ -128,7 +134,7 @@ def test_parameter_counts_are_mclusts():
 
 def cem_cases():
     for run in load("cem.json.gz")["runs"]:
-        if run["model"] in STRUCTURES and not run.get("degenerate_at"):
+        if run["model"] in STRUCTURES and not run.get("degenerate_at") and some(run):
             yield pytest.param(run, id=f"{run['dataset']}-{run['model']}-{run['G']}")
 
 
