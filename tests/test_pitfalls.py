@@ -34,10 +34,11 @@ DEGENERATE = {
 }  # fmt: skip
 
 
-# Hard steps differ from soft ones in the responsibilities only, so a few structures do.
+# Hard steps differ from soft ones in the responsibilities only, so a few structures do; and so they do for the case with
+# a shape, and so programs, of its own, and for data that are only odd.
 BOTH = [("soft", name) for name in NAMES] + [("hard", name) for name in FEW]
-# The one case with a shape of its own, and so programs of its own, is for a few structures too.
-CASES = [(case, *both) for case in DEGENERATE for both in BOTH if case != "n <= d" or both[1] in FEW]
+ODD = ("n <= d", "n = k", "one far point", "a grid")
+CASES = [(case, *both) for case in DEGENERATE for both in BOTH if case not in ODD or both[1] in FEW]
 
 
 @pytest.mark.parametrize(("case", "method", "name"), CASES)
@@ -107,7 +108,7 @@ def test_a_cluster_narrower_than_the_rounding_of_its_column_is_spurious():
 def test_the_best_of_many_random_starts_is_never_floored_or_spurious():
     for dataset, name in (("galaxies", "V"), ("iris", "VVV")):
         x = bm.datasets.load(dataset)
-        for k in range(1, 10):
+        for k in range(1, 10) if name == "V" else (1, 2, 3, 5, 7, 9):
             fit = bm.fit(bm.MixtureModel(k, name), x, init="random", n_starts=100)
             assert not fit.spurious, (dataset, k, fit.status)
             assert fit.mixture.weights.min() * len(x) > x.shape[1] + 1
@@ -123,7 +124,7 @@ def test_thyroid_like_groups_on_a_grid_choose_the_right_k():
         rng.normal(size=(30, 5)) * [10, 2, 0.6, 8, 12] + [122, 3.7, 1.1, 12, 17],
     ]
     x = np.round(np.concatenate(groups), 1)
-    fits = [bm.fit(bm.MixtureModel(k), x, init="random", n_starts=100) for k in range(1, 7)]
+    fits = [bm.fit(bm.MixtureModel(k), x, init="random", n_starts=50) for k in range(1, 7)]
     best = min((fit for fit in fits if not fit.spurious), key=lambda fit: fit.bic)
     assert best.mixture.n_components == 3
     assert not best.spurious

@@ -84,7 +84,20 @@ def faithful():
     return bm.sample_posterior(model, x, key=0, method="gibbs", n_warmup=200, n_draws=400, predictive=True)
 
 
-def test_arviz_reads_the_tree(faithful, tmp_path):
+@pytest.fixture(scope="module")
+def by_nuts():
+    model, x = bm.MixtureModel(2, prior="weak"), bm.datasets.load("old_faithful")
+    return bm.sample_posterior(model, x, key=0, n_warmup=200, n_draws=400, predictive=True)
+
+
+def test_arviz_compares_trees(faithful, by_nuts):
+    table = az.compare({"gibbs": faithful, "nuts": by_nuts})
+    assert abs(table["elpd_diff"].max()) < 0.5  # one posterior, two samplers
+
+
+@pytest.mark.parametrize(("method", "name"), [("gibbs", "faithful"), ("nuts", "by_nuts")])
+def test_arviz_reads_the_tree(method, name, request, tmp_path):
+    faithful = request.getfixturevalue(name)
     groups = {"posterior", "sample_stats", "log_likelihood", "log_prior", "allocations", "observed_data", "posterior_predictive"}  # fmt: skip
     assert groups == set(faithful.children)
     table = az.summary(faithful, var_names=["weights", "means"])
@@ -98,7 +111,7 @@ def test_arviz_reads_the_tree(faithful, tmp_path):
         dataset = group.to_dataset()
         assert set(dataset.dims) <= set(dataset.coords)
     attributes = faithful["posterior"].attrs
-    assert attributes["method"] == "gibbs"
+    assert attributes["method"] == method
     assert attributes["relabelling"] == "ecr"
     assert attributes["prior"] == "conjugate, weak"
     path = tmp_path / "posterior.nc"
