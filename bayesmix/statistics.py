@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bayesmix.covariance import Structure
-from bayesmix.density import block_keys, draw_cluster, log_sum, precision_factor
+from bayesmix.density import draw_cluster, log_sum, precision_factor
 from bayesmix.inputs import points_last
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES, per_cluster
@@ -172,7 +172,7 @@ def summarize(
         return tuple(part.astype(jnp.float64) for part in (*parts, objective))
 
     count = observations.x.shape[0]
-    keys = None if key is None else block_keys(key, count)
+    keys = None if key is None else jax.random.split(key, count)
     xs = (observations.x, observations.weight, keys)
     first = jax.tree.map(lambda a: a[0], xs)
     if count == 1:

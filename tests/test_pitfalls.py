@@ -37,7 +37,7 @@ DEGENERATE = {
 # Hard steps differ from soft ones in the responsibilities only, so a few structures do; and so they do for the case with
 # a shape, and so programs, of its own, and for data that are only odd.
 BOTH = [("soft", name) for name in NAMES] + [("hard", name) for name in FEW]
-ODD = ("n <= d", "n = k", "one far point", "a grid")
+ODD = ("n <= d", "n = k", "one far point", "a grid", "duplicated rows", "collinear columns")
 CASES = [(case, *both) for case in DEGENERATE for both in BOTH if case not in ODD or both[1] in FEW]
 
 
