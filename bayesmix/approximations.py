@@ -28,7 +28,7 @@ from numpyro.infer import SVI, Trace_ELBO, init_to_value
 from numpyro.infer.autoguide import AutoMultivariateNormal
 from numpyro.optim import Adam
 
-from bayesmix.inputs import double_precision, to_numpy
+from bayesmix.inputs import double_precision, key_words, to_numpy
 from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, potential, realize, story
 
@@ -184,7 +184,7 @@ def approximate(
     import arviz_stats.base
 
     psis: Any = arviz_stats.base.array_stats.psislw  # pyright: ignore
-    words = generator.integers(0, 2**32, 2, np.uint32)
+    words = key_words(generator, 1)[0]
     count = shape[0] * shape[1]
     with double_precision():
         evidence = jax.device_put(evidence)

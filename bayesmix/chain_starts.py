@@ -18,7 +18,7 @@ from bayesmix.conjugate import parameters_of
 from bayesmix.distribution import precision_sites
 from bayesmix.em import optima
 from bayesmix.initialize import from_partition, known_statistics, nearest, plus_plus
-from bayesmix.inputs import as_generator, double_precision, to_numpy
+from bayesmix.inputs import as_generator, double_precision, key_words, to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.mstep import maximize
@@ -162,7 +162,7 @@ def from_prior(
 ) -> Frame | dict[str, np.ndarray]:
     """The best of many draws of a program, as what the method begins with (chains, ...)."""
     n = plan.n_chains
-    keys = generator.integers(0, 2**32, (_PRIOR_DRAWS * n, 2), np.uint32)
+    keys = key_words(generator, _PRIOR_DRAWS * n)
     with double_precision():
         points = to_numpy(prior_points(plan.story, evidence, keys))
         energy = np.asarray(_energies(plan.story, evidence, points))

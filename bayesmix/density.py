@@ -49,11 +49,6 @@ def draw_cluster(key: Array, logits: Float[Array, "k b"]) -> tuple[Array, Array]
     return z, top + jnp.log(below[-1])
 
 
-def block_keys(key: Array, count: int) -> Array:
-    """A key for each block (count,); for one block the key itself, since a split costs as much as the draws."""
-    return key[None] if count == 1 else jax.random.split(key, count)
-
-
 def precision_factor(covariance: Covariance, n_features: int) -> tuple[Array, Array]:
     """W, the inverse of the Cholesky factor in its storage, and log |W| (k|1,)."""
     return inverse_factor(covariance, covariance.storage.cholesky(jnp.asarray(covariance.values)), n_features)

@@ -228,4 +228,9 @@ def as_generator(key: Any) -> np.random.Generator:
 
 def key_data(key: Any, count: int) -> np.ndarray:
     """Key data (count, 2) of as many independent JAX keys."""
-    return as_generator(key).integers(0, 2**32, size=(count, 2), dtype=np.uint32)
+    return key_words(as_generator(key), count)
+
+
+def key_words(generator: np.random.Generator, count: int) -> np.ndarray:
+    """The same, out of a generator that goes on."""
+    return generator.integers(0, 2**32, size=(count, 2), dtype=np.uint32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayesmix.density import block_keys, draw_cluster, log_joint, log_sum
+from bayesmix.density import draw_cluster, log_joint, log_sum
 from bayesmix.inputs import double_precision, points_last, to_numpy
 from bayesmix.mixture import GaussianMixture
 
@@ -58,7 +58,9 @@ def _together(draws: int, x: Array) -> int:
 def _allocate(mixtures: GaussianMixture, x: Array, given: Array, keys: Array) -> tuple[Array, Array]:
     def one(pair: tuple[GaussianMixture, Array]) -> tuple[Array, Array]:
         mixture, words = pair
-        keys = block_keys(jax.random.wrap_key_data(words), x.shape[0])
+        key = jax.random.wrap_key_data(words)
+        # One block takes the key itself: a split costs as much as the draws.
+        keys = key[None] if x.shape[0] == 1 else jax.random.split(key, x.shape[0])
 
         def block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
             z, total = draw_cluster(part[2], _logits(mixture, *part[:2]))

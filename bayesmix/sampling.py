@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from bayesmix import switching
-from bayesmix.inputs import as_count, as_generator, as_key, as_name, as_points
+from bayesmix.inputs import as_count, as_generator, as_key, as_name, as_points, key_words
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
 from bayesmix.prior import ConjugatePrior, require_site, weak_prior
@@ -153,7 +153,7 @@ def sample_posterior(
     else:
         mixtures = from_optima(problem, given[problem.keep], init, n_chains, key)
         starts = in_sites(plan, evidence, mixtures, for_starts)
-    words = for_chains.integers(0, 2**32, (n_chains, 2), np.uint32)
+    words = key_words(for_chains, n_chains)
     known = _attributes(model, prior, method, key, n_warmup)
     if method in APPROXIMATIONS:
         start = jax.tree.map(lambda leaf: leaf[0], starts)

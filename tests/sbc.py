@@ -24,7 +24,7 @@ from bayesmix.chains import Plan, advance, run_chains
 from bayesmix.covariance import STRUCTURES
 from bayesmix.draws import draws_of
 from bayesmix.gibbs import GibbsState
-from bayesmix.inputs import as_generator, double_precision, to_numpy
+from bayesmix.inputs import as_generator, double_precision, key_words, to_numpy
 from bayesmix.model import story_of
 from bayesmix.problem import prepare
 
@@ -164,7 +164,7 @@ def sample(method, x, prior, structure, seed, *, steps=None, n_draws=RANKS - 1, 
     plan = Plan(method, story_of(k, structure, None), 1, n_warmup if method == "nuts" else 0)
     keys = [seed + number for number in range(len(x))]
     spawned = [as_generator(key).spawn(2) for key in keys]
-    words = [for_chains.integers(0, 2**32, (1, 2), np.uint32) for _, for_chains in spawned]
+    words = [key_words(for_chains, 1) for _, for_chains in spawned]
     problems = [prepare(k, structure, points, None, 1e-4, prior) for points in x]
     evidence = [evidence_of(model, problem, prior, unknown) for problem in problems]
     given = [None] * len(x)
