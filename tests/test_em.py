@@ -388,14 +388,12 @@ def test_stochastic_em_comes_near_the_optimum_and_keeps_the_best_it_saw(name):
     assert fit.n_steps == 300
     assert len(fit.objective) == 301
     visited = fit.best_visited.log_density(x).sum()
-    # A cluster that the chain visits may rest on the floor, 1e-4 deviations wide, where moments keep half the digits.
-    assert_allclose(visited, fit.objective[:-1].max(), rtol=1e-10, atol=1e-6)
+    # Two rows that all but coincide may have had a cluster of their own, which moments know to half the digits.
     variances = np.diagonal(fit.best_visited.covariances, axis1=-2, axis2=-1)
-    if (
-        variances > 1e-6 * x.var(axis=0)
-    ).all():  # two rows that all but coincide may have had a cluster of their own
-        assert visited <= fitted(name).log_likelihood + 5
-    assert fit.log_likelihood > fit.objective[:-1].mean() - 5
+    narrow = (variances < 1e-6 * x.var(axis=0)).any()
+    assert_allclose(visited, fit.objective[:-1].max(), rtol=1e-10, atol=1e-6 if narrow else 0)
+    assert narrow or visited <= fitted(name).log_likelihood + 5
+    assert fit.log_likelihood > fit.objective[:-1].mean()
     polished = bm.fit(model(name), x, init=fit.mixture)
     assert polished.log_likelihood - fit.log_likelihood < 5
 

@@ -108,7 +108,7 @@ def test_a_cluster_narrower_than_the_rounding_of_its_column_is_spurious():
 def test_the_best_of_many_random_starts_is_never_floored_or_spurious():
     for dataset, name in (("galaxies", "V"), ("iris", "VVV")):
         x = bm.datasets.load(dataset)
-        for k in range(1, 10) if name == "V" else (1, 2, 3, 5, 7, 9):
+        for k in range(1, 10):
             fit = bm.fit(bm.MixtureModel(k, name), x, init="random", n_starts=100)
             assert not fit.spurious, (dataset, k, fit.status)
             assert fit.mixture.weights.min() * len(x) > x.shape[1] + 1
@@ -124,7 +124,7 @@ def test_thyroid_like_groups_on_a_grid_choose_the_right_k():
         rng.normal(size=(30, 5)) * [10, 2, 0.6, 8, 12] + [122, 3.7, 1.1, 12, 17],
     ]
     x = np.round(np.concatenate(groups), 1)
-    fits = [bm.fit(bm.MixtureModel(k), x, init="random", n_starts=50) for k in range(1, 7)]
+    fits = [bm.fit(bm.MixtureModel(k), x, init="random", n_starts=100) for k in range(1, 7)]
     best = min((fit for fit in fits if not fit.spurious), key=lambda fit: fit.bic)
     assert best.mixture.n_components == 3
     assert not best.spurious

@@ -26,7 +26,7 @@ def me_cases():
     for name in ME:
         reference = load(f"me_{name}.json.gz")
         for run in reference["runs"]:
-            if run["model"] in STRUCTURES and run["loglik"] is not None and some({"dataset": name} | run):
+            if run["model"] in STRUCTURES and run["loglik"] is not None:
                 yield pytest.param(name, run, id=f"{name}-{run['model']}-{run['z']}-{run['stage']}")
 
 
@@ -187,8 +187,7 @@ def test_weighted_em_is_mclusts(run):
 def mixmod_cases():
     for name in ("faithful", "iris", "galaxies_mass"):
         for run in load(f"mixmod_{name}.json.gz")["runs"]:
-            run |= {"dataset": name}
-            if run["model"] in STRUCTURES and run.get("loglik") is not None and some(run):
+            if run["model"] in STRUCTURES and run.get("loglik") is not None:
                 words = (name, run["algorithm"], run["proportions"], run["model"], run["iterations"])
                 yield pytest.param(name, run, id="-".join(map(str, words)))
 
