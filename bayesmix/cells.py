@@ -75,6 +75,7 @@ def fit_cells(
     hold: tuple[str, ...],
     tol: float,
     max_steps: int,
+    accelerate: bool | None,
     progress: Callable[[Cell], None],
 ) -> dict[Cell, CellFit]:
     """Fit every cell; `progress` is called as each ends.
@@ -87,9 +88,10 @@ def fit_cells(
         hold: as in `fit`.
         tol: as in `fit`.
         max_steps: of a start, about.
+        accelerate: as in `fit`.
         progress: told of each cell.
     """
-    groups = group_cells(x, weight, cells, starts, hold, tol)
+    groups = group_cells(x, weight, cells, starts, hold, tol, accelerate)
 
     def run(jobs: list[tuple[Group, np.ndarray, int]]) -> None:
         """Take some starts of a group so many steps further, batch by batch, on all cores."""

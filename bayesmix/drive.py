@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bayesmix.acceleration import blank, pays
 from bayesmix.initialize import Start, nearest
 from bayesmix.inputs import double_precision
 from bayesmix.loop import Options, Rules, State, advance
@@ -20,7 +21,7 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.results import CODE
 from bayesmix.statistics import Observations, Statistics
 
-__all__ = ["Path", "begin", "run"]
+__all__ = ["Path", "begin", "remember", "run"]
 
 _CAPACITY = 256  # steps a call at most; the length of the trace that the device keeps
 
@@ -83,11 +84,17 @@ def run(
     *,
     beta: float = 1.0,
     title: str = "",
+    accelerate: bool | None = False,
 ) -> Path:
-    """Take each start up to limits[s] steps further, with a progress bar where that takes over two seconds."""
+    """Take each start up to limits[s] steps further, with a progress bar where that takes over two seconds.
+
+    With `accelerate` None, from where the steps done and those of the next call cost more than compiling acceleration.
+    """
     from tqdm import tqdm
 
     ends = states.step + limits
+    each = observations.weight.size * states.statistics.moments[0].size
+    work = 0
     capacity = states.trace.shape[1] - 1
     traces: list[list[np.ndarray]] = [[] for _ in ends]
     chains: list[list[np.ndarray]] = [[] for _ in ends]
@@ -100,6 +107,9 @@ def run(
             clock = time.perf_counter()
             with double_precision():
                 budget = np.where(states.code == 0, np.minimum(ends - states.step, min(chunk, capacity)), 0)
+                work += int(budget.sum()) * each
+                if states.memory is None and (pays(work) if accelerate is None else accelerate):
+                    states = remember(states)
                 states = advance(states, budget, observations, np.float64(beta), rules, options)
                 states = jax.tree.map(np.array, states)
             seconds = time.perf_counter() - clock
@@ -121,6 +131,13 @@ def run(
         [np.concatenate(c) if c else np.zeros(0) for c in chains],
         options.whitened,
     )
+
+
+def remember(states: State) -> State:
+    """Stacked states that accelerate from their next step."""
+    first = blank(jax.tree.map(lambda a: a[0], states.mixture))
+    count = len(states.code)
+    return states._replace(memory=jax.tree.map(lambda a: np.repeat(a[None], count, axis=0), first))
 
 
 def _relocate(states: State, s: int, observations: Observations) -> State:

@@ -47,7 +47,7 @@ def _plain(
     limits = np.where(distinct, steps if distinct.sum() == 1 else min(short, steps), 0)
     states = begin(starts, options)
     states = states._replace(skip=states.skip & distinct)
-    path = run(states, limits, problem.observations, problem.rules, options, title="EM")
+    path = _climb(problem, states, limits, options)
     while True:
         verdicts = [judge(problem, path, s, relocate=options.relocate) for s in copies]
         winner = best_start(verdicts, path)
@@ -56,8 +56,30 @@ def _plain(
             return path
         limits = np.where(np.arange(len(starts)) == winner, left, 0)
         options = options._replace(whitened=path.whitened)
-        more = run(path.states, limits, problem.observations, problem.rules, options, title="EM")
+        more = _climb(problem, path.states, limits, options)
         path = more._replace(traces=[np.concatenate(pair) for pair in zip(path.traces, more.traces)])
+
+
+def _climb(
+    problem: Problem,
+    states: State,
+    limits: np.ndarray,
+    options: Options,
+    *,
+    beta: float = 1.0,
+    title: str = "EM",
+) -> Path:
+    """Steps that climb, accelerated where the problem says so."""
+    return run(
+        states,
+        limits,
+        problem.observations,
+        problem.rules,
+        options,
+        beta=beta,
+        title=title,
+        accelerate=problem.accelerate,
+    )
 
 
 def _annealed(
@@ -69,10 +91,10 @@ def _annealed(
     each = min(_LEVEL_STEPS, steps // (2 * len(_LEVELS)))  # half of the steps are for the last level
     for beta in _LEVELS:
         left = np.full(len(starts), each)
-        path = run(states, left, problem.observations, problem.rules, options, beta=beta, title="annealing")
+        path = _climb(problem, states, left, options, beta=beta, title="annealing")
         options = options._replace(whitened=path.whitened)
         states = _anew(path, _split(path, generator))
-    return run(states, steps - states.step, problem.observations, problem.rules, options, title="EM")
+    return _climb(problem, states, steps - states.step, options)
 
 
 def _anew(path: Path, means: np.ndarray) -> State:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from bayesmix.acceleration import pays
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
+from bayesmix.drive import remember
 from bayesmix.initialize import splits
 from bayesmix.inputs import double_precision
 from bayesmix.loop import Options, State, advance
@@ -26,6 +28,8 @@ __all__ += ["mixture_of_start", "pending", "split_smaller", "winner"]
 
 BATCH = 16  # starts a call of a program
 _WORTH = 0.01  # nats above the best end that a start must be headed for to go on
+_PASSES = 40  # of a start, on average
+_LARGE = 4  # times as long as that of one structure compiles a program of all that have one storage
 _SPLITS = 3  # clusters that are split, each in a start of its own
 
 
@@ -61,6 +65,7 @@ def group_cells(
     starts: Starts,
     hold: tuple[str, ...],
     tol: float,
+    accelerate: bool | None,
 ) -> list[Group]:
     """The cells by program, each start of each in its place."""
     d, largest = x.shape[1], max(cell.n_components for cell in cells)
@@ -76,11 +81,18 @@ def group_cells(
             problem = prepare(1, row.name, x, weight, tol)
             with double_precision():
                 problem = problem._replace(observations=jax.device_put(problem.observations))
-            groups.append(_group(problem, own, starts, hold, largest))
+            groups.append(_group(problem, own, starts, hold, largest, accelerate))
     return groups
 
 
-def _group(problem: Problem, cells: list[Cell], starts: Starts, hold: tuple[str, ...], largest: int) -> Group:
+def _group(
+    problem: Problem,
+    cells: list[Cell],
+    starts: Starts,
+    hold: tuple[str, ...],
+    largest: int,
+    accelerate: bool | None,
+) -> Group:
     """The states of all starts of some cells, padded to the largest k."""
     row, d = problem.structure, problem.x.shape[1]
     u, w = problem.x[starts.rows].astype(np.float64), problem.w[starts.rows]
@@ -120,6 +132,9 @@ def _group(problem: Problem, cells: list[Cell], starts: Starts, hold: tuple[str,
         filled=np.zeros(n, np.int64),
         family=np.array(family, np.int32),
     )
+    work = n * _PASSES * problem.x.shape[0] * states.statistics.moments[0].size
+    if pays(work / _LARGE) if accelerate is None else accelerate:
+        states = remember(states)
     whitened = np.full(n, problem.x.dtype == np.float32)
     return Group(problem, cells, np.array(of), states, whitened, np.full((n, 3), np.nan), hold)
 

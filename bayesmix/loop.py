@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from bayesmix.acceleration import Memory, Proposal, learn, propose
 from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
-from bayesmix.mstep import maximize
+from bayesmix.mstep import maximize, restrain
 from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import CODE
 from bayesmix.statistics import Observations, Statistics, summarize
@@ -31,6 +32,7 @@ from bayesmix.units import Floor
 __all__ = ["Options", "Rules", "State", "advance", "climb", "map_starts"]
 
 _MAX_REDRAWS = 200
+_BELIEVED = 100  # times what a proposal says remains is what it is taken to mean
 
 
 class Options(NamedTuple):
@@ -74,6 +76,7 @@ class State(NamedTuple):
     chain: Any  # moments of each step of this call, where draws are averaged
     filled: Any  # how many entries of them hold
     family: Any = None  # which structure of the storage, where one program serves them all
+    memory: Memory | None = None  # where EM is accelerated
 
 
 def _step(state: State, observations: Observations, beta: Array, rules: Rules, options: Options) -> State:
@@ -84,6 +87,16 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
         state.mixture, state.statistics, rules.floor, options.hold, rules.penalty, state.skip, state.family
     )
     key, draw = jax.random.split(jax.random.wrap_key_data(state.key)) if draws else (None, None)
+    proposal = None
+    if state.memory is not None:
+        begun = jnp.isfinite(state.statistics.objective) & (state.memory.radius > 0) & ~state.skip
+        total = jnp.sum(state.statistics.moments[:, 0])
+        into = partial(
+            restrain, count=total * mixture.weights, previous=mixture.covariance.values, family=state.family
+        )
+        own = ~begun | jnp.any(collapsed)
+        proposal = propose(state.memory, state.mixture, mixture, factor, total, begun, own, into)
+        mixture, factor = proposal.mixture, proposal.factor
     inverse = inverse_factor(mixture.covariance, factor, d)
     statistics = summarize(
         mixture,
@@ -106,7 +119,11 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
     count = statistics.moments[:, 0]
     finite = jnp.isfinite(statistics.objective) & jnp.all(jnp.isfinite(statistics.moments))
     gain = statistics.objective - state.statistics.objective
-    calm = _calm(state, statistics, gain, rules, options)
+    accepted, memory = jnp.ones((), bool), None
+    if proposal is not None:
+        accepted = proposal.plain | (finite & (gain >= 0))
+        memory = learn(proposal, inverse[0], accepted)
+    calm = _calm(state, statistics, gain, rules, options, proposal, accepted)
     code = jnp.where(calm >= 2, CODE["converged"], 0)
     if not options.whitened and not mixture.covariance.row.shared:
         code = jnp.where(jnp.any(thin & (count > d + 1)), CODE["thin"], code)
@@ -115,9 +132,10 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
     bad = finite & jnp.any(count < d + 1) if draws else jnp.zeros((), bool)
     failed = jnp.where(bad, state.failed + 1, 0)
     code = jnp.where(failed > _MAX_REDRAWS, CODE["collapsed"], code)
-    code = jnp.where(finite, code, CODE["non_finite"])
+    code = jnp.where(finite | ~accepted, code, CODE["non_finite"])
+    taken = finite & accepted
     mixture, statistics = jax.tree.map(
-        lambda old, new: jnp.where(finite, new, old), (state.mixture, state.statistics), (mixture, statistics)
+        lambda old, new: jnp.where(taken, new, old), (state.mixture, state.statistics), (mixture, statistics)
     )
     best, chain = state.best, state.chain
     if draws:
@@ -131,10 +149,10 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
         statistics=statistics,
         skip=bad,
         step=state.step + ~state.skip,
-        gain=jnp.where(state.skip | ~jnp.isfinite(gain), jnp.nan, gain),
+        gain=jnp.where(accepted, jnp.where(state.skip | ~jnp.isfinite(gain), jnp.nan, gain), state.gain),
         calm=calm,
         code=code.astype(state.code.dtype),
-        collapsed=jnp.broadcast_to(collapsed, (k,)) | (count <= 0),
+        collapsed=jnp.broadcast_to(collapsed, (k,)) | (statistics.moments[:, 0] <= 0),
         tolerant=state.tolerant,
         key=state.key if key is None else jax.random.key_data(key),
         redraws=state.redraws + bad,
@@ -142,8 +160,9 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
         best=best,
         trace=state.trace.at[state.filled % state.trace.shape[0]].set(statistics.objective),
         chain=chain,
-        filled=state.filled + (finite & ~bad),
+        filled=state.filled + ((finite | ~accepted) & ~bad),
         family=state.family,
+        memory=memory,
     )
 
 
@@ -152,11 +171,21 @@ def step_size(step: Any) -> Any:
     return jnp.maximum(step, 1.0) ** -0.7
 
 
-def _calm(state: State, statistics: Statistics, gain: Array, rules: Rules, options: Options) -> Array:
+def _calm(
+    state: State,
+    statistics: Statistics,
+    gain: Array,
+    rules: Rules,
+    options: Options,
+    proposal: Proposal | None,
+    accepted: Array,
+) -> Array:
     """Steps in a row that promise to gain less than tol; two are enough. tol = 0 never stops.
 
-    Aitken: gains shrink by a = gain / previous gain a step, so gain a / (1 - a) remains. Hard responsibilities
-    have come to rest when the statistics, so the assignment, repeat exactly. One cluster is a closed form.
+    Aitken: gains of EM's own steps shrink by a = gain / previous gain a step, so gain a / (1 - a) remains. A proposal
+    says itself what remains; it knows only the directions that it came by, so a hundred times as much is assumed. Hard
+    responsibilities have come to rest when the statistics, so the assignment, repeat exactly. One cluster is a closed
+    form.
     """
     stepped = ~state.skip & (rules.tol > 0)
     if options.responsibilities == "hard":
@@ -168,8 +197,13 @@ def _calm(state: State, statistics: Statistics, gain: Array, rules: Rules, optio
     ratio = gain / state.gain
     remaining = jnp.where(ratio < 1, gain * ratio / (1 - ratio), jnp.inf)
     rounding = rules.rounding * (jnp.abs(statistics.objective) + rules.total)
-    still = (gain <= rounding) | ((gain > 0) & (state.gain > 0) & (remaining < rules.tol))
-    return jnp.where(stepped & still, state.calm + 1, 0)
+    promising = (gain > 0) & (state.gain > 0) & (remaining < rules.tol)
+    if proposal is not None:
+        promising = jnp.where(
+            proposal.plain, promising & proposal.steady, _BELIEVED * proposal.remaining < rules.tol
+        )
+    still = (gain <= rounding) | promising
+    return jnp.where(accepted, jnp.where(stepped & still, state.calm + 1, 0), state.calm)
 
 
 @partial(jax.jit, static_argnames="options")

@@ -8,6 +8,7 @@ ridge added to its scatter, so that it stays of its structure.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from bayesmix.statistics import Statistics
 from bayesmix.storage import per_cluster
 from bayesmix.units import Floor
 
-__all__ = ["Maximum", "families", "maximize"]
+__all__ = ["Maximum", "families", "maximize", "restrain"]
 
 _NEXT_TO_NOTHING = 1e-100
 
@@ -68,6 +69,20 @@ def maximize(
     return Maximum(
         GaussianMixture(weights, means, Covariance(values, structure.name)), factor, collapsed, thin
     )
+
+
+def restrain(
+    mixture: GaussianMixture, factor: Array, count: Array, previous: Array, family: Any = None
+) -> tuple[GaussianMixture, Array]:
+    """A mixture brought into the family of its structure: the M-step at its own covariances, with its factor."""
+    structure, values = mixture.covariance.row, mixture.covariance.values
+    if family is None and not structure.constrained:
+        return mixture, factor
+    estimate = structure.estimate if family is None else partial(_switch, structure.storage, family)
+    count = jnp.maximum(count, _NEXT_TO_NOTHING)  # an empty cluster has next to no say, as in the M-step
+    values = estimate(count, values * per_cluster(count, structure.form.axes), previous)
+    covariance = Covariance(values, structure.name)
+    return replace(mixture, covariance=covariance), structure.form.cholesky(values)
 
 
 def _complete(

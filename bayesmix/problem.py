@@ -34,6 +34,7 @@ class Problem(NamedTuple):
     observations: Observations
     rules: Rules
     n_components: int
+    accelerate: bool | None = False  # EM; None where that is worth compiling
 
     def whole(self, why: str, instead: str) -> None:
         """Raise unless weights are whole numbers."""

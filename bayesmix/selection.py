@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesmix.acceleration import asked
 from bayesmix.cells import CellFit, fit_cells
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.gap import CentreSearch, search_centres
@@ -218,6 +219,7 @@ def search(
     key: Any = 0,
     tol: float = 1e-3,
     max_steps: int = 10_000,
+    accelerate: bool | None = None,
 ) -> Search | CentreSearch:
     """Fit every number of clusters with every structure, and rank them.
 
@@ -235,6 +237,7 @@ def search(
         key: seeds the draws.
         tol: as in `fit`: a cell ends when less than this many nats are left to gain.
         max_steps: of a cell, about.
+        accelerate: as in `fit`; by default where the data are large enough for it to be worth compiling.
 
     Returns:
         A `Search`: `.table`, `.best`, `.top(n)`, `.fit(k, structure)`, `.plot()`, `.merge(other)`; a `CentreSearch`
@@ -269,6 +272,7 @@ def search(
     if not (isinstance(tol, int | float | np.number) and 0 <= tol < np.inf):
         raise ValueError(f"tol must be a number of nats, zero or more; it is {tol!r}")
     max_steps = as_count(max_steps, "max_steps")
+    wanted = asked(accelerate, "soft", tol)
     if isinstance(covariance, str) and covariance == "all":
         structures = [row.name for row in STRUCTURES.values() if (row.n_features == 1) == (d == 1)]
     else:
@@ -296,7 +300,15 @@ def search(
             within = [k for k in counts if k <= len(rows)]
             starts = partition(rows, weight[keep], within, n_starts, key)
             fits = fit_cells(
-                rows, weight[keep], fitted, starts, hold=hold, tol=tol, max_steps=max_steps, progress=progress
+                rows,
+                weight[keep],
+                fitted,
+                starts,
+                hold=hold,
+                tol=tol,
+                max_steps=max_steps,
+                accelerate=wanted,
+                progress=progress,
             )
             found = {
                 cell: replace(fits[cell], mixture=replace(fits[cell].mixture, feature_names=names))

@@ -31,7 +31,7 @@ LAYERS = (
     ("replicates", "gibbs", "potential", "quantities", "clustering"),
     ("discrepancy", "chains", "approximations", "diagnosis"),
     ("merging", "checks"),
-    ("mstep",),
+    ("mstep", "acceleration"),
     ("loop",),
     ("drive", "problem", "partitions"),
     ("verdict", "information"),

@@ -1,0 +1,250 @@
+"""EM with a memory: where clusters overlap EM crawls, and the steps that it took tell how to stride.
+
+EM is steepest ascent in the metric of the complete data, θ⁺ - θ = I⁻¹ ∇ log p(x | θ), so in coordinates in which that
+information is one its step f is the gradient, and a limited-memory BFGS direction, p = H f with H made of the last
+few steps s and what each took from f, is Newton's in the directions that were walked and EM's own in all others.
+
+Coordinates are those of the frame of θ, made anew each step: with n the counts and W = L⁻¹ of its clusters,
+
+    weights         √n log(w⁺ / w)
+    means           √n W (m⁺ - m)
+    covariances     √n W L⁺,  on the diagonal √(2 n) log(W L⁺)
+
+A vector is carried from one frame to the next as it is. A proposal is brought back into the family of the structure
+by the M-step, is refused where the objective falls, and EM's own step follows: so the objective never falls, at one
+pass over the data a proposal. A direction in which f grew, as it does at a saddle, is not remembered.
+
+References:
+    Lange (1995), A quasi-Newton acceleration of the EM algorithm, Statistica Sinica 5.
+    Jamshidian & Jennrich (1997), Acceleration of the EM algorithm by using quasi-Newton methods, JRSS B 59.
+    Liu & Nocedal (1989), On the limited memory BFGS method for large scale optimization, Math. Programming 45.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from bayesmix.covariance import Covariance
+from bayesmix.mixture import GaussianMixture
+
+__all__ = ["Memory", "Proposal", "asked", "blank", "learn", "pays", "propose"]
+
+_STEPS = 8  # that are remembered
+_ROOM = 2**18  # numbers, for the steps of a large mixture
+_COMPILING = 2e8  # products that take about as long
+_CURVED = 1e-3  # of a step, what it must take from f at least to be remembered
+
+
+def asked(accelerate: Any, method: str, tol: float) -> bool | None:
+    """The option, checked: False where EM's own steps are what was asked for, None where it is to be decided.
+
+    Raises:
+        ValueError: no such option, or acceleration of what cannot be.
+    """
+    if not (accelerate is None or isinstance(accelerate, bool)):
+        raise ValueError(f"accelerate must be True, False or None; it is {accelerate!r}")
+    own = "tol=0 takes EM's own steps" if tol == 0 else f"method={method!r} is no climb of soft EM"
+    climbs = method in ("soft", "annealed") and tol > 0
+    if accelerate and not climbs:
+        raise ValueError(f"accelerate=True cannot be: {own}; leave it out")
+    return accelerate if climbs else False
+
+
+def pays(products: float) -> bool:
+    """Whether passes of so many products n k p take longer than compiling the accelerated step, a second or two."""
+    return products > _COMPILING
+
+
+class Memory(NamedTuple):
+    """What a run remembers of its way, in vectors of q coordinates; a row of zeros is nothing."""
+
+    steps: Any  # (m, q) s, the last step at the end
+    changes: Any  # (m, q) y, what each took from f; of the last step, f before it
+    refused: Any  # the last proposal was
+    plain: Any  # the last step was EM's own
+    radius: Any  # of a proposal, at most; zero before the first step
+    factor: Any  # Cholesky factor of the mixture's covariances, and
+    inverse: Any  # its inverse
+
+
+class Proposal(NamedTuple):
+    """Where to go on: EM's own step where `plain`, and nats that remain to be gained if the directions told all."""
+
+    mixture: GaussianMixture
+    factor: Array
+    plain: Array
+    remaining: Array
+    size: Array  # of the step
+    steps: Array  # with this one
+    changes: Array
+    begun: Array
+    memory: Memory  # that it was made from
+
+    @property
+    def steady(self) -> Array:
+        """Two steps in a row are EM's own."""
+        return self.plain & self.memory.plain
+
+
+def blank(mixture: GaussianMixture) -> Memory:
+    """No memory, of a mixture on NumPy arrays."""
+    size = mixture.weights.size + mixture.means.size + mixture.covariance.values.size
+    rows = int(np.clip(_ROOM // size, 2, _STEPS))
+    return Memory(
+        steps=np.zeros((rows, size)),
+        changes=np.zeros((rows, size)),
+        refused=np.bool_(False),
+        plain=np.bool_(True),
+        radius=np.float64(0),
+        factor=np.zeros_like(mixture.covariance.values),
+        inverse=np.zeros_like(mixture.covariance.values),
+    )
+
+
+class _Frame(NamedTuple):
+    """Coordinates about a mixture, each a relative change times the root of the number of points that it is of."""
+
+    mixture: GaussianMixture
+    factor: Array
+    inverse: Array
+    root: Array  # (q,)
+
+    def vector(self, mixture: GaussianMixture, factor: Array) -> Array:
+        """The coordinates (q,) of a mixture with its Cholesky factor."""
+        center, storage = self.mixture, self.mixture.covariance.storage
+        both = (center.weights > 0) & (mixture.weights > 0)
+        weights = jnp.where(both, jnp.log(jnp.where(both, mixture.weights / center.weights, 1)), 0)
+        means = storage.apply(self.inverse, mixture.means - center.means)
+        ratio = self.inverse @ factor if storage.axes == 2 else self.inverse * factor
+        diagonal, worth = self._diagonal()
+        ratio = jnp.where(diagonal, worth * jnp.log(jnp.where(diagonal, ratio, 1)), ratio)
+        return self.root * jnp.concatenate([part.reshape(-1) for part in (weights, means, ratio)])
+
+    def at(self, vector: Array) -> tuple[GaussianMixture, Array]:
+        """The mixture at some coordinates, and its Cholesky factor; without the constraints of its structure."""
+        center, storage = self.mixture, self.mixture.covariance.storage
+        k, d = center.n_components, center.n_features
+        change = jnp.where(self.root > 0, vector / jnp.where(self.root > 0, self.root, 1), 0)
+        weights = center.weights * jnp.exp(change[:k])
+        means = center.means + storage.apply(self.factor, change[k : k + k * d].reshape(k, d))
+        diagonal, worth = self._diagonal()
+        ratio = change[k + k * d :].reshape(self.factor.shape)
+        ratio = jnp.where(diagonal, jnp.exp(jnp.where(diagonal, ratio, 0) / worth), ratio)
+        factor = self.factor @ ratio if storage.axes == 2 else self.factor * ratio
+        values = factor @ jnp.swapaxes(factor, -1, -2) if storage.axes == 2 else factor * factor
+        covariance = Covariance(values, center.covariance.structure)
+        return replace(center, weights=weights / jnp.sum(weights), means=means, covariance=covariance), factor
+
+    def _diagonal(self) -> tuple[Any, float]:
+        """Where a factor has its diagonal; and √2, as a log deviation is worth two means, a sphere's one of each."""
+        axes, d = self.mixture.covariance.storage.axes, self.mixture.n_features
+        where = np.eye(d, dtype=bool) if axes == 2 else np.ones(self.factor.shape, bool)
+        return where, float(np.sqrt(2 if axes else 2 * d))
+
+
+def _frame(mixture: GaussianMixture, factor: Array, inverse: Array, total: Array) -> _Frame:
+    counts = total * mixture.weights
+    shared = counts if factor.shape[0] == counts.shape[0] else total[None]
+    each = counts, jnp.repeat(counts, mixture.n_features), jnp.repeat(shared, factor[0].size)
+    return _Frame(mixture, factor, inverse, jnp.sqrt(jnp.concatenate(each)))
+
+
+def propose(
+    memory: Memory,
+    mixture: GaussianMixture,
+    plus: GaussianMixture,
+    factor: Array,
+    total: Array,
+    begun: Array,
+    own: Array,
+    restrain: Callable[[GaussianMixture, Array], tuple[GaussianMixture, Array]],
+) -> Proposal:
+    """Where to go from a mixture whose M-step is `plus`.
+
+    Args:
+        memory: of the run.
+        mixture: where the run is.
+        plus: where EM goes.
+        factor: the Cholesky factor of plus.
+        total: the number of points.
+        begun: the memory is of this mixture; otherwise it is empty.
+        own: take EM's own step.
+        restrain: brings a mixture and its factor into the family of its structure.
+    """
+    frame = _frame(mixture, memory.factor, memory.inverse, total)
+    residual = jnp.where(begun, frame.vector(plus, factor), 0)
+    known = begun & ~memory.refused
+    steps = jnp.where(begun, memory.steps, 0)
+    changes = (
+        jnp.where(begun, memory.changes, 0).at[-1].set(jnp.where(known, memory.changes[-1] - residual, 0))
+    )
+    direction = _quasi_newton(steps, changes, residual)
+    both = jnp.stack([residual, direction])
+    products = both @ both.T
+    remaining, lengths = products[0, 1] / 2, jnp.sqrt(jnp.diagonal(products))
+    plain = own | memory.refused | ~(remaining > 0)
+    shorter = jnp.minimum(1, jnp.maximum(memory.radius, lengths[0]) / lengths[1])
+    step = jnp.where(plain, residual, shorter * direction)
+    there, there_factor = restrain(*frame.at(step))
+    chosen, chosen_factor = jax.tree.map(
+        lambda ours, proposed: jnp.where(plain, ours, proposed), (plus, factor), (there, there_factor)
+    )
+    size = jnp.where(plain, lengths[0], shorter * lengths[1])
+    return Proposal(
+        chosen,
+        chosen_factor,
+        plain,
+        remaining,
+        size,
+        _push(steps, step),
+        _push(changes, residual),
+        begun,
+        memory,
+    )
+
+
+def learn(proposal: Proposal, inverse: Array, accepted: Array) -> Memory:
+    """The memory after the pass at a proposal; `inverse` is that of its Cholesky factor."""
+    memory = proposal.memory
+    wider = jnp.where(proposal.plain, memory.radius, 2 * memory.radius)
+    return Memory(
+        steps=proposal.steps,
+        changes=proposal.changes,
+        refused=~accepted,
+        plain=proposal.plain,
+        radius=jnp.where(proposal.begun, jnp.where(accepted, wider, proposal.size / 4), jnp.inf),
+        factor=jnp.where(accepted, proposal.factor, memory.factor),
+        inverse=jnp.where(accepted, inverse, memory.inverse),
+    )
+
+
+def _push(rows: Array, row: Array) -> Array:
+    return jnp.concatenate([rows[1:], row[None]])
+
+
+def _quasi_newton(steps: Array, changes: Array, residual: Array) -> Array:
+    """H f by the two loops of limited-memory BFGS; f itself where nothing is remembered."""
+    products = jnp.sum(steps * jnp.stack([steps, changes]), axis=-1)
+    curved = products[1] > _CURVED * products[0]
+    weight = jnp.where(curved, 1 / jnp.where(curved, products[1], 1), 0)
+    count = weight.shape[0]
+
+    def back(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        vector, taken = carry
+        j = count - 1 - i
+        share = weight[j] * (steps[j] @ vector)
+        return vector - share * changes[j], taken.at[j].set(share)
+
+    def forth(j: Array, vector: Array) -> Array:
+        share = taken[j] - weight[j] * (changes[j] @ vector)
+        return vector + share * steps[j]
+
+    vector, taken = jax.lax.fori_loop(0, count, back, (residual, jnp.zeros(count)))
+    return jax.lax.fori_loop(0, count, forth, vector)

@@ -1,0 +1,147 @@
+"""EM with a memory: it never falls, ends where EM ends, in fewer steps, and only where it was asked for or pays."""
+
+import jax
+import numpy as np
+import pytest
+from cases import FEW, K, data, features
+from numpy.testing import assert_allclose, assert_array_equal
+
+import bayesmix as bm
+from bayesmix import acceleration
+from bayesmix.covariance import STRUCTURES
+from bayesmix.density import inverse_factor
+from bayesmix.inputs import double_precision
+
+# M-steps that bring a proposal back into its family, beside those of `FEW`, of which most need none.
+FAMILIES = [(name, None) for name in (*FEW, "VEI", "VVE")] + [("VVV", "weak"), ("VEI", "weak")]
+
+
+def overlapping(n=1000):
+    """Three clusters two standard deviations apart, which EM takes thousands of steps for."""
+    rng = np.random.default_rng(0)
+    return (np.array([-2.0, 0.0, 2.0])[rng.choice(3, n, p=[0.3, 0.4, 0.3])] + rng.normal(size=n))[:, None]
+
+
+@pytest.mark.parametrize(("name", "prior"), FAMILIES)
+def test_it_climbs_to_where_em_ends(name, prior):
+    x, z = data(name)
+    model = bm.MixtureModel(K, name, prior=prior)
+    own, fast = (bm.fit(model, x, init=z, tol=1e-8, accelerate=which) for which in (False, True))
+    assert fast.converged, fast.status
+    assert len(fast.objective) == fast.n_steps
+    assert np.diff(fast.objective).min() >= 0
+    assert_allclose(fast.objective[-1], own.objective[-1], atol=1e-6)
+    assert_allclose(fast.mixture.weights, own.mixture.weights, atol=2e-3)
+    assert_allclose(fast.log_likelihood, fast.mixture.log_density(x).sum(), rtol=1e-12)
+    bm.GaussianMixture.of(fast.mixture.weights, fast.mixture.means, fast.mixture.covariances, covariance=name)
+
+
+@pytest.mark.parametrize(
+    ("x", "name", "times"),
+    [(None, "VVV", 3), (None, "EEE", 3), (overlapping(), "V", 20)],
+    ids=["full", "tied", "one feature"],
+)
+def test_where_clusters_overlap_it_takes_a_third_of_the_steps_or_less(x, name, times):
+    x = bm.datasets.load("old_faithful") if x is None else x
+    own, fast = [], []
+    for key in range(5):
+        pair = [
+            bm.fit(bm.MixtureModel(3 if name != "EEE" else 5, name), x, n_starts=1, key=key, accelerate=which)
+            for which in (False, True)
+        ]
+        if abs(pair[0].log_likelihood - pair[1].log_likelihood) < 1e-3:
+            own.append(pair[0].n_steps)
+            fast.append(pair[1].n_steps)
+    assert len(own) >= 4
+    assert np.median(fast) * times <= np.median(own)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_coordinates_lead_to_a_mixture_and_back_and_em_is_their_gradient(name):
+    x, z = data(name)
+    d = features(name)
+    near = bm.fit(bm.MixtureModel(K, name), x, init=z, tol=1e-6).mixture
+    plus = bm.fit(bm.MixtureModel(K, name), x, init=near, tol=0, max_steps=1).mixture
+    with double_precision():
+        storage = near.covariance.storage
+        factors = [storage.cholesky(m.covariance.values) for m in (near, plus)]
+        inverse, _ = inverse_factor(near.covariance, factors[0], d)
+        frame = acceleration._frame(near, factors[0], inverse, np.float64(len(x)))
+        vector = frame.vector(plus, factors[1])
+        back, factor = frame.at(vector)
+        assert_allclose(back.weights, plus.weights, rtol=1e-12)
+        assert_allclose(back.means, plus.means, rtol=1e-10, atol=1e-10)
+        assert_allclose(back.covariance.values, plus.covariance.values, rtol=1e-10, atol=1e-12)
+        assert_allclose(factor, factors[1], rtol=1e-10, atol=1e-12)
+        if not STRUCTURES[name].constrained:  # else the gradient has parts that lead out of the family
+            slope = jax.grad(lambda v: frame.at(v)[0].log_density(x).sum())(np.zeros_like(vector))
+            size = storage.axes and factors[0].shape[-1]
+            upper = np.triu_indices(size, 1) if storage.axes == 2 else ([], [])
+            rest = np.array(slope[K + K * d :]).reshape(factors[0].shape)
+            if storage.axes == 2:
+                rest[:, *upper] = 0
+            slope = np.concatenate([slope[: K + K * d], rest.ravel()])
+            # The frame's metric is the complete data's information at θ, to first order in the step.
+            assert_allclose(vector, slope, atol=0.05 * np.abs(vector).max())
+
+
+def test_em_takes_its_own_steps_where_that_is_asked_for_or_cheaper():
+    x = bm.datasets.load("old_faithful")
+    model = bm.MixtureModel(3)
+    own, default = (bm.fit(model, x, n_starts=2, accelerate=which) for which in (False, None))
+    assert_array_equal(own.objective, default.objective)
+    assert bm.fit(model, x, n_starts=1, tol=0, max_steps=7).n_steps == 7
+
+
+def test_it_begins_where_it_pays(monkeypatch):
+    x = bm.datasets.load("old_faithful")
+    asked = bm.fit(bm.MixtureModel(3), x, n_starts=2, accelerate=True)
+    monkeypatch.setattr(acceleration, "_COMPILING", 0)
+    by_itself = bm.fit(bm.MixtureModel(3), x, n_starts=2)
+    assert_array_equal(by_itself.objective, asked.objective)
+
+
+def test_what_is_held_stays():
+    x, z = data("VVV")
+    fit = bm.fit(bm.MixtureModel(K, "VVV"), x, init=z, hold="weights", accelerate=True)
+    assert_array_equal(fit.mixture.weights, np.full(K, 1 / K))
+    own = bm.fit(bm.MixtureModel(K, "VVV"), x, init=z, hold="weights", accelerate=False)
+    assert_allclose(fit.log_likelihood, own.log_likelihood, atol=1e-3)
+
+
+def test_annealing_takes_it_too():
+    x = bm.datasets.load("old_faithful")
+    own, fast = (
+        bm.fit(bm.MixtureModel(3), x, method="annealed", accelerate=which).log_likelihood
+        for which in (False, True)
+    )
+    assert_allclose(own, fast, atol=1e-3)
+
+
+def test_a_search_takes_it():
+    x = bm.datasets.load("old_faithful")
+    kinds = {"n_components": [2, 3, 4], "covariance": ["EEE", "VVI", "VVE"]}
+    own, fast = (bm.search(x, **kinds, accelerate=which) for which in (False, True))
+    assert fast.best.mixture.structure == own.best.mixture.structure
+    columns = ["n_components", "covariance"]
+    pair = own.table.merge(fast.table, on=columns, suffixes=("", "_fast"))
+    assert len(pair) == 9
+    assert (pair.log_likelihood_fast > pair.log_likelihood - 1e-3).mean() >= 8 / 9
+    assert pair.n_steps_fast.sum() < pair.n_steps.sum() / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"accelerate": "yes"}, "True, False or None; it is 'yes'"),
+        ({"accelerate": True, "tol": 0}, "tol=0 takes EM's own steps"),
+        ({"accelerate": True, "method": "hard"}, "method='hard'"),
+        ({"accelerate": True, "method": "stochastic"}, "method='stochastic'"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        bm.fit(bm.MixtureModel(2), bm.datasets.load("old_faithful"), **options)
+    if "method" not in options:
+        with pytest.raises(ValueError, match=said):
+            bm.search(bm.datasets.load("old_faithful"), **options)
