@@ -4,14 +4,15 @@
     Cholesky factor of Σ_k,
 
 from deviations, so that it is accurate however far a point or thin a cluster is. Pure functions of pytrees and
-arrays (d, b); they follow the precision that they are called in.
+arrays (d, b); they follow the precision that they are called in, and those that a user's points go through compute with
+NumPy where they are given NumPy arrays, which for few points takes less time than compiling.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bayesmix.covariance import Covariance
+from bayesmix.storage import numbers
 
 if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
@@ -31,9 +33,11 @@ __all__ = [
 
 def log_sum(logits: Float[Array, "k b"]) -> Float[Array, " b"]:
     """log Σ_k exp(logits), finite where any logit is."""
-    top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    return top + jnp.log(jnp.sum(jnp.exp(logits - top), axis=0))
+    n = numbers(logits)
+    top = n.max(logits, axis=0)
+    top = top if n is np else jax.lax.stop_gradient(top)
+    top = n.where(n.isfinite(top), top, 0)
+    return top + n.log(n.sum(n.exp(logits - top), axis=0))
 
 
 def draw_cluster(key: Array, logits: Float[Array, "k b"]) -> tuple[Array, Array]:
@@ -51,7 +55,7 @@ def draw_cluster(key: Array, logits: Float[Array, "k b"]) -> tuple[Array, Array]
 
 def precision_factor(covariance: Covariance, n_features: int) -> tuple[Array, Array]:
     """W, the inverse of the Cholesky factor in its storage, and log |W| (k|1,)."""
-    return inverse_factor(covariance, covariance.storage.cholesky(jnp.asarray(covariance.values)), n_features)
+    return inverse_factor(covariance, covariance.storage.cholesky(covariance.values), n_features)
 
 
 def inverse_factor(covariance: Covariance, cholesky: Array, n_features: int) -> tuple[Array, Array]:
@@ -62,13 +66,13 @@ def inverse_factor(covariance: Covariance, cholesky: Array, n_features: int) -> 
 
 def log_determinant(covariance: Covariance, factor: Array, n_features: int) -> Array:
     """log |W| (k|1,)."""
-    diagonal = covariance.storage.diagonal(factor)
-    return jnp.sum(jnp.log(jnp.broadcast_to(diagonal, (diagonal.shape[0], n_features))), axis=-1)
+    diagonal, n = covariance.storage.diagonal(factor), numbers(factor)
+    return n.sum(n.log(n.broadcast_to(diagonal, (diagonal.shape[0], n_features))), axis=-1)
 
 
 def _log_weights(weights: Array) -> Array:
-    positive = weights > 0
-    return jnp.where(positive, jnp.log(jnp.where(positive, weights, 1)), -jnp.inf)
+    positive, n = weights > 0, numbers(weights)
+    return n.where(positive, n.log(n.where(positive, weights, 1)), -n.inf)
 
 
 def _whitened(
@@ -79,7 +83,7 @@ def _whitened(
         factor, log_det = precision_factor(mixture.covariance, mixture.n_features)
     else:
         log_det = log_determinant(mixture.covariance, factor, mixture.n_features)
-    deviations = x - jnp.asarray(mixture.means).astype(x.dtype)[:, :, None]
+    deviations = x - mixture.means.astype(x.dtype)[:, :, None]
     return mixture.covariance.storage.whiten(factor.astype(x.dtype), deviations), log_det
 
 
@@ -88,10 +92,8 @@ def log_joint(
 ) -> Float[Array, "k b"]:
     """log p(x, z=k); `factor` is any triangular W_k with |W_k (x - m_k)|² the squared Mahalanobis distance."""
     y, log_det = _whitened(mixture, x, factor)
-    constant = (
-        _log_weights(jnp.asarray(mixture.weights)) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
-    )
-    return constant.astype(x.dtype)[:, None] - jnp.sum(y * y, axis=1) / 2
+    constant = _log_weights(mixture.weights) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
+    return constant.astype(x.dtype)[:, None] - numbers(y).sum(y * y, axis=1) / 2
 
 
 def log_density(mixture: GaussianMixture, x: Array) -> Array:
@@ -102,38 +104,46 @@ def report(mixture: GaussianMixture, x: Array, factor: Array | None = None) -> F
     """Of each point: log density, largest log joint, entropy of its responsibilities, most probable cluster."""
     logits = log_joint(mixture, x, factor)
     total = log_sum(logits)
-    r = jnp.exp(logits - total)
-    entropy = -jnp.sum(jnp.where(r > 0, r * jnp.log(jnp.where(r > 0, r, 1)), 0), axis=0)
-    return jnp.stack([total, jnp.max(logits, axis=0), entropy, jnp.argmax(logits, axis=0).astype(x.dtype)])
+    n = numbers(logits)
+    r = n.exp(logits - total)
+    entropy = -n.sum(n.where(r > 0, r * n.log(n.where(r > 0, r, 1)), 0), axis=0)
+    return n.stack([total, n.max(logits, axis=0), entropy, n.argmax(logits, axis=0).astype(x.dtype)])
 
 
-def responsibilities(mixture: GaussianMixture, x: Array) -> Array:
-    return jax.nn.softmax(log_joint(mixture, x), axis=0)
+def responsibilities(mixture: GaussianMixture, x: Any) -> Any:
+    logits = log_joint(mixture, x)
+    if numbers(logits) is jnp:
+        return jax.nn.softmax(logits, axis=0)
+    unnormalised = np.exp(logits - logits.max(axis=0))
+    return unnormalised / unnormalised.sum(axis=0)
 
 
 def classify(mixture: GaussianMixture, x: Array) -> Array:
-    return jnp.argmax(log_joint(mixture, x), axis=0)
+    logits = log_joint(mixture, x)
+    return numbers(logits).argmax(logits, axis=0)
 
 
 def _nearest(distance: Array, z_score: Array, radius: float) -> Array:
-    nearest = jnp.argmin(distance, axis=0)
-    closest = jnp.take_along_axis(z_score, nearest[None], axis=0)[0]
-    return jnp.where(closest < radius, nearest, -1)
+    n = numbers(distance)
+    nearest = n.argmin(distance, axis=0)
+    closest = n.take_along_axis(z_score, nearest[None], axis=0)[0]
+    return n.where(closest < radius, nearest, -1)
 
 
 def within_mahalanobis(mixture: GaussianMixture, x: Array, radius: float) -> Array:
     y, _ = _whitened(mixture, x)
-    distance = jnp.sqrt(jnp.sum(y * y, axis=1))
+    n = numbers(y)
+    distance = n.sqrt(n.sum(y * y, axis=1))
     return _nearest(distance, distance, radius)
 
 
 def within_euclidean(mixture: GaussianMixture, x: Array, radius: float) -> Array:
-    deviations = x - jnp.asarray(mixture.means).astype(x.dtype)[:, :, None]
-    squared = jnp.sum(deviations**2, axis=1)
-    dense = jnp.asarray(mixture.covariances).astype(x.dtype)
-    along = jnp.einsum("kib,kij,kjb->kb", deviations, dense, deviations)
+    n = numbers(x)
+    deviations = x - mixture.means.astype(x.dtype)[:, :, None]
+    squared = n.sum(deviations**2, axis=1)
+    along = n.sum(deviations * (mixture.covariances.astype(x.dtype) @ deviations), axis=1)
     away = squared > 0
-    score = jnp.where(away, squared / jnp.sqrt(jnp.where(away, along, 1)), 0)
+    score = n.where(away, squared / n.sqrt(n.where(away, along, 1)), 0)
     return _nearest(squared, score, radius)
 
 

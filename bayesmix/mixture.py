@@ -421,12 +421,18 @@ class GaussianMixture:
                 f"this is a batch of mixtures (means {self.means.shape}); map the method over it with jax.vmap"
             )
         points = as_points(x, n_features=self.n_features).values
+        if points.size * self.n_components <= _FEW:
+            with np.errstate(all="ignore"):
+                out = block(jax.tree.map(np.asarray, self._arrays()), np.ascontiguousarray(points.T), *more)
+            return np.ascontiguousarray(np.moveaxis(np.asarray(out), -1, 0))
         size = min(4096, max(256, 2 ** (16 - (self.n_components * self.n_features).bit_length())))
         with double_precision():
             out = to_numpy(_map_blocks(block, self._arrays(), points_last(points, size), more))
         out = np.moveaxis(out, -1, 1)
         return np.ascontiguousarray(out.reshape(-1, *out.shape[2:])[: points.shape[0]])
 
+
+_FEW = 2**17  # numbers n k d that NumPy is done with before anything is compiled
 
 _DISTANCES: dict[str, Callable[..., Array]] = {
     "mahalanobis": density.within_mahalanobis,

@@ -18,7 +18,12 @@ from jaxtyping import Array, Float
 
 from bayesmix.inputs import is_traced
 
-__all__ = ["STORAGES", "Storage", "inverse_cholesky", "per_cluster"]
+__all__ = ["STORAGES", "Storage", "inverse_cholesky", "numbers", "per_cluster"]
+
+
+def numbers(values: Any) -> Any:
+    """The library of an array: `jax.numpy` for JAX's own, traced ones included, otherwise `numpy`."""
+    return jnp if isinstance(values, jax.Array) else np
 
 
 def per_cluster(vector: Any, axes: int) -> Any:
@@ -93,17 +98,33 @@ def _full_second(moments: Float[Array, "k q"], d: int) -> Float[Array, "k d d"]:
     return moments[:, where]
 
 
-def _full_inverse(factor: Float[Array, "k d d"]) -> Float[Array, "k d d"]:
+def _full_cholesky(values: Any) -> Any:
+    """NaN where a matrix is not positive definite."""
+    if numbers(values) is jnp:
+        return jnp.linalg.cholesky(values)
+    try:
+        return np.linalg.cholesky(values)
+    except np.linalg.LinAlgError:
+        return np.asarray(jnp.linalg.cholesky(jnp.asarray(values)))
+
+
+def _full_inverse(factor: Any) -> Any:
+    if numbers(factor) is np:  # row by row, as exact as a triangular solve
+        inverse, identity = np.zeros_like(factor), np.eye(factor.shape[-1], dtype=factor.dtype)
+        for i in range(factor.shape[-1]):
+            known = (factor[..., i, None, :i] @ inverse[..., :i, :])[..., 0, :]
+            inverse[..., i, :] = (identity[i] - known) / factor[..., i, i, None]
+        return inverse
     identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
     return lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
 
 
 def _diagonal(values: Any) -> Any:
-    return (jnp if isinstance(values, jax.Array) else np).diagonal(values, axis1=-2, axis2=-1)
+    return numbers(values).diagonal(values, axis1=-2, axis2=-1)
 
 
 def _identity(values: Any, d: int) -> Any:
-    return (jnp if isinstance(values, jax.Array) else np).eye(d, dtype=bool)
+    return numbers(values).eye(d, dtype=bool)
 
 
 def _over_features(sphere: Array) -> Array:
@@ -119,12 +140,12 @@ STORAGES: dict[str, Storage] = {
         second=_full_second,
         pack=lambda v, d: v[:, *_pairs(d)[:2]],
         outer=lambda m: m[:, :, None] * m[:, None, :],
-        cholesky=jnp.linalg.cholesky,
+        cholesky=_full_cholesky,
         inverse=_full_inverse,
-        diagonal=lambda f: jnp.diagonal(f, axis1=-2, axis2=-1),
+        diagonal=lambda f: _diagonal(f),
         gram=lambda w: jnp.swapaxes(w, -1, -2) @ w,
         apply=lambda a, m: jnp.einsum("...kij,...kj->...ki", jnp.broadcast_to(a, (*m.shape, m.shape[-1])), m),
-        whiten=lambda w, y: jnp.broadcast_to(w, (y.shape[0], *w.shape[1:])) @ y,
+        whiten=lambda w, y: numbers(w).broadcast_to(w, (y.shape[0], *w.shape[1:])) @ y,
         spread=lambda r, y: (r[:, None] * y) @ jnp.swapaxes(y, -1, -2),
         unwhiten=lambda f, v: f @ v @ jnp.swapaxes(f, -1, -2),
         dense=lambda v, d: v,
@@ -140,7 +161,7 @@ STORAGES: dict[str, Storage] = {
         second=lambda q, d: q,
         pack=lambda v, d: v,
         outer=lambda m: m * m,
-        cholesky=jnp.sqrt,
+        cholesky=lambda v: numbers(v).sqrt(v),
         inverse=lambda f: 1 / f,
         diagonal=lambda f: f,
         gram=lambda w: w * w,
@@ -162,7 +183,7 @@ STORAGES: dict[str, Storage] = {
         second=lambda q, d: q[:, 0],
         pack=lambda v, d: v[:, None],
         outer=lambda m: (m * m).mean(-1),
-        cholesky=jnp.sqrt,
+        cholesky=lambda v: numbers(v).sqrt(v),
         inverse=lambda f: 1 / f,
         diagonal=_over_features,
         gram=lambda w: w * w,
@@ -180,7 +201,6 @@ STORAGES: dict[str, Storage] = {
 
 def inverse_cholesky(scale: Any) -> Any:
     """Lower L, L Lᵀ = scale⁻¹ (..., d, d); in float64 where it can be: float32 may not hold a thin scale's inverse."""
-    numbers = jnp if is_traced(scale) else np
-    lower = numbers.linalg.cholesky(numbers.asarray(scale)[..., ::-1, ::-1])
-    inverse = STORAGES["full"].inverse(jnp.asarray(lower)) if numbers is jnp else np.linalg.inv(lower)
-    return numbers.tril(numbers.swapaxes(inverse[..., ::-1, ::-1], -1, -2))
+    library = jnp if is_traced(scale) else np
+    inverse = _full_inverse(library.linalg.cholesky(library.asarray(scale)[..., ::-1, ::-1]))
+    return library.tril(library.swapaxes(inverse[..., ::-1, ::-1], -1, -2))
