@@ -5,6 +5,7 @@ from bayesmix.allocations import coclustering
 from bayesmix.checks import FitCheck, check_fit
 from bayesmix.clustering import Partition, partition
 from bayesmix.comparison import compare
+from bayesmix.compilation import enable_compilation_cache
 from bayesmix.diagnosis import Diagnosis, diagnose
 from bayesmix.em import fit
 from bayesmix.evidence import LogEvidence, log_evidence
@@ -49,6 +50,7 @@ __all__ = [
     "compare",
     "datasets",
     "diagnose",
+    "enable_compilation_cache",
     "fit",
     "hierarchical_prior",
     "jackknife",

@@ -16,7 +16,7 @@ from bayesmix.storage import STORAGES
 
 ROOT = Path(bm.__file__).parent
 LAYERS = (
-    ("inputs", "hierarchy"),
+    ("inputs", "hierarchy", "compilation"),
     ("storage",),
     ("axes",),
     ("estimate",),

@@ -75,7 +75,7 @@ def test_one_cluster_has_closed_forms():
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_standard_errors_exist_for_every_structure_and_move_with_the_data(name):
+def test_standard_errors_exist_for_every_kind_of_structure_and_move_with_the_data(name):
     x, z = data(name)
     fit = fitted(name)
     errors = bm.standard_errors(fit, x)

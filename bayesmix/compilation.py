@@ -1,0 +1,58 @@
+"""Compiled programs kept on disk, for those who ask for it: the next process reads them in place of compiling."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import jax
+
+__all__ = ["enable_compilation_cache"]
+
+
+def enable_compilation_cache(folder: Any = None) -> Path:
+    """Keep compiled programs in a folder, so that later processes need not compile them again.
+
+    JAX's persistent cache, with no lower limit on how long a program compiles or how large it is: a first fit compiles
+    one of about a second. It holds for everything that JAX compiles in this process from here on. Programs are for
+    one version of JAX and one kind of processor; others are compiled, and kept beside them. Nothing is ever removed.
+
+    Args:
+        folder: where; by default where JAX has been told to keep programs, else `bayesmix` in the user's folder for
+            caches ($XDG_CACHE_HOME, ~/.cache). It is made if it is not there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: not a folder, or one that other users may write to: what is in it runs as you.
+
+    Example:
+        >>> import bayesmix as bm
+        >>> bm.enable_compilation_cache().is_dir()
+        True
+    """
+    from jax.experimental.compilation_cache import compilation_cache
+
+    if folder is None:
+        folder = jax.config.jax_compilation_cache_dir or Path(
+            os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "bayesmix"
+        )
+    try:
+        path = Path(folder).expanduser().resolve()
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = path.stat().st_mode
+    except (TypeError, OSError) as error:
+        raise ValueError(f"folder must be one that can be made and written to; {folder!r}: {error}") from None
+    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ValueError(
+            f"other users may write to {str(path)!r}, and compiled programs that they leave there would run as you; "
+            "take another folder, or chmod go-w it"
+        )
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compilation_cache.reset_cache()  # where something was compiled before, JAX has settled on no cache
+    return path

@@ -1,0 +1,86 @@
+"""The cache of compiled programs: only on request, used by the next process, and in a safe place."""
+
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import bayesmix as bm
+
+SCRIPT = """
+import sys
+import jax
+import bayesmix as bm
+hits, misses = [], []
+jax.monitoring.register_event_listener(
+    lambda name, **_: {"/jax/compilation_cache/cache_hits": hits, "/jax/compilation_cache/cache_misses": misses}
+    .get(name, []).append(name)
+)
+x = bm.datasets.load("old_faithful")
+jax.jit(lambda x: x + 1)(1.0)  # JAX settles on no cache
+if sys.argv[1]:
+    bm.enable_compilation_cache(sys.argv[1])
+fit = bm.fit(bm.MixtureModel(2, "VII"), x, n_starts=1)
+print(len(hits), len(misses), repr(fit.log_likelihood))
+"""
+
+
+def run(folder):
+    environment = {"PATH": "", "JAX_PLATFORMS": "cpu", "HOME": str(folder) if folder else "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    hits, misses, log_likelihood = done.stdout.split()
+    return int(hits), int(misses), log_likelihood
+
+
+def test_the_next_process_compiles_nothing_of_a_fit(tmp_path):
+    first, second = run(tmp_path / "programs"), run(tmp_path / "programs")
+    assert first[0] == 0 < first[1]
+    assert second[1] == 0 < second[0]
+    assert first[2] == second[2]
+    assert any((tmp_path / "programs").iterdir())
+
+
+def test_nothing_is_kept_unasked(tmp_path):
+    assert run("")[:2] == (0, 0)
+
+
+@pytest.fixture
+def settings():
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    from jax.experimental.compilation_cache import compilation_cache
+
+    compilation_cache.reset_cache()
+
+
+def test_the_folder_is_jaxs_own_else_the_users_else_an_error(tmp_path, monkeypatch, settings):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+    assert bm.enable_compilation_cache() == tmp_path / "own"
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    folder = bm.enable_compilation_cache()
+    assert folder == tmp_path / "user" / "bayesmix"
+    assert folder.stat().st_mode & 0o077 == 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="one that can be made"):
+        bm.enable_compilation_cache(tmp_path / "file")
+    with pytest.raises(ValueError, match="one that can be made"):
+        bm.enable_compilation_cache(3.5)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(ValueError, match="other users may write"):
+        bm.enable_compilation_cache(tmp_path / "open")
