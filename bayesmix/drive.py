@@ -134,10 +134,12 @@ def run(
 
 
 def remember(states: State) -> State:
-    """Stacked states that accelerate from their next step."""
-    first = blank(jax.tree.map(lambda a: a[0], states.mixture))
-    count = len(states.code)
-    return states._replace(memory=jax.tree.map(lambda a: np.repeat(a[None], count, axis=0), first))
+    """Stacked states, along one axis or more, that accelerate from their next step."""
+    lead = states.code.shape
+    memory = blank(jax.tree.map(lambda a: a[(0,) * len(lead)], states.mixture))
+    return states._replace(
+        memory=jax.tree.map(lambda a: np.broadcast_to(a, (*lead, *a.shape)).copy(), memory)
+    )
 
 
 def _relocate(states: State, s: int, observations: Observations) -> State:

@@ -30,8 +30,9 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesmix import density
+from bayesmix.acceleration import pays
 from bayesmix.covariance import Structure
-from bayesmix.drive import begin
+from bayesmix.drive import begin, remember
 from bayesmix.initialize import Start
 from bayesmix.inputs import cores, double_precision, points_last
 from bayesmix.loop import Options, Rules, State, climb, map_starts
@@ -43,6 +44,7 @@ from bayesmix.verdict import Verdict, best, verdict
 
 __all__ = ["RESAMPLE", "Refits", "refit", "stacked"]
 
+_PASSES = 50  # of a replicate, on average
 _BATCH = 32  # replicates a call: the progress bar moves by as many
 
 
@@ -191,6 +193,9 @@ def refit(
         observations = Observations(points_last(blank, size), points_last(np.ones(n, blank.dtype), size))
     else:
         observations = replace(observations, second=None)
+    work = len(keys) * starts.code.shape[1] * _PASSES * observations.weight.size
+    if problem.n_components > 1 and pays(work * starts.statistics.moments[0, 0].size):
+        starts = remember(starts)
     slices = [np.arange(i, min(i + _BATCH, len(keys))) for i in range(0, len(keys), _BATCH)]
     same = len(starts.code) == 1
 
