@@ -44,8 +44,7 @@ PROBLEMS = {
     "iris": (lambda: bm.datasets.load("iris").to_numpy(), 3, "full", 20),
     "one": (lambda: overlapping(1000, 1, 3, 2.0), 3, "full", 20),
     "faithful_tied": (lambda: bm.datasets.load("old_faithful").to_numpy(), 5, "tied", 20),
-    "ten_thousand": (lambda: overlapping(10_000, 2, 5, 1.5), 5, "full", 5),
-    "hundred_thousand": (lambda: overlapping(100_000, 4, 5, 2.0), 5, "full", 3),
+    "ten_thousand": (lambda: overlapping(10_000, 2, 5, 1.5), 5, "full", 2),
 }
 
 

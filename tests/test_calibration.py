@@ -97,7 +97,7 @@ def test_enumeration_is_the_average_over_the_prior(structure):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "chains"), [("gibbs", COUNT), ("nuts", 40)])
+@pytest.mark.parametrize(("method", "chains"), [("gibbs", COUNT), ("nuts", 160)])
 def test_two_clusters_are_those_of_enumeration(method, chains):
     """Many short chains on the same points, in the programs that calibration below has compiled."""
     prior = prior_of("VVV", degrees_of_freedom=7.0, concentration=[3.0, 1.0])

@@ -1,0 +1,41 @@
+"""Every benchmark, one after another, each in a process of its own; rows and figures go where the pages cite them.
+
+    uv run --group benchmarks python -m benchmarks [--only em_iteration acceleration]
+
+A benchmark is a script beside this one, and says in its first lines what it measures and against whom.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS, FIGURES = HERE / "results", HERE.parent / "docs" / "figures"
+# A row: what is asked of the script.
+BENCHMARKS = {
+    "em_iteration": ["--json", RESULTS / "em_iteration.jsonl"],
+    "acceleration": ["--json", RESULTS / "acceleration.jsonl", "--figure", FIGURES / "acceleration.png"],
+    "search": [],
+    "bootstrap": [],
+    "posterior": [],
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", default=list(BENCHMARKS), choices=BENCHMARKS)
+    cores = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    pinned = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), cores)
+    failed = []
+    for name in parser.parse_args().only:
+        print(f"\n# {name}", flush=True)
+        command = [sys.executable, HERE / f"{name}.py", *BENCHMARKS[name]]
+        if subprocess.run([str(part) for part in command], env=os.environ | pinned).returncode:
+            failed.append(name)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
