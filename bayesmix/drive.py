@@ -134,12 +134,10 @@ def run(
 
 
 def remember(states: State) -> State:
-    """Stacked states, along one axis or more, that accelerate from their next step."""
+    """Stacked states, along one axis or more, that accelerate from their next step; what they remember is a view."""
     lead = states.code.shape
     memory = blank(jax.tree.map(lambda a: a[(0,) * len(lead)], states.mixture))
-    return states._replace(
-        memory=jax.tree.map(lambda a: np.broadcast_to(a, (*lead, *a.shape)).copy(), memory)
-    )
+    return states._replace(memory=jax.tree.map(lambda a: np.broadcast_to(a, (*lead, *a.shape)), memory))
 
 
 def _relocate(states: State, s: int, observations: Observations) -> State:

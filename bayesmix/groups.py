@@ -134,7 +134,7 @@ def _group(
     )
     work = n * _PASSES * problem.x.shape[0] * states.statistics.moments[0].size
     if pays(work / _LARGE) if accelerate is None else accelerate:
-        states = remember(states)
+        states = jax.tree.map(np.array, remember(states))  # to be written to
     whitened = np.full(n, problem.x.dtype == np.float32)
     return Group(problem, cells, np.array(of), states, whitened, np.full((n, 3), np.nan), hold)
 

@@ -37,6 +37,7 @@ from bayesmix.inputs import (
     points_last,
     to_numpy,
 )
+from bayesmix.storage import numbers
 
 if TYPE_CHECKING:
     import pandas
@@ -148,8 +149,7 @@ class GaussianMixture:
     def covariances(self) -> Float[Any, "*batch k d d"]:
         """The dense covariance matrices, for every structure."""
         dense = self.covariance.storage.dense(self.covariance.values, self.n_features)
-        library = jnp if isinstance(dense, jax.Array) else np
-        return library.broadcast_to(dense, (*self.means.shape, self.n_features))
+        return numbers(dense).broadcast_to(dense, (*self.means.shape, self.n_features))
 
     @property
     def n_parameters(self) -> int:

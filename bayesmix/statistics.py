@@ -33,7 +33,7 @@ from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
 from bayesmix.inputs import points_last
 from bayesmix.mixture import GaussianMixture
-from bayesmix.storage import STORAGES, per_cluster
+from bayesmix.storage import STORAGES, numbers, per_cluster
 
 __all__ = [
     "RESPONSIBILITIES", "Observations", "Statistics", "expected_log_joint", "moments_of", "observe", "summarize",
@@ -282,4 +282,4 @@ def moments_of(count: Any, means: Any, scatter: Any, structure: Structure) -> An
     if not structure.shared:
         second = scatter + storage.outer(means) * per_cluster(count, storage.axes)
         parts.append(storage.pack(second, d))
-    return (jnp if isinstance(count, jax.Array) else np).concatenate(parts, axis=1)
+    return numbers(count).concatenate(parts, axis=1)

@@ -105,7 +105,9 @@ def _full_cholesky(values: Any) -> Any:
     try:
         return np.linalg.cholesky(values)
     except np.linalg.LinAlgError:
-        return np.asarray(jnp.linalg.cholesky(jnp.asarray(values)))
+        if values.ndim == 2:
+            return np.full_like(values, np.nan)
+        return np.stack([_full_cholesky(matrix) for matrix in values])
 
 
 def _full_inverse(factor: Any) -> Any:
@@ -142,7 +144,7 @@ STORAGES: dict[str, Storage] = {
         outer=lambda m: m[:, :, None] * m[:, None, :],
         cholesky=_full_cholesky,
         inverse=_full_inverse,
-        diagonal=lambda f: _diagonal(f),
+        diagonal=_diagonal,
         gram=lambda w: jnp.swapaxes(w, -1, -2) @ w,
         apply=lambda a, m: jnp.einsum("...kij,...kj->...ki", jnp.broadcast_to(a, (*m.shape, m.shape[-1])), m),
         whiten=lambda w, y: numbers(w).broadcast_to(w, (y.shape[0], *w.shape[1:])) @ y,

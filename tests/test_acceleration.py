@@ -75,11 +75,8 @@ def test_coordinates_lead_to_a_mixture_and_back_and_em_is_their_gradient(name):
         assert_allclose(factor, factors[1], rtol=1e-10, atol=1e-12)
         if not STRUCTURES[name].constrained:  # else the gradient has parts that lead out of the family
             slope = jax.grad(lambda v: frame.at(v)[0].log_density(x).sum())(np.zeros_like(vector))
-            size = storage.axes and factors[0].shape[-1]
-            upper = np.triu_indices(size, 1) if storage.axes == 2 else ([], [])
-            rest = np.array(slope[K + K * d :]).reshape(factors[0].shape)
-            if storage.axes == 2:
-                rest[:, *upper] = 0
+            rest = np.reshape(slope[K + K * d :], factors[0].shape)
+            rest = np.tril(rest) if storage.axes == 2 else rest
             slope = np.concatenate([slope[: K + K * d], rest.ravel()])
             # The frame's metric is the complete data's information at θ, to first order in the step.
             assert_allclose(vector, slope, atol=0.05 * np.abs(vector).max())

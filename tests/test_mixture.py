@@ -13,7 +13,7 @@ from scipy import stats
 
 import bayesmix as bm
 from bayesmix.chart import chart
-from bayesmix.covariance import STRUCTURES
+from bayesmix.covariance import STRUCTURES, Covariance
 from bayesmix.inputs import to_numpy
 
 
@@ -81,6 +81,18 @@ def test_a_cluster_of_weight_zero_is_never_drawn_and_makes_no_nan():
         jnp.array([1.0, 0.0])
     )
     assert jnp.isfinite(gradient).all()
+
+
+def test_a_covariance_that_is_none_makes_only_its_own_cluster_nan():
+    m = mixture("VVV")
+    values = np.array(m.covariance.values)
+    values[1] = -np.eye(3)
+    broken = bm.GaussianMixture(m.weights, m.means, Covariance(values, "VVV"))
+    x = data("VVV")[0]
+    logs = broken.log_joint(x)
+    assert logs.dtype == np.float64
+    assert np.isnan(logs[:, 1]).all()
+    assert_array_equal(logs[:, [0, 2]], m.log_joint(x)[:, [0, 2]])
 
 
 def test_the_same_key_gives_the_same_draws_as_int_and_as_jax_key():
