@@ -11,21 +11,13 @@ over the starts are printed, written as JSON lines, and with the first start of 
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 import warnings
-from datetime import UTC, datetime
 
-CORES = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, CORES)
+from shared import versions, write  # isort: skip: before NumPy
 
-import jax
 import numpy as np
-import sklearn
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Peer
 
@@ -137,21 +129,14 @@ def main():
     parser.add_argument("--figure", help="draw the first start of each problem to this file")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
-    versions = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {CORES} cores, {jax.default_backend()}",
-        "jax": jax.__version__,
-        "sklearn": sklearn.__version__,
-    }
-    print(", ".join(f"{name} {value}" for name, value in versions.items()))
+    stamp = versions("scikit-learn")
     paths, rows = {}, []
     for name in arguments.problems:
         paths[name], row = compare(name, arguments.starts)
-        rows.append(row | versions)
+        rows.append(row | stamp)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        write(rows, arguments.json)
     if arguments.figure:
         draw(paths, arguments.figure)
 

@@ -9,17 +9,13 @@ compilation; medians of the repeats are printed and written as JSON lines.
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, str(len(os.sched_getaffinity(0))))
+from shared import versions  # isort: skip: before NumPy
 
 import numpy as np
 
@@ -62,8 +58,7 @@ def main():
     peer = mclust("bs")
     start = {} if peer is None else {"init": peer[3]}
     fit = bm.fit(bm.MixtureModel(3), x, **start)
-    stamp = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": platform.processor() or platform.machine(),
-             "cores": len(os.sched_getaffinity(0)), "bayesmix": bm.__version__}  # fmt: skip
+    stamp = versions()
     with open(options.out, "a", encoding="utf-8") as out:
         for kind, name in (("weighted", "wlbs"), ("nonparametric", "bs")):
             clock = time.perf_counter()

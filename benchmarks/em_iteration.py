@@ -9,21 +9,14 @@ did the same work.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 import warnings
-from datetime import UTC, datetime
 
-CORES = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, CORES)
+from shared import versions, write  # isort: skip: before NumPy
 
 import jax
 import numpy as np
-import sklearn
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Peer
 
@@ -129,13 +122,7 @@ def main():
     parser.add_argument("--json", help="write the rows to this file, a JSON object a line")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
-    versions = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {CORES} cores, {jax.default_backend()}",
-        "jax": jax.__version__,
-        "sklearn": sklearn.__version__,
-    }
-    print(", ".join(f"{name} {value}" for name, value in versions.items()))
+    stamp = versions("scikit-learn")
     print(
         f"{'n':>9} {'d':>3} {'k':>3} {'covariance':>10} {'bayesmix ms':>12} {'sklearn ms':>11} {'ratio':>6}"
     )
@@ -144,14 +131,13 @@ def main():
         n, d, k = map(int, size.split(","))
         for kind in arguments.kinds:
             row = compare(n, d, k, kind, np.dtype(arguments.dtype), arguments.repeats)
-            rows.append(row | versions)
+            rows.append(row | stamp)
             print(
                 f"{n:9} {d:3} {k:3} {kind:>10} {row['bayesmix_ms']:12.4f} {row['sklearn_ms']:11.3f} {row['ratio']:6.1f}",
                 flush=True,
             )
     if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        write(rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,15 @@ alternate; medians of the repeats are printed and written as JSON lines.
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, str(len(os.sched_getaffinity(0))))
+from shared import versions  # isort: skip: before NumPy
 
 import numpy as np
 
@@ -109,8 +105,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "search.jsonl"))
     options = parser.parse_args()
-    stamp = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": platform.processor() or platform.machine(),
-             "cores": len(os.sched_getaffinity(0)), "bayesmix": bm.__version__}  # fmt: skip
+    stamp = versions()
     data = {"old_faithful": bm.datasets.load("old_faithful").to_numpy(), "four_clusters": sample()}
     with tempfile.TemporaryDirectory() as folder, open(options.out, "a", encoding="utf-8") as out:
         for name, x in data.items():

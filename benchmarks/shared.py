@@ -1,0 +1,29 @@
+"""What benchmarks have in common. Import it before NumPy: it pins the threads of the peers to the number of cores."""
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+CORES = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, CORES)
+
+
+def versions(*libraries):
+    """What every row says of where it was measured: date, machine, bayesmix and the `libraries` by name; printed too."""
+    import jax
+
+    said = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {CORES} cores, {jax.default_backend()}",
+    } | {name: version(name) for name in ("bayesmix", "jax", *libraries)}
+    print(", ".join(f"{name} {value}" for name, value in said.items()))
+    return said
+
+
+def write(rows, path):
+    """The rows as a file, a JSON object a line."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
