@@ -93,7 +93,7 @@ def _second(observations: Observations, structure: Structure) -> Array:
 
     def add(total: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
         x, weight = block
-        return total + structure.form.products(x) @ weight, None
+        return total + structure.form.features(x)[1 + d :] @ weight, None
 
     zero = jnp.zeros(structure.form.size(d), observations.x.dtype)
     total, _ = jax.lax.scan(add, zero, (observations.x, observations.weight))

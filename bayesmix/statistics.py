@@ -33,7 +33,7 @@ from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
 from bayesmix.inputs import points_last
 from bayesmix.mixture import GaussianMixture
-from bayesmix.storage import STORAGES, numbers, per_cluster
+from bayesmix.storage import STORAGES, numbers, per_cluster, with_one
 
 __all__ = [
     "RESPONSIBILITIES", "Observations", "Statistics", "expected_log_joint", "moments_of", "observe", "summarize",
@@ -168,8 +168,7 @@ def summarize(
     )
 
     def sums(x: Array, weight: Array, key: Any) -> tuple[Array, ...]:
-        parts, objective = block(natural, x, weight, assign, key)
-        return tuple(part.astype(jnp.float64) for part in (*parts, objective))
+        return tuple(part.astype(jnp.float64) for part in block(natural, x, weight, assign, key))
 
     count = observations.x.shape[0]
     keys = None if key is None else jax.random.split(key, count)
@@ -180,9 +179,7 @@ def summarize(
     else:
         zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(sums, *first))
         totals, _ = jax.lax.scan(lambda c, b: (jax.tree.map(jnp.add, c, sums(*b)), None), zero, xs)
-    *parts, objective = totals
-    objective = objective / beta
-    moments = jnp.concatenate(parts, axis=1)
+    moments, objective = totals[0].T, totals[1] / beta
     if shared:
         # -xᵀPx/2, the same for every cluster, was left out of the logits: add its sum, -tr(P Σ w x xᵀ)/2.
         precision = mixture.covariance.storage.gram(factor[0])
@@ -200,13 +197,11 @@ def expected_log_joint(
     """Σ r log p(x, z) in nats, from the moments of the responsibilities r alone."""
     storage, d = mixture.covariance.storage, mixture.n_features
     precision = storage.gram(factor[0])
-    (constant, linear, _), _ = _raw(mixture, statistics.moments.dtype, 1.0, factor)
-    count, first = statistics.moments[:, :1], statistics.moments[:, 1 : 1 + d]
-    total = jnp.sum(constant * count) + jnp.sum(linear * first)
+    total = jnp.sum(_natural(mixture, factor) * statistics.moments)
     if mixture.covariance.row.shared:
         times = 1 if storage.axes else d
-        return total - times * jnp.sum(precision * statistics.second) / 2
-    return total + jnp.sum(storage.weigh(precision, d) * statistics.moments[:, 1 + d :])
+        total = total - times * jnp.sum(precision * statistics.second) / 2
+    return total
 
 
 def _constant(mixture: GaussianMixture, log_det: Array) -> Array:
@@ -215,25 +210,29 @@ def _constant(mixture: GaussianMixture, log_det: Array) -> Array:
     return logs + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
 
 
-def _raw(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> tuple[tuple, Callable]:
-    """Natural parameters Θ, and the block function that uses them."""
-    storage, shared = mixture.covariance.storage, mixture.covariance.row.shared
+def _natural(mixture: GaussianMixture, factor: tuple[Array, Array]) -> Float[Array, "k p"]:
+    """The natural parameters Θ: constant, linear and, unless one covariance is shared, quadratic part."""
+    storage = mixture.covariance.storage
     w, log_det = factor
-    linear = storage.apply(storage.gram(w), mixture.means)
+    precision = storage.gram(w)
+    linear = storage.apply(precision, mixture.means)
     constant = _constant(mixture, log_det) - jnp.sum(linear * mixture.means, axis=1) / 2
-    quadratic = jnp.zeros((0, 0)) if shared else storage.weigh(storage.gram(w), mixture.n_features)
-    natural = tuple((beta * part).astype(dtype) for part in (constant[:, None], linear, quadratic))
+    parts = [constant[:, None], linear]
+    if not mixture.covariance.row.shared:
+        parts.append(storage.weigh(precision, mixture.n_features))
+    return jnp.concatenate(parts, axis=1)
 
-    def block(natural: tuple, x: Array, weight: Array, assign: Assign, key: Any) -> tuple[list, Array]:
-        constant, linear, quadratic = natural
-        if shared:
-            r, objective = assign(linear @ x + constant, weight, key)
-            return [jnp.sum(r, axis=1, keepdims=True), r @ x.T], objective
-        products = storage.products(x)
-        r, objective = assign(quadratic @ products + linear @ x + constant, weight, key)
-        return [jnp.sum(r, axis=1, keepdims=True), r @ x.T, r @ products.T], objective
 
-    return natural, block
+def _raw(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> tuple[Array, Callable]:
+    """Natural parameters Θ, and the block function that uses them."""
+    features = with_one if mixture.covariance.row.shared else mixture.covariance.storage.features
+
+    def block(natural: Array, x: Array, weight: Array, assign: Assign, key: Any) -> tuple[Array, Array]:
+        t = features(x)
+        r, objective = assign(natural @ t, weight, key)
+        return t @ r.T, objective  # faster than r @ t.T
+
+    return (beta * _natural(mixture, factor)).astype(dtype), block
 
 
 def _whitened(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> tuple[tuple, Callable]:
@@ -247,16 +246,17 @@ def _whitened(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) ->
         jnp.asarray(beta, dtype),
     )
 
-    def block(natural: tuple, x: Array, weight: Array, assign: Assign, key: Any) -> tuple[list, Array]:
+    def block(natural: tuple, x: Array, weight: Array, assign: Assign, key: Any) -> tuple[Array, Array]:
         constant, means, w, beta = natural
         y = storage.whiten(w, x - means[:, :, None])
         r, objective = assign(constant - beta / 2 * jnp.sum(y * y, axis=1), weight, key)
         spread = storage.spread(r, y)
-        return [
+        parts = [
             jnp.sum(r, axis=1, keepdims=True),
             jnp.einsum("kb,kdb->kd", r, y),
             spread.reshape(spread.shape[0], -1),
-        ], objective
+        ]
+        return jnp.concatenate(parts, axis=1).T, objective
 
     return natural, block
 

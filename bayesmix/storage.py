@@ -1,7 +1,7 @@
 """Three ways to keep covariances: dense matrices, diagonals, one variance each; the table `STORAGES`.
 
-The quadratic part of log p(x, z=k) is linear in the products that a storage keeps of x; `products`
-computes them for a block of points, points last, and `second` reads moments back from their sums.
+log p(x, z=k) is linear in 1, x and the products that a storage keeps of x; `features` computes them for a block
+of points, points last, and `second` reads moments back from their sums.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from bayesmix.inputs import is_traced
 
-__all__ = ["STORAGES", "Storage", "inverse_cholesky", "numbers", "per_cluster"]
+__all__ = ["STORAGES", "Storage", "inverse_cholesky", "numbers", "per_cluster", "with_one"]
 
 
 def numbers(values: Any) -> Any:
@@ -39,10 +39,10 @@ class Storage(NamedTuple):
     """
 
     axes: int  # trailing axes of `values`: 2, 1 or 0
-    products: Callable[[Array], Array]  # block (d, b) -> (q, b), what is summed besides 1 and x
-    weigh: Callable[[Array, int], Array]  # precision, d -> (k|1, q): -1/2 xᵀPx = weigh(P) @ products(x)
+    features: Callable[[Array], Array]  # block (d, b) -> T(x) (1 + d + q, b): 1, x, and q products of x
+    weigh: Callable[[Array, int], Array]  # precision, d -> (k|1, q): -1/2 xᵀPx = weigh(P) @ those products
     size: Callable[[int], int]  # d -> q
-    second: Callable[[Array, int], Array]  # sums of products (k, q) -> second moments in storage
+    second: Callable[[Array, int], Array]  # sums of the products (k, q) -> second moments in storage
     pack: Callable[[Any, int], Any]  # and back
     outer: Callable[[Any], Any]  # means (k, d) -> the storage's part of m mᵀ
     cholesky: Callable[[Array], Array]
@@ -60,39 +60,40 @@ class Storage(NamedTuple):
 
 
 @cache
-def _pairs(d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which products x_i x_j a block keeps, and each one's coefficient in xᵀPx.
-
-    Up to four features the upper triangle, row by row. Beyond, cyclic shifts: x times x moved by
-    0 .. d//2 places, all of one shape, which XLA turns into fewer and longer loops; where d is even
-    the last shift holds each pair twice, so its coefficient is half.
-    """
-    if d <= 4:
-        i, j = np.triu_indices(d)
-    else:
-        shifts = d // 2 + 1
-        i = np.tile(np.arange(d), shifts)
-        j = (i + np.repeat(np.arange(shifts), d)) % d
-    times = np.zeros((d, d))
-    np.add.at(times, (np.minimum(i, j), np.maximum(i, j)), 1.0)
-    return i, j, np.where(i == j, 1.0, 2.0) / times[np.minimum(i, j), np.maximum(i, j)]
+def _pairs(d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which products x_i x_j a block keeps: the upper triangle, row by row."""
+    return np.triu_indices(d)
 
 
-def _full_products(x: Float[Array, "d b"]) -> Float[Array, "q b"]:
-    d = x.shape[0]
-    if d <= 4:
-        return jnp.concatenate([x[i : i + 1] * x[i:] for i in range(d)])
-    shifted = jnp.concatenate([x, x[: d // 2]])
-    return jnp.concatenate([x * shifted[s : s + d] for s in range(d // 2 + 1)])
+def with_one(x: Float[Array, "d b"]) -> Float[Array, "d+1 b"]:
+    """[1, x]: all the features that are needed where one covariance is shared."""
+    return jnp.concatenate([jnp.ones_like(x[:1]), x])
+
+
+# Products of rows of [1, x], so that T is one kernel: to write it piece by piece and put the pieces together costs
+# half as much again at run time, and three times as much to compile.
+def _full_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
+    y = with_one(x)
+    i, j = np.triu_indices(len(y))
+    return y[i] * y[j]
+
+
+def _diagonal_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
+    y, each = with_one(x), np.arange(1, len(x) + 1)
+    return y[np.r_[np.zeros(len(y), int), each]] * y[np.r_[: len(y), each]]
+
+
+def _spherical_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
+    return jnp.concatenate([with_one(x), jnp.mean(x * x, axis=0, keepdims=True)])
 
 
 def _full_weigh(precision: Float[Array, "k d d"], d: int) -> Float[Array, "k q"]:
-    i, j, coefficient = _pairs(d)
-    return -0.5 * precision[:, i, j] * coefficient
+    i, j = _pairs(d)
+    return np.where(i == j, -0.5, -1.0) * precision[:, i, j]
 
 
 def _full_second(moments: Float[Array, "k q"], d: int) -> Float[Array, "k d d"]:
-    i, j, _ = _pairs(d)
+    i, j = _pairs(d)
     where = np.empty((d, d), int)
     where[i, j] = where[j, i] = np.arange(i.size)
     return moments[:, where]
@@ -136,11 +137,11 @@ def _over_features(sphere: Array) -> Array:
 STORAGES: dict[str, Storage] = {
     "full": Storage(
         axes=2,
-        products=_full_products,
+        features=_full_features,
         weigh=_full_weigh,
         size=lambda d: len(_pairs(d)[0]),
         second=_full_second,
-        pack=lambda v, d: v[:, *_pairs(d)[:2]],
+        pack=lambda v, d: v[:, *_pairs(d)],
         outer=lambda m: m[:, :, None] * m[:, None, :],
         cholesky=_full_cholesky,
         inverse=_full_inverse,
@@ -157,7 +158,7 @@ STORAGES: dict[str, Storage] = {
     ),
     "diagonal": Storage(
         axes=1,
-        products=lambda x: x * x,
+        features=_diagonal_features,
         weigh=lambda p, d: -0.5 * p,
         size=lambda d: d,
         second=lambda q, d: q,
@@ -179,7 +180,7 @@ STORAGES: dict[str, Storage] = {
     # One number a cluster, the mean over features: so one division serves every storage's M-step.
     "spherical": Storage(
         axes=0,
-        products=lambda x: jnp.mean(x * x, axis=0, keepdims=True),
+        features=_spherical_features,
         weigh=lambda p, d: -0.5 * d * p[:, None],
         size=lambda d: 1,
         second=lambda q, d: q[:, 0],
