@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from bayesmix.loop import Options, Rules, State, advance
 from bayesmix.mixture import GaussianMixture
 from bayesmix.results import CODE
 from bayesmix.statistics import Observations, Statistics
+from bayesmix.threads import advance_by_parts, parts_of
 
 __all__ = ["Path", "begin", "remember", "run"]
 
@@ -99,9 +101,14 @@ def run(
     traces: list[list[np.ndarray]] = [[] for _ in ends]
     chains: list[list[np.ndarray]] = [[] for _ in ends]
     chunk = 16
+    parts = parts_of(observations, each)
     with double_precision():
-        observations = jax.device_put(observations)
-    with tqdm(desc=title, unit=" steps", delay=2, disable=None, leave=False) as bar:
+        parts = jax.device_put(parts)
+    with (
+        ThreadPoolExecutor(len(parts)) as pool,
+        tqdm(desc=title, unit=" steps", delay=2, disable=None, leave=False) as bar,
+    ):
+        new = True
         while ((states.code == 0) & ((states.step < ends) | states.skip)).any():
             before = states.step.sum()
             clock = time.perf_counter()
@@ -110,8 +117,14 @@ def run(
                 work += int(budget.sum()) * each
                 if states.memory is None and (pays(work) if accelerate is None else accelerate):
                     states = remember(states)
-                states = advance(states, budget, observations, np.float64(beta), rules, options)
+                if len(parts) == 1:
+                    states = advance(states, budget, parts[0], np.float64(beta), rules, options)
+                else:
+                    states = advance_by_parts(
+                        states, budget, parts, np.float64(beta), rules, options, pool, new=new
+                    )
                 states = jax.tree.map(np.array, states)
+                new = False
             seconds = time.perf_counter() - clock
             done = int(states.step.sum() - before)
             bar.update(done)

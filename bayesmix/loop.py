@@ -29,7 +29,9 @@ from bayesmix.results import CODE
 from bayesmix.statistics import Observations, Statistics, summarize
 from bayesmix.units import Floor
 
-__all__ = ["Options", "Rules", "State", "advance", "climb", "map_starts"]
+__all__ = [
+    "Options", "Rules", "State", "Turn", "advance", "begin_turn", "climb", "e_step", "end_turn", "map_starts",
+]  # fmt: skip
 
 _MAX_REDRAWS = 200
 _BELIEVED = 100  # times what a proposal says remains is what it is taken to mean
@@ -79,14 +81,26 @@ class State(NamedTuple):
     memory: Memory | None = None  # where EM is accelerated
 
 
-def _step(state: State, observations: Observations, beta: Array, rules: Rules, options: Options) -> State:
-    """One M-step, unless it is to be skipped, and the E-step after it."""
-    draws = options.responsibilities.startswith("sampled")
-    k, d = state.mixture.n_components, state.mixture.n_features
+class Turn(NamedTuple):
+    """Where the next E-step is taken, and what its end needs to know of how it came about."""
+
+    mixture: GaussianMixture
+    inverse: tuple[Array, Array]  # `inverse_factor` of its covariance
+    collapsed: Array
+    thin: Array
+    draw: Any  # key data of this step's draws, and
+    key: Any  # of the steps after it
+    proposal: Proposal | None
+
+
+def begin_turn(state: State, rules: Rules, options: Options) -> Turn:
+    """The M-step, unless it is to be skipped, and what acceleration makes of it."""
     mixture, factor, collapsed, thin = maximize(
         state.mixture, state.statistics, rules.floor, options.hold, rules.penalty, state.skip, state.family
     )
-    key, draw = jax.random.split(jax.random.wrap_key_data(state.key)) if draws else (None, None)
+    key = draw = None
+    if options.responsibilities.startswith("sampled"):
+        key, draw = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(state.key)))
     proposal = None
     if state.memory is not None:
         begun = jnp.isfinite(state.statistics.objective) & (state.memory.radius > 0) & ~state.skip
@@ -97,18 +111,17 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
         own = ~begun | jnp.any(collapsed)
         proposal = propose(state.memory, state.mixture, mixture, factor, total, begun, own, into)
         mixture, factor = proposal.mixture, proposal.factor
-    inverse = inverse_factor(mixture.covariance, factor, d)
-    statistics = summarize(
-        mixture,
-        observations,
-        options.responsibilities,
-        whitened=options.whitened,
-        beta=beta,
-        key=draw,
-        factor=inverse,
-    )
+    inverse = inverse_factor(mixture.covariance, factor, state.mixture.n_features)
+    return Turn(mixture, inverse, collapsed, thin, draw, key, proposal)
+
+
+def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, options: Options) -> State:
+    """The state after the E-step: its statistics and objective, whether it is taken, and how the run goes on."""
+    mixture, proposal = turn.mixture, turn.proposal
+    draws = options.responsibilities.startswith("sampled")
+    k, d = mixture.n_components, mixture.n_features
     if rules.penalty is not None:
-        objective = statistics.objective + log_prior(rules.penalty, mixture, inverse)
+        objective = statistics.objective + log_prior(rules.penalty, mixture, turn.inverse)
         statistics = replace(statistics, objective=objective)
     if options.decreasing:  # the objective stays that of the mixture
         size = jnp.where(state.skip, 1.0, step_size(state.step - rules.settle))
@@ -122,11 +135,11 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
     accepted, memory = jnp.ones((), bool), None
     if proposal is not None:
         accepted = proposal.plain | (finite & (gain >= 0))
-        memory = learn(proposal, inverse[0], accepted)
+        memory = learn(proposal, turn.inverse[0], accepted)
     calm = _calm(state, statistics, gain, rules, options, proposal, accepted)
     code = jnp.where(calm >= 2, CODE["converged"], 0)
     if not options.whitened and not mixture.covariance.row.shared:
-        code = jnp.where(jnp.any(thin & (count > d + 1)), CODE["thin"], code)
+        code = jnp.where(jnp.any(turn.thin & (count > d + 1)), CODE["thin"], code)
     if options.relocate:
         code = jnp.where(jnp.any(count <= 0) & ~state.tolerant, CODE["empty"], code)
     bad = finite & jnp.any(count < d + 1) if draws else jnp.zeros((), bool)
@@ -152,9 +165,9 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
         gain=jnp.where(accepted, jnp.where(state.skip | ~jnp.isfinite(gain), jnp.nan, gain), state.gain),
         calm=calm,
         code=code.astype(state.code.dtype),
-        collapsed=jnp.broadcast_to(collapsed, (k,)) | (statistics.moments[:, 0] <= 0),
+        collapsed=jnp.broadcast_to(turn.collapsed, (k,)) | (statistics.moments[:, 0] <= 0),
         tolerant=state.tolerant,
-        key=state.key if key is None else jax.random.key_data(key),
+        key=state.key if turn.key is None else turn.key,
         redraws=state.redraws + bad,
         failed=failed,
         best=best,
@@ -164,6 +177,24 @@ def _step(state: State, observations: Observations, beta: Array, rules: Rules, o
         family=state.family,
         memory=memory,
     )
+
+
+def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) -> Statistics:
+    """The E-step: one pass over the data, or over a part of them."""
+    return summarize(
+        turn.mixture,
+        observations,
+        options.responsibilities,
+        whitened=options.whitened,
+        beta=beta,
+        key=None if turn.draw is None else jax.random.wrap_key_data(turn.draw),
+        factor=turn.inverse,
+    )
+
+
+def _step(state: State, observations: Observations, beta: Any, rules: Rules, options: Options) -> State:
+    turn = begin_turn(state, rules, options)
+    return end_turn(state, turn, e_step(turn, observations, beta, options), rules, options)
 
 
 def step_size(step: Any) -> Any:

@@ -89,7 +89,7 @@ def _spherical_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
 
 def _full_weigh(precision: Float[Array, "k d d"], d: int) -> Float[Array, "k q"]:
     i, j = _pairs(d)
-    return np.where(i == j, -0.5, -1.0) * precision[:, i, j]
+    return precision[:, i, j] * np.where(i == j, -0.5, -1.0)
 
 
 def _full_second(moments: Float[Array, "k q"], d: int) -> Float[Array, "k d d"]:

@@ -33,6 +33,7 @@ LAYERS = (
     ("merging", "checks"),
     ("mstep", "acceleration"),
     ("loop",),
+    ("threads",),
     ("drive", "problem", "partitions"),
     ("verdict", "information"),
     ("engines", "resample", "groups"),

@@ -1,0 +1,122 @@
+"""The same loop with its passes over the data shared among threads, for data of which a pass takes milliseconds.
+
+XLA runs a program of small blocks on one core. Here the host turns the loop: the E-step of each part of the blocks is
+a call of its own, in a thread of its own, and statistics add; the end of the step and the next M-step are one small
+program. That costs about a millisecond a step, and no other program is compiled than would be without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, reduce
+from operator import add
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesmix.inputs import cores, double_precision
+from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_turn
+from bayesmix.statistics import Observations, Statistics
+
+__all__ = ["advance_by_parts", "parts_of"]
+
+_WORTH = 1e7  # products n k p of a pass, some three milliseconds on one core
+
+
+def parts_of(observations: Observations, products: float) -> list[Observations]:
+    """The blocks in equal parts, one a thread; a single part where a pass of so many products is too short for that.
+
+    The total second moment stays with the first part, so that statistics of the parts add up to those of the whole.
+    """
+    blocks = observations.x.shape[0]
+    count = 1
+    if products > _WORTH and jax.default_backend() == "cpu":
+        count = max(c for c in range(1, cores() + 1) if blocks % c == 0)
+    size = blocks // count
+    second = observations.second
+    return [
+        Observations(
+            observations.x[first : first + size],
+            observations.weight[first : first + size],
+            second if first == 0 or second is None else np.zeros_like(second),
+        )
+        for first in range(0, blocks, size)
+    ]
+
+
+def advance_by_parts(
+    states: State,
+    limits: np.ndarray,
+    parts: Sequence[Observations],
+    beta: Any,
+    rules: Rules,
+    options: Options,
+    pool: ThreadPoolExecutor,
+    *,
+    new: bool,
+) -> State:
+    """What `loop.advance` does, one start after another; of a `new` call the first parts go one by one.
+
+    Otherwise each thread would compile the same program.
+    """
+
+    def pass_over(turn: Turn, part: int) -> Statistics:
+        with double_precision():
+            return jax.block_until_ready(_part(turn, parts[part], np.int32(part), beta, options))
+
+    def climb(state: State, limit: int, alone: bool) -> State:
+        last = int(state.step) + limit
+        state = state._replace(filled=np.zeros_like(state.filled))
+        turn, statistics = jax.tree.map(
+            lambda a: np.zeros(a.shape, a.dtype),
+            jax.eval_shape(partial(_look_ahead, options=options), state, parts[0], beta, rules),
+        )
+        sums = [statistics] * len(parts)
+        begun = False
+        while not begun or (state.code == 0 and (state.step < last or state.skip)):
+            if begun:
+                others = [] if alone else [pool.submit(pass_over, turn, i) for i in range(1, len(parts))]
+                sums = [pass_over(turn, i) for i in range(len(parts) - len(others))]
+                sums += [other.result() for other in others]
+                alone = False
+            state, turn = _next(state, turn, sums, begun, rules, options)
+            begun = True
+        return state
+
+    ended = []
+    for s, limit in enumerate(limits.tolist()):
+        state = jax.tree.map(lambda a: a[s], states)  # noqa: B023
+        if state.code == 0 and (limit > 0 or state.skip):
+            state = climb(state, limit, new and not ended)
+        else:
+            state = state._replace(filled=np.zeros_like(state.filled))
+        ended.append(state)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *ended)
+
+
+def _look_ahead(
+    state: State, part: Observations, beta: Any, rules: Rules, options: Options
+) -> tuple[Turn, Statistics]:
+    turn = begin_turn(state, rules, options)
+    return turn, e_step(turn, part, beta, options)
+
+
+@partial(jax.jit, static_argnames="options")
+def _next(
+    state: State, turn: Turn, parts: list[Statistics], begun: Any, rules: Rules, options: Options
+) -> tuple[State, Turn]:
+    """The end of this step, if one was begun, and the turn to the next."""
+    ended = end_turn(state, turn, reduce(add, parts), rules, options)
+    state = jax.tree.map(lambda old, new: jnp.where(begun, new, old), state, ended)
+    return state, begin_turn(state, rules, options)
+
+
+@partial(jax.jit, static_argnames="options")
+def _part(turn: Turn, observations: Observations, part: Any, beta: Any, options: Options) -> Statistics:
+    if turn.draw is not None:  # each part draws on its own
+        draw = jax.random.fold_in(jax.random.wrap_key_data(turn.draw), part)
+        turn = turn._replace(draw=jax.random.key_data(draw))
+    return e_step(turn, observations, beta, options)

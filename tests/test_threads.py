@@ -1,0 +1,89 @@
+"""Passes that are shared among threads give what one thread gives, whatever is asked of the loop."""
+
+import numpy as np
+import pytest
+
+import bayesmix as bm
+from bayesmix import threads
+
+N, D, K = 4000, 2, 3  # four blocks
+
+
+@pytest.fixture(scope="module")
+def x():
+    rng = np.random.default_rng(0)
+    means = np.array([[0.0, 0.0], [2.5, 0.0], [0.0, 3.0]])
+    return means[rng.integers(K, size=N)] + rng.normal(size=(N, D)) * [1.0, 0.5]
+
+
+@pytest.fixture
+def by_parts(monkeypatch):
+    """How often data came in several parts, since passes of any length are worth a thread here."""
+    counts = []
+
+    def parts_of(observations, products):
+        counts.append(len(real(observations, products)))
+        return real(observations, products)
+
+    def switch(on):
+        monkeypatch.setattr(threads, "_WORTH", 0 if on else np.inf)
+        counts.clear()
+        return counts
+
+    real = threads.parts_of
+    monkeypatch.setattr(threads, "cores", lambda: 2)
+    monkeypatch.setattr("bayesmix.drive.parts_of", parts_of)
+    return switch
+
+
+CALLS = {
+    "plain": lambda x: bm.fit(bm.MixtureModel(K), x, init=x[:K], accelerate=False),
+    "accelerated": lambda x: bm.fit(bm.MixtureModel(K), x, init=x[:K], accelerate=True),
+    "shared covariance, two starts": lambda x: bm.fit(bm.MixtureModel(K, "tied"), x, n_starts=2),
+    "a prior and weights": lambda x: bm.fit(
+        bm.MixtureModel(K, "diag", prior="weak"), x, init=x[:K], sample_weight=1 + np.arange(N) % 3
+    ),
+    "float32": lambda x: bm.fit(bm.MixtureModel(K), x.astype(np.float32), init=x[:K], max_steps=20),
+    "k-means": lambda x: bm.kmeans(x, K, n_starts=2),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_parts_add_up(x, by_parts, name):
+    counts = by_parts(False)
+    whole = CALLS[name](x)
+    assert set(counts) == {1}
+    counts = by_parts(True)
+    shared = CALLS[name](x)
+    assert set(counts) == {2}
+    exact = 1e-4 if name == "float32" else 1e-9
+    assert shared.n_steps == whole.n_steps
+    assert shared.status == whole.status
+    np.testing.assert_allclose(shared.objective, whole.objective, rtol=exact)
+    np.testing.assert_allclose(shared.mixture.means, whole.mixture.means, rtol=exact, atol=exact)
+    np.testing.assert_allclose(shared.mixture.covariances, whole.mixture.covariances, rtol=exact, atol=exact)
+    np.testing.assert_allclose(shared.mixture.weights, whole.mixture.weights, rtol=exact)
+
+
+def test_parts_draw_on_their_own(x, by_parts):
+    by_parts(True)
+    twice = np.concatenate([x[: N // 2]] * 2)  # the parts hold the same points
+    optimum = bm.fit(bm.MixtureModel(K), twice, n_starts=1)
+    fit, again = (
+        bm.fit(bm.MixtureModel(K), twice, method="stochastic", init=optimum.mixture, max_steps=40)
+        for _ in range(2)
+    )
+    assert again.log_likelihood == fit.log_likelihood
+    assert optimum.log_likelihood - fit.log_likelihood < 5
+    counts = np.array(fit.mixture.weights) * N  # averages of 20 counts, each even if parts drew alike
+    assert (np.abs(counts * 20 / 2 - np.round(counts * 20 / 2)) > 0.2).any()
+
+
+def test_work_is_shared_where_it_is_worth_it(x, monkeypatch):
+    problem = bm.em.prepare(K, "EEE", x, None, 1e-4)
+    assert len(threads.parts_of(problem.observations, 1e3)) == 1
+    monkeypatch.setattr(threads, "cores", lambda: 3)
+    parts = threads.parts_of(problem.observations, 1e9)
+    assert [p.x.shape[0] for p in parts] == [2, 2]  # of four blocks, equal parts for at most three
+    np.testing.assert_array_equal(np.concatenate([p.x for p in parts]), problem.observations.x)
+    np.testing.assert_array_equal(sum(p.second for p in parts), problem.observations.second)
