@@ -1,0 +1,328 @@
+"""One contender of `suite.py`, in a process of its own: reads tasks from standard input, a JSON object a line, and
+answers each with what it measured once.
+
+    python benchmarks/contenders.py bayesmix
+
+A task is set up when it first comes (data, start, compilation), and only measured when it comes again. "iteration" is
+the difference between a run of many steps and a run of few from the same start, divided by the steps between, so that
+what is done once a call does not count; everything else is whole calls.
+"""
+
+import json
+import math
+import sys
+import time
+import warnings
+
+from shared import peak_memory  # isort: skip: before NumPy
+
+import numpy as np
+
+WORDS = {"full": "VVV", "tied": "EEE", "diag": "VVI", "spherical": "VII"}
+
+
+def sample(n, d, k, dtype):
+    """Overlapping clusters with covariances of their own, and starting means near the true ones."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(k, d)) * 3
+    factors = rng.normal(size=(k, d, d)) * 0.3 + np.eye(d)
+    z = rng.integers(0, k, n)
+    x = np.empty((n, d), dtype)
+    for j in range(k):
+        x[z == j] = rng.normal(size=((z == j).sum(), d)) @ factors[j] + means[j]
+    return x, (means + 0.3 * rng.normal(size=means.shape)).astype(dtype)
+
+
+def data_of(task):
+    return sample(task["n"], task["d"], task["k"], np.dtype(task["dtype"]))
+
+
+def small_peak(task):
+    """Clusters and starting means, made a block at a time, so that a process never had more memory than the data's."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(task["k"], task["d"])) * 3
+    x = np.empty((task["n"], task["d"]), task["dtype"])
+    for rows in np.array_split(x, 1 + len(x) // 10_000):
+        rows[:] = means[rng.integers(0, len(means), len(rows))] + rng.normal(size=rows.shape)
+    return x, means.astype(x.dtype)
+
+
+def covariances(x, k, kind):
+    """The covariance of all data for every cluster, as scikit-learn shapes it."""
+    total = np.cov(x[:100_000].T.astype(np.float64)).reshape(x.shape[1], -1)
+    return {
+        "full": np.tile(total, (k, 1, 1)),
+        "tied": total,
+        "diag": np.tile(np.diag(total), (k, 1)),
+        "spherical": np.full(k, np.diag(total).mean()),
+    }[kind]
+
+
+def clock(call):
+    begin = time.perf_counter()
+    out = call()
+    return time.perf_counter() - begin, out
+
+
+def per_step(run, seconds=0.5, most=400):
+    """A measurement of one step of `run(steps)`, with enough steps for so many seconds."""
+    few = 2
+    run(few)
+    guess = max(1e-6, clock(lambda: run(2 * few))[0] / (2 * few))
+    many = few + max(2, min(most, int(seconds / guess)))
+    run(many)
+    return lambda: {"seconds": (clock(lambda: run(many))[0] - clock(lambda: run(few))[0]) / (many - few)}
+
+
+class Bayesmix:
+    def __init__(self):
+        import bayesmix
+
+        self.bm = bayesmix
+
+    def start(self, x, means, kind):
+        k = len(means)
+        values = covariances(x, k, kind)
+        return self.bm.GaussianMixture.of(
+            np.full(k, 1 / k),
+            means.astype(float),
+            values[None] if kind == "tied" else values,
+            covariance=kind,
+        )
+
+    def _loop(self, x, start, structure, options):
+        """`run(steps)` of the compiled loop that `fit` and `kmeans` drive."""
+        from bayesmix.drive import begin, run
+        from bayesmix.initialize import given_start
+        from bayesmix.problem import prepare
+
+        problem = prepare(start.n_components, structure, x, None, 0.0)
+        states = begin([given_start(start, problem)], options)
+        return lambda steps: run(states, np.array([steps]), problem.observations, problem.rules, options)
+
+    def iteration(self, task):
+        from bayesmix.loop import Options
+
+        x, means = data_of(task)
+        options = Options(whitened=x.dtype == np.float32)
+        return per_step(self._loop(x, self.start(x, means, task["kind"]), WORDS[task["kind"]], options))
+
+    def lloyd(self, task):
+        from bayesmix.loop import Options
+
+        x, _ = data_of(task)
+        k, d = task["k"], task["d"]
+        sphere = self.bm.GaussianMixture.of(
+            np.full(k, 1 / k), x[:k].astype(float), np.ones(1), covariance="EII"
+        )
+        options = Options("hard", ("covariance", "weights"), x.dtype == np.float32)
+        return per_step(self._loop(x, sphere, "EII" if d > 1 else "E", options))
+
+    def fit(self, task):
+        """The default call, and how many of EM's own steps have come as far as it."""
+        x, means = data_of(task)
+        model, start = self.bm.MixtureModel(task["k"], task["kind"]), self.start(x, means, task["kind"])
+
+        def measure():
+            seconds, fit = clock(lambda: self.bm.fit(model, x, init=start))
+            return {"seconds": seconds, "log_likelihood": float(fit.log_likelihood), "steps": fit.n_steps}
+
+        def plain():
+            fit = self.bm.fit(model, x, init=start, accelerate=False, max_steps=task["most"])
+            least = measure()["log_likelihood"] - max(
+                1e-3, 1e-5 * abs(float(fit.log_likelihood)) * (x.dtype == np.float32)
+            )
+            reached = np.flatnonzero(fit.objective >= least)
+            return {"plain_steps": int(reached[0]) + 1 if reached.size else None}
+
+        said = plain()
+        return lambda: measure() | said
+
+    def restarts(self, task):
+        x, _ = data_of(task)
+        model = self.bm.MixtureModel(task["k"], task["kind"])
+        call = lambda: self.bm.fit(model, x, n_starts=10)  # noqa: E731
+        call()
+        return lambda: _with_log_likelihood(*clock(call), lambda fit: fit.log_likelihood)
+
+    def evaluate(self, task):
+        x, means = data_of(task)
+        mixture = self.start(x, means, task["kind"])
+        return _whole(lambda: mixture.log_density(x))
+
+    def simulate(self, task):
+        x, means = data_of(task)
+        mixture = self.start(x, means, task["kind"])
+        return _whole(lambda: mixture.simulate(len(x), key=0))
+
+    def memory(self, task):
+        x, means = small_peak(task)
+        model, start = self.bm.MixtureModel(task["k"], task["kind"]), self.start(x, means, task["kind"])
+        return lambda: _peak(lambda: self.bm.fit(model, x, init=start, max_steps=10))
+
+
+class Sklearn:
+    def __init__(self):
+        from sklearn.exceptions import ConvergenceWarning
+
+        warnings.simplefilter("ignore", ConvergenceWarning)
+
+    def start(self, x, means, kind, **options):
+        from sklearn.mixture import GaussianMixture
+
+        k, values = len(means), covariances(x, len(means), kind)
+        return GaussianMixture(
+            k,
+            covariance_type=kind,
+            reg_covar=0,
+            weights_init=np.full(k, 1 / k, x.dtype),
+            means_init=means,
+            precisions_init=(np.linalg.inv(values) if kind in ("full", "tied") else 1 / values).astype(
+                x.dtype
+            ),
+            **options,
+        )
+
+    def iteration(self, task):
+        x, means = data_of(task)
+        return per_step(
+            lambda steps: self.start(x, means, task["kind"], tol=0, max_iter=steps).fit(x), most=50
+        )
+
+    def lloyd(self, task, algorithm="lloyd"):
+        from sklearn.cluster import KMeans
+
+        x, _ = data_of(task)
+
+        def run(steps):
+            model = KMeans(
+                task["k"], init=x[: task["k"]], n_init=1, tol=0, max_iter=steps, algorithm=algorithm
+            )
+            model.fit(x)
+
+        return per_step(run, most=30)
+
+    def fit(self, task):
+        """As many of EM's own steps as that log-likelihood takes."""
+        x, means = data_of(task)
+
+        def measure():
+            model = self.start(x, means, task["kind"], tol=0, max_iter=task["plain_steps"])
+            seconds, model = clock(lambda: model.fit(x))
+            return {"seconds": seconds, "log_likelihood": float(model.score(x)) * len(x)}
+
+        return measure
+
+    def restarts(self, task):
+        from sklearn.mixture import GaussianMixture
+
+        x, _ = data_of(task)
+        model = GaussianMixture(task["k"], covariance_type=task["kind"], n_init=10, random_state=0)
+        return lambda: _with_log_likelihood(*clock(lambda: model.fit(x)), lambda fit: fit.score(x) * len(x))
+
+    def _fitted(self, task):
+        x, means = data_of(task)
+        return x, self.start(x, means, task["kind"], max_iter=1).fit(x)
+
+    def evaluate(self, task):
+        x, model = self._fitted(task)
+        return _whole(lambda: model.score_samples(x))
+
+    def simulate(self, task):
+        x, model = self._fitted(task)
+        return _whole(lambda: model.sample(len(x)))
+
+    def memory(self, task):
+        x, means = small_peak(task)
+        model = self.start(x, means, task["kind"], tol=0, max_iter=10)
+        return lambda: _peak(lambda: model.fit(x))
+
+
+class Elkan(Sklearn):
+    def lloyd(self, task):
+        return super().lloyd(task, "elkan")
+
+
+class Faiss:
+    def lloyd(self, task):
+        import faiss
+
+        faiss.omp_set_num_threads(int(task["cores"]))
+        x, _ = data_of(task)
+        k, d = task["k"], task["d"]
+
+        def run(steps):
+            model = faiss.Kmeans(d, k, niter=steps, max_points_per_centroid=len(x), min_points_per_centroid=1)
+            model.train(x, init_centroids=x[:k])
+
+        return per_step(run, most=30)
+
+
+class Gmmx:
+    """It takes float32 alone, and full and diagonal covariances.
+
+    Its intermediates hold n k d² numbers for full ones: sizes that would not fit are left out.
+    """
+
+    def iteration(self, task):
+        import jax
+        from gmmx import EMFitter, GaussianMixtureModelJax
+
+        if task["kind"] not in ("full", "diag") or task["dtype"] != "float32":
+            return None
+        size = task["n"] * task["k"] * task["d"] ** (2 if task["kind"] == "full" else 1)
+        if size > 2e8:
+            return None
+        x, means = data_of(task)
+        k = task["k"]
+        model = GaussianMixtureModelJax.from_squeezed(
+            weights=np.full(k, 1 / k, x.dtype),
+            means=means,
+            covariances=covariances(x, k, task["kind"]).astype(x.dtype),
+            covariance_type=task["kind"],
+        )
+        points = jax.device_put(x)
+        return per_step(
+            lambda steps: jax.block_until_ready(
+                EMFitter(max_iter=steps, tol=0.0, reg_covar=0.0).fit(points, model).log_likelihood
+            ),
+            most=50,
+        )
+
+
+CONTENDERS = {"bayesmix": Bayesmix, "sklearn": Sklearn, "elkan": Elkan, "faiss": Faiss, "gmmx": Gmmx}
+
+
+def _whole(call):
+    call()
+    return lambda: {"seconds": clock(call)[0]}
+
+
+def _with_log_likelihood(seconds, fit, read):
+    return {"seconds": seconds, "log_likelihood": float(read(fit))}
+
+
+def _peak(call):
+    """Megabytes of memory that the call adds to what the process had at most before it."""
+    before = peak_memory()
+    call()
+    return {"megabytes": peak_memory() - before}
+
+
+def main():
+    contender = CONTENDERS[sys.argv[1]]()
+    key = measure = None
+    for line in sys.stdin:
+        task = json.loads(line)
+        if task != key:
+            key, measure = task, None  # what the last task held is free before this one's begins
+            measure = getattr(contender, task["task"])(task)
+        answer = measure() if measure is not None else {}
+        print(
+            json.dumps({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in answer.items()})
+        )
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
