@@ -42,6 +42,7 @@ __all__ = ["fit", "likelihoods", "optima", "solve"]
 
 _STARTS = ("kmeans", *SEEDS)
 _START_ALIASES = {"k-means": "kmeans", "kmeans++": "k-means++"}
+_REPORTED = 2**19  # rows at once
 _LLOYD_ROWS = 2000  # and a hundred a cluster, at most: a start need not be exact
 
 
@@ -242,8 +243,13 @@ def likelihoods(
     mixture: GaussianMixture, points: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted sums of log density, largest log joint and entropy; and the most probable cluster of each row."""
-    report = mixture._each(density.report, points).astype(np.float64)
-    return weight @ report[:, :3], report[:, 3].astype(np.int64)
+    sums, labels = np.zeros(3), np.empty(len(points), np.int64)
+    ends = np.linspace(0, len(points), 1 + -(-len(points) // _REPORTED), dtype=int)
+    for part in map(slice, ends[:-1], ends[1:]):
+        report = mixture._each(density.report, points[part]).astype(np.float64)
+        sums += weight[part] @ report[:, :3]
+        labels[part] = report[:, 3]
+    return sums, labels
 
 
 def _finish(

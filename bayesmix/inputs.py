@@ -7,6 +7,7 @@ either results or one `ValueError` that names the argument, what came, and what 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -49,6 +50,9 @@ def to_numpy(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
+_ALIGNED = 64  # bytes
+
+
 def points_last(values: np.ndarray, size: int) -> np.ndarray:
     """(n, ...) as blocks of `size` points, points last: (blocks, ..., size), the rest zero.
 
@@ -62,9 +66,16 @@ def points_last(values: np.ndarray, size: int) -> np.ndarray:
         count = -(-n // size)
         step = max(1, 2 ** (count.bit_length() - 4))
         count = -(-count // step) * step
-    padded = np.zeros((count * size, *values.shape[1:]), values.dtype)
-    padded[:n] = values
-    return np.ascontiguousarray(np.moveaxis(padded.reshape(count, size, *values.shape[1:]), 1, -1))
+    shape = (count, *values.shape[1:], size)
+    items = math.prod(shape) * values.dtype.itemsize
+    memory = np.zeros(items + _ALIGNED, np.uint8)  # where XLA can use it as it is, without a copy
+    begin = -memory.ctypes.data % _ALIGNED
+    blocks = memory[begin : begin + items].view(values.dtype).reshape(shape)
+    whole = n // size
+    blocks[:whole] = np.moveaxis(values[: whole * size].reshape(whole, size, *values.shape[1:]), 1, -1)
+    if n % size:
+        blocks[whole, ..., : n % size] = np.moveaxis(values[whole * size :], 0, -1)
+    return blocks
 
 
 def as_points(

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from bayesmix import density, peaks, quadratic, regions, tails
 from bayesmix.covariance import Covariance, covariance_values, structure_of
+from bayesmix.evaluate import each_point
 from bayesmix.inputs import (
     as_count,
     as_key,
@@ -34,7 +35,6 @@ from bayesmix.inputs import (
     as_points,
     double_precision,
     is_traced,
-    points_last,
     to_numpy,
 )
 from bayesmix.storage import numbers
@@ -421,30 +421,13 @@ class GaussianMixture:
                 f"this is a batch of mixtures (means {self.means.shape}); map the method over it with jax.vmap"
             )
         points = as_points(x, n_features=self.n_features).values
-        if points.size * self.n_components <= _FEW:
-            with np.errstate(all="ignore"):
-                out = block(jax.tree.map(np.asarray, self._arrays()), np.ascontiguousarray(points.T), *more)
-            return np.ascontiguousarray(np.moveaxis(np.asarray(out), -1, 0))
-        size = min(4096, max(256, 2 ** (16 - (self.n_components * self.n_features).bit_length())))
-        with double_precision():
-            out = to_numpy(_map_blocks(block, self._arrays(), points_last(points, size), more))
-        out = np.moveaxis(out, -1, 1)
-        return np.ascontiguousarray(out.reshape(-1, *out.shape[2:])[: points.shape[0]])
+        return each_point(block, self._arrays(), points, self.n_components, more)
 
-
-_FEW = 2**17  # numbers n k d that NumPy is done with before anything is compiled
 
 _DISTANCES: dict[str, Callable[..., Array]] = {
     "mahalanobis": density.within_mahalanobis,
     "euclidean": density.within_euclidean,
 }
-
-
-@partial(jax.jit, static_argnums=0)
-def _map_blocks(function: Callable, mixture: GaussianMixture, blocks: Array, more: tuple) -> Array:
-    if blocks.shape[0] == 1:
-        return function(mixture, blocks[0], *more)[None]
-    return jax.lax.map(lambda block: function(mixture, block, *more), blocks)
 
 
 _simulate_compiled = jax.jit(density.simulate, static_argnums=2)

@@ -77,31 +77,37 @@ def _power_of_two(scale: np.ndarray) -> np.ndarray:
     return np.exp2(np.round(np.log2(scale)))
 
 
+_ROWS = 65536
+
+
 def standardize(
     x: np.ndarray, weight: np.ndarray, names: tuple[str, ...], structure: Structure
 ) -> tuple[np.ndarray, Units]:
     """The data in the units of the loop, in their own precision, and those units."""
     total, d = weight.sum(), x.shape[1]
     first = x[0].astype(np.float64)
-    origin = first + (weight @ (x - first)) / total
+    parts = [
+        slice(i, i + _ROWS) for i in range(0, len(x), _ROWS)
+    ]  # nothing of the data's size but the result
+    origin = first + sum(weight[rows] @ (x[rows] - first) for rows in parts) / total
     u = x - origin
-    constant = (x == x[0]).all(axis=0)
+    constant = np.array([(column == column[0]).all() for column in x.T])
     u[:, constant] = 0
-    largest = np.abs(u).max(axis=0)
+    largest = np.maximum(u.max(axis=0), -u.min(axis=0))
     largest[constant] = 1
-    deviation = largest * np.sqrt(weight @ (u / largest) ** 2 / total)
+    deviation = largest * np.sqrt(sum(weight[rows] @ (u[rows] / largest) ** 2 for rows in parts) / total)
     varying = deviation[~constant]
     typical = np.sqrt(np.mean((varying / varying.max()) ** 2)) * varying.max() if varying.size else 1.0
     deviation[constant] = typical
     scale = _power_of_two(deviation if structure.by_column else np.full(d, typical))
     u /= scale
-    floor, degenerate = _floor(u, weight, constant, names, structure, x.dtype.name)
-    return u.astype(x.dtype), Units(origin, scale, floor, degenerate)
+    covariance = sum((u[rows] * weight[rows, None]).T @ u[rows] for rows in parts) / total
+    floor, degenerate = _floor(covariance, constant, names, structure, x.dtype.name)
+    return u.astype(x.dtype, copy=False), Units(origin, scale, floor, degenerate)
 
 
 def _floor(
-    u: np.ndarray,
-    weight: np.ndarray,
+    covariance: np.ndarray,
     constant: np.ndarray,
     names: tuple[str, ...],
     structure: Structure,
@@ -110,7 +116,6 @@ def _floor(
     """Limits from the data's own covariance, and which columns have no variance of their own."""
     relative, absolute = _COLLAPSE[dtype]
     storage = STORAGES[structure.storage]
-    covariance = (u * weight[:, None]).T @ u / weight.sum()
     variance = np.diag(covariance).copy()
     variance[constant] = variance.max() or 1.0
     degenerate = [f"column {names[j]!r} is constant" for j in np.flatnonzero(constant)]

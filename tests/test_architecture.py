@@ -17,6 +17,7 @@ from bayesmix.storage import STORAGES
 ROOT = Path(bm.__file__).parent
 LAYERS = (
     ("inputs", "hierarchy", "compilation"),
+    ("evaluate",),
     ("storage",),
     ("axes",),
     ("estimate",),

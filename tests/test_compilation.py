@@ -1,12 +1,60 @@
-"""The cache of compiled programs: only on request, used by the next process, and in a safe place."""
+"""Few programs are compiled; their cache is only on request, used by the next process, and in a safe place."""
 
+import logging
+import re
 import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 import bayesmix as bm
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The names of programs that were compiled, or looked up on disk, since it was asked for last."""
+    names = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            found = re.match(r"Finished XLA compilation of (\S+) in", record.getMessage())
+            if found:
+                names.append(found[1])
+
+    def since():
+        taken = sorted(names)
+        names.clear()
+        return taken
+
+    handler, logger = Handler(), logging.getLogger("jax")
+    before = jax.config.jax_log_compiles
+    jax.config.update("jax_log_compiles", True)
+    logger.addHandler(handler)
+    monkeypatch.setattr(logger, "propagate", False)
+    yield since
+    logger.removeHandler(handler)
+    jax.config.update("jax_log_compiles", before)
+
+
+def test_a_search_over_k_compiles_one_loop_and_the_next_none(compiled):
+    x = bm.datasets.load("old_faithful").to_numpy()
+    bm.search(x, n_components=range(1, 10), covariance="VVV")
+    assert compiled().count("jit(advance)") == 1  # cells are padded to the largest k, so not nine
+    bm.search(x[::-1] * 3, n_components=range(1, 10), covariance="VVV", key=1)  # other data of that shape
+    bm.search(x[:260], n_components=range(1, 10), covariance="EEE")  # padded to as many; of the same storage
+    assert compiled() == []
+
+
+def test_fits_compile_once_a_shape_whatever_n_tolerance_and_weights(compiled):
+    x = bm.datasets.load("old_faithful").to_numpy()
+    bm.fit(bm.MixtureModel(2, "VII"), x)
+    assert compiled() == ["jit(advance)"]
+    for n, tol in ((272, 1e-3), (260, 1e-6), (300 - 43, 1e-4)):
+        bm.fit(bm.MixtureModel(2, "VII"), x[:n] * 7, tol=tol, key=n, sample_weight=np.arange(n) + 1.0)
+    assert compiled() == []
+
 
 SCRIPT = """
 import sys
