@@ -188,7 +188,7 @@ def solve(
         starts = [s._replace(mixture=replace(s.mixture, weights=weights, covariance=sphere)) for s in starts]
     if row.draws:  # the same start need not end the same
         copies = np.arange(len(starts))
-    options = Options(row.responsibilities, hold, problem.x.dtype == np.float32, relocate)
+    options = Options(row.responsibilities, hold, relocate=relocate)
     path = row.engine(problem, starts, copies, options, max_steps, key)
     return _finish(problem, path, copies, method, hold, max_steps, relocate, prior)
 
@@ -197,7 +197,7 @@ def optima(problem: Problem, *, n_starts: int = 10, key: Any = 0) -> list[tuple[
     """The distinct clean optima of soft EM from k-means starts, best first: objective and mixture in loop units."""
     row = METHODS["soft"]
     starts, copies = _own_starts(problem, "kmeans", n_starts, key, False)
-    options = Options("soft", (), problem.x.dtype == np.float32)
+    options = Options("soft")
     path = row.engine(problem, starts, copies, options, row.max_steps, key)
     objective = path.states.statistics.objective
     found: list[tuple[float, GaussianMixture]] = []
@@ -301,7 +301,7 @@ def _finish(
         n_starts=len(copies),
         n_agree=agreeing(path, verdicts, copies, winner),
         n_spurious=sum(not v.clean for v in verdicts),
-        n_redraws=int(states.redraws[winner]),
+        n_redraws=0 if states.redraws is None else int(states.redraws[winner]),
         hold=hold,
         best_visited=best,
         prior=prior,

@@ -122,20 +122,14 @@ def _group(
         calm=np.zeros(n, np.int64),
         code=np.zeros(n, np.int64),
         collapsed=np.zeros((n, largest), bool),
-        tolerant=np.zeros(n, bool),
-        key=None,
-        redraws=np.zeros(n, np.int64),
-        failed=np.zeros(n, np.int64),
-        best=None,
         trace=np.zeros((n, 4)),
-        chain=None,
         filled=np.zeros(n, np.int64),
         family=np.array(family, np.int32),
     )
     work = n * _PASSES * problem.x.shape[0] * states.statistics.moments[0].size
     if pays(work / _LARGE) if accelerate is None else accelerate:
         states = jax.tree.map(np.array, remember(states))  # to be written to
-    whitened = np.full(n, problem.x.dtype == np.float32)
+    whitened = np.zeros(n, bool)
     return Group(problem, cells, np.array(of), states, whitened, np.full((n, 3), np.nan), hold)
 
 

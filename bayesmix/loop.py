@@ -52,7 +52,7 @@ class Rules(NamedTuple):
 
     floor: Floor
     tol: Any
-    rounding: Any  # relative error of a sum of the data's precision
+    rounding: Any  # relative error of a sum in the data's precision, with room for its order
     total: Any  # total weight times features, the size of the sum
     penalty: Penalty | None = None  # a conjugate prior
     settle: Any = 0  # steps of size one, before they decrease
@@ -69,14 +69,15 @@ class State(NamedTuple):
     calm: Any  # steps in a row whose predicted remaining gain is below tol
     code: Any
     collapsed: Any  # (k,) clusters that the floor holds, or that are empty
-    tolerant: Any  # k-means: an empty cluster cannot be helped
-    key: Any  # key data, for the rows that draw
-    redraws: Any
-    failed: Any  # redraws in a row
-    best: Any  # (mixture, log-likelihood) seen so far, where draws make the path rise and fall
-    trace: Any  # objectives of this call (the last of them, where there is no room for all), and
-    chain: Any  # moments of each step of this call, where draws are averaged
-    filled: Any  # how many entries of them hold
+    trace: Any  # objectives of this call; the last of them, where there is no room for all
+    filled: Any  # how many of its entries hold
+    # Absent where there is no such thing, so that no code is compiled for it.
+    tolerant: Any = None  # k-means: an empty cluster cannot be helped
+    key: Any = None  # key data, for the rows that draw, and
+    redraws: Any = None
+    failed: Any = None  # redraws in a row
+    best: Any = None  # (mixture, log-likelihood) seen so far, where draws make the path rise and fall
+    chain: Any = None  # moments of each step of this call, where draws are averaged
     family: Any = None  # which structure of the storage, where one program serves them all
     memory: Memory | None = None  # where EM is accelerated
 
@@ -138,15 +139,18 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         memory = learn(proposal, turn.inverse[0], accepted)
     calm = _calm(state, statistics, gain, rules, options, proposal, accepted)
     code = jnp.where(calm >= 2, CODE["converged"], 0)
-    if not options.whitened and not mixture.covariance.row.shared:
-        code = jnp.where(jnp.any(turn.thin & (count > d + 1)), CODE["thin"], code)
     if options.relocate:
         code = jnp.where(jnp.any(count <= 0) & ~state.tolerant, CODE["empty"], code)
-    bad = finite & jnp.any(count < d + 1) if draws else jnp.zeros((), bool)
-    failed = jnp.where(bad, state.failed + 1, 0)
-    code = jnp.where(failed > _MAX_REDRAWS, CODE["collapsed"], code)
+    bad, failed, redraws = jnp.zeros((), bool), state.failed, state.redraws
+    if draws:
+        bad = finite & jnp.any(count < d + 1)
+        failed, redraws = jnp.where(bad, failed + 1, 0), redraws + bad
+        code = jnp.where(failed > _MAX_REDRAWS, CODE["collapsed"], code)
     code = jnp.where(finite | ~accepted, code, CODE["non_finite"])
-    taken = finite & accepted
+    taken, again = finite & accepted, bad
+    if not options.whitened and not mixture.covariance.row.shared:  # these moments are not to be trusted
+        thin = jnp.any(turn.thin & (count > d + 1))
+        code, taken, again = jnp.where(thin, CODE["thin"], code), taken | (thin & accepted), bad | thin
     mixture, statistics = jax.tree.map(
         lambda old, new: jnp.where(taken, new, old), (state.mixture, state.statistics), (mixture, statistics)
     )
@@ -160,7 +164,7 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
     return State(
         mixture=mixture,
         statistics=statistics,
-        skip=bad,
+        skip=again,
         step=state.step + ~state.skip,
         gain=jnp.where(accepted, jnp.where(state.skip | ~jnp.isfinite(gain), jnp.nan, gain), state.gain),
         calm=calm,
@@ -168,12 +172,12 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         collapsed=jnp.broadcast_to(turn.collapsed, (k,)) | (statistics.moments[:, 0] <= 0),
         tolerant=state.tolerant,
         key=state.key if turn.key is None else turn.key,
-        redraws=state.redraws + bad,
+        redraws=redraws,
         failed=failed,
         best=best,
         trace=state.trace.at[state.filled % state.trace.shape[0]].set(statistics.objective),
         chain=chain,
-        filled=state.filled + ((finite | ~accepted) & ~bad),
+        filled=state.filled + ((finite | ~accepted) & ~again),
         family=state.family,
         memory=memory,
     )

@@ -63,9 +63,10 @@ def maximize(
         structure, estimate, count, scatter, previous, floor, skip | held, lift=not held and penalty is None
     )
     storage = mixture.covariance.storage
-    thin = jnp.any(storage.diagonal(factor) ** 2 < floor.thin, axis=-1) & ~collapsed
     weights = mixture.weights if "weights" in hold else jnp.where(skip, mixture.weights, weights)
     means = jnp.where(skip, mixture.means, means)
+    pivots = storage.diagonal(factor) ** 2
+    thin = jnp.any(pivots < floor.thin + floor.thinness * means**2, axis=-1) & ~collapsed
     return Maximum(
         GaussianMixture(weights, means, Covariance(values, structure.name)), factor, collapsed, thin
     )

@@ -74,7 +74,7 @@ def prepare(
     rules = Rules(
         units.floor,
         float(tol),
-        float(np.finfo(points.dtype).eps),
+        max(float(np.finfo(points.dtype).eps), 4 * float(np.finfo(np.float64).eps)),
         float(w.sum() * points.shape[1]),
         None if prior is None else penalty(prior, units, structure, n_components),
     )

@@ -184,7 +184,7 @@ def _test(x: np.ndarray, null: Fit, other: Fit, keys: np.ndarray) -> tuple[float
     problem = problem_of(null, x, None)
     wider = problem_of(other, x, None)
     source, start = inside(problem, null.mixture), inside(wider, other.mixture)
-    options = Options("soft", (), problem.x.dtype == np.float32)
+    options = Options("soft")
     k = source.n_components
 
     def refits(problem: Problem, starts: list[list[Start]], k: int) -> Refits:

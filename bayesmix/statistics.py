@@ -11,9 +11,9 @@ Where one covariance is shared, the quadratic part of the logits is the same for
 linear in x, and the total second moment is computed once, in `observe`.
 
 Two rules give the moments, and which one holds is a fact, not an option. "raw" sums T(x) itself, about the
-data's own mean: exact to 1e-7 in float64 while no cluster is thinner than 1e-3.5 of the data's spread.
-"whitened" sums T(W_k (x - m_k)) and maps back in float64; it serves float32 data always, and float64 data
-from the step at which a cluster becomes thinner than that.
+data's own mean: exact to 1e-7 in float64 while no cluster is thinner than 1e-3.5 of the data's spread and of its
+mean's distance; in float32 log-densities hold to 1e-4 while none is thinner than a sixteenth. "whitened" sums
+T(W_k (x - m_k)) and maps back in float64; it serves from the step at which a cluster becomes thinner than that.
 """
 
 from __future__ import annotations

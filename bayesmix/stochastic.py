@@ -86,7 +86,7 @@ def stochastic_chain(
         raise ValueError(f"stochastic_chain starts at a clean fit, and this one is {best.status}")
     problem = problem_of(best, x, sample_weight)
     problem.whole("stochastic EM draws a whole number of points", "use bootstrap(kind='weighted')")
-    options = Options(sampled(problem), best.hold, problem.x.dtype == np.float32)
+    options = Options(sampled(problem), best.hold)
     start = inside(problem, best.mixture)
     states = begin([Start(start)] * n_chains, options, key_data(key, n_chains))
     limits = np.full(n_chains, n_warmup + n_draws)

@@ -31,11 +31,7 @@ _KINDS = ("weighted", "nonparametric", "parametric")
 def _refit(problem: Problem, fit: Fit, kind: str, keys: np.ndarray, title: str) -> Refits:
     """The loop on each replicate, from the fit."""
     start = inside(problem, fit.mixture)
-    options = Options(
-        METHODS[fit.method].responsibilities if fit.method == "hard" else "soft",
-        fit.hold,
-        problem.x.dtype == np.float32,
-    )
+    options = Options(METHODS[fit.method].responsibilities if fit.method == "hard" else "soft", fit.hold)
     return refit(problem, kind, keys, stacked([[Start(start)]], options), options, source=start, title=title)
 
 

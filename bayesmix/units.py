@@ -23,8 +23,9 @@ __all__ = ["SPURIOUS_RATIO", "Floor", "Units", "spacing", "spurious_clusters", "
 # A cluster collapses where its variance, given the features before it, falls below `relative` times that of
 # the data, or below `absolute` times the feature's own; float32 data carry fewer digits.
 _COLLAPSE = {"float64": (1e-12, 1e-13), "float32": (1e-6, 1e-6)}
-# Below this share of a feature's variance raw float64 moments keep fewer than 8 digits of a cluster's own.
-_THIN = 1e-7
+# Below this share of a feature's variance plus its squared mean, raw moments keep fewer than 8 digits of a cluster's
+# own in float64, and its log-densities fewer than 4 decimals in float32.
+_THIN = {"float64": 1e-7, "float32": 4e-3}
 # A cluster whose smallest variance, in units of the pooled within-cluster covariance, is below this is spurious if
 # it has up to ten times d + 1 points. Beyond, the limit on its standard deviation falls as one over the number of
 # points: a few points are always near some plane, many are not unless there is one.
@@ -37,6 +38,7 @@ class Floor(NamedTuple):
     collapsed: np.ndarray
     thin: np.ndarray
     ridge: np.ndarray
+    thinness: float  # `thin` grows by so many squared means
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _floor(
     dtype: str,
 ) -> tuple[Floor, str]:
     """Limits from the data's own covariance, and which columns have no variance of their own."""
-    relative, absolute = _COLLAPSE[dtype]
+    (relative, absolute), thinness = _COLLAPSE[dtype], _THIN[dtype]
     storage = STORAGES[structure.storage]
     variance = np.diag(covariance).copy()
     variance[constant] = variance.max() or 1.0
@@ -122,9 +124,10 @@ def _floor(
     if structure.storage == "spherical":
         mean = np.array([variance.mean()])
         degenerate = degenerate if constant.all() else []
-        return Floor(mean * relative, mean * _THIN, mean * relative), "; ".join(degenerate)
+        return Floor(mean * relative, mean * thinness, mean * relative, thinness), "; ".join(degenerate)
     if structure.storage == "diagonal":
-        return Floor(variance * relative, variance * _THIN, variance[None] * relative), "; ".join(degenerate)
+        ridge = variance[None] * relative
+        return Floor(variance * relative, variance * thinness, ridge, thinness), "; ".join(degenerate)
     correlation = covariance / np.sqrt(np.outer(variance, variance))
     pivots = np.diag(np.linalg.cholesky(correlation + 0.5 * absolute * np.eye(len(variance)))) ** 2
     degenerate += [
@@ -133,7 +136,8 @@ def _floor(
     ]
     ridge = relative * covariance + absolute * np.diag(variance)
     limit = variance * np.maximum(relative * pivots, 0.5 * absolute)
-    return Floor(limit, variance * _THIN, storage.sparse(ridge[None])), "; ".join(degenerate)
+    floor = Floor(limit, variance * thinness, storage.sparse(ridge[None]), thinness)
+    return floor, "; ".join(degenerate)
 
 
 def spacing(column: np.ndarray) -> float:

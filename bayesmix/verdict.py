@@ -34,7 +34,7 @@ def judge(problem: Problem, path: Path, s: int, *, relocate: bool = False) -> Ve
     """Whether start s is clean; k-means (`relocate`) may shrink to nothing, which is its best."""
     code, states = int(path.states.code[s]), path.states
     if relocate and code != CODE["non_finite"]:
-        return Verdict("few_rows" if states.tolerant[s] else NAME[code])
+        return Verdict("few_rows" if states.tolerant is not None and states.tolerant[s] else NAME[code])
     return verdict(problem, code, path.mixture(s), states.collapsed[s], states.statistics.moments[s, :, 0])
 
 

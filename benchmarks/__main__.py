@@ -1,6 +1,6 @@
 """Every benchmark, one after another, each in a process of its own; rows and figures go where the pages cite them.
 
-    uv run --group benchmarks python -m benchmarks [--only em_iteration acceleration]
+    uv run --group benchmarks python -m benchmarks [--only suite acceleration]
 
 A benchmark is a script beside this one, and says in its first lines what it measures and against whom.
 """
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE.parent / "docs" / "figures"
 # A row: what is asked of the script.
 BENCHMARKS = {
-    "em_iteration": ["--json", RESULTS / "em_iteration.jsonl"],
+    "suite": ["--json", RESULTS / "suite.jsonl", "--figure", FIGURES / "benchmarks.png"],
     "acceleration": ["--json", RESULTS / "acceleration.jsonl", "--figure", FIGURES / "acceleration.png"],
     "search": [],
     "bootstrap": [],

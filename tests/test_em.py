@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import FEW, NAMES, K, data, features, fitted
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import stats
 
 import bayesmix as bm
 from bayesmix.chart import chart
@@ -245,6 +246,60 @@ def test_a_cluster_much_thinner_than_the_spread_keeps_its_shape(ratio):
         assert_allclose(
             np.linalg.eigvalsh(single.mixture.covariances[0].astype(float))[0], eigenvalues[0], rtol=5e-3
         )
+
+
+def two_pass(x, r, steps):
+    """EM as textbooks have it, from responsibilities: deviations from means, never moments; float64."""
+    for step in range(steps):
+        if step:
+            logs = np.stack(
+                [
+                    np.log(w) + stats.multivariate_normal(m, c).logpdf(x)
+                    for w, m, c in zip(weights, means, covariances)
+                ]
+            ).T
+            r = np.exp(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))
+        count = r.sum(axis=0)
+        weights, means = count / len(x), (r.T @ x) / count[:, None]
+        away = x[:, None] - means
+        covariances = np.einsum("nk,nki,nkj->kij", r, away, away) / count[:, None, None]
+    return weights, means, covariances
+
+
+CLUSTERS = {  # share of points, distance, width
+    "standardised": (0.3, 3, 1.0),
+    "a hundredth of the points, thirty standard deviations away": (0.01, 30, 1.0),
+    "1e4 times narrower": (0.3, 3, 1e-4),
+}
+
+
+@pytest.mark.parametrize("case", CLUSTERS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_twenty_steps_are_those_of_a_two_pass_reference(case, dtype):
+    share, distance, width = CLUSTERS[case]
+    if dtype == np.float32:
+        width = max(width, 1e-2)  # below 1e-3 of the spread float32 takes a cluster for collapsed
+    rng = np.random.default_rng(0)
+    z = (rng.uniform(size=1500) < share).astype(int)
+    x = rng.normal(size=(1500, 2)) @ np.array([[1.0, 0.4], [0.0, 0.8]])
+    x = np.where(z[:, None] == 1, x * width + distance, x).astype(dtype).astype(float)
+    r = np.eye(2)[np.where(rng.uniform(size=1500) < 0.1, 1 - z, z)] * 0.8 + 0.1  # soft, and partly wrong
+    if width < 1:
+        r = np.eye(2)[z] * 0.98 + 0.01
+    weights, means, covariances = two_pass(x, r, 20)
+    fit = bm.fit(model("VVV", 2), x.astype(dtype), init=r, max_steps=20, tol=0)
+    reference = bm.GaussianMixture.of(weights, means, (covariances + np.swapaxes(covariances, 1, 2)) / 2)
+    per_point = abs(fit.log_likelihood - reference.log_density(x).sum()) / len(x)
+    if dtype == np.float32:
+        assert per_point < 1e-4
+        return
+    exact = 1e-6 if width < 1 else 1e-9
+    deviation = np.sqrt(np.einsum("kii->ki", covariances))
+    assert_allclose(fit.mixture.weights, weights, rtol=exact)
+    assert_allclose((fit.mixture.means - means) / deviation, 0, atol=exact)
+    scale = deviation[:, :, None] * deviation[:, None]
+    assert_allclose((fit.mixture.covariances - covariances) / scale, 0, atol=exact)
+    assert per_point < exact
 
 
 def test_tolerance_bounds_what_is_left_to_gain():
