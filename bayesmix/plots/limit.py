@@ -36,13 +36,13 @@ def plot_kmeans_limit(
         >>> import bayesmix as bm
         >>> from bayesmix import plots
         >>> from matplotlib.figure import Figure
-        >>> x = [[0.0, 0.0], [0.0, 1.0], [9.0, 0.0], [9.0, 1.0]]
+        >>> x = [0.0, 0.1, 0.2, 9.8, 9.9, 10.0, 10.1]
         >>> kmeans, held = bm.kmeans(x, 2), {"hold": ("weights", "covariance")}
-        >>> spheres = [bm.GaussianMixture.of([0.5, 0.5], [x[0], x[2]], [s**2], covariance="EII") for s in (3.0, 0.3)]
+        >>> spheres = [bm.GaussianMixture.of([0.5, 0.5], [0.0, 9.0], [s, s], covariance="EII") for s in (9.0, 0.25)]
         >>> fits = [bm.fit(bm.MixtureModel(2, "EII"), x, init=sphere, **held) for sphere in spheres]
         >>> axes = plots.plot_kmeans_limit(fits, kmeans, x, n_shown=2, ax=Figure().subplots(1, 3))
         >>> [ax.get_title() for ax in axes[:2]]
-        ['σ = 3', 'σ = 0.3']
+        ['σ = 3', 'σ = 0.5']
     """
     if not 1 <= n_shown <= len(fits):
         raise ValueError(f"n_shown must be between 1 and the {len(fits)} fits; it is {n_shown!r}")
