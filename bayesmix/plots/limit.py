@@ -55,6 +55,8 @@ def plot_kmeans_limit(
         plot_clusters(fits[place].mixture, x, ax=panel)
         if panel.get_legend() is not None:
             panel.get_legend().remove()
+        if kmeans.mixture.n_features == 2:
+            panel.set_aspect("equal", adjustable="datalim")
         panel.set_title(f"σ = {sigmas[place]:.3g}")
     away = [_distance(fit.mixture.means, kmeans.mixture.means) for fit in fits]
     last = axes[-1]
