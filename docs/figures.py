@@ -1,8 +1,8 @@
 """The figures of the pages: an image that directly follows a Python block is what that block drew last.
 
 A block needs no line that saves. `python docs/figures.py` runs all pages and writes docs/figures anew;
-`python docs/figures.py gallery model` runs some. The tests run the same blocks, and ask that a figure was drawn wherever
-one is shown. A page is one program: its blocks share their names, top to bottom.
+`python docs/figures.py gallery model` runs some. The tests run the same blocks, and ask that a figure was drawn
+wherever one is shown. A page is one program: its blocks share their names, top to bottom.
 """
 
 from __future__ import annotations
