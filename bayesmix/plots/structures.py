@@ -95,6 +95,7 @@ def _draw_structure(ax: Any, name: str) -> None:
     ax.set_xlim(-4.6, 4.6)
     ax.set_ylim(-3, 3, auto=True)
     ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(True)
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_title(name + (f" ({words[name]})" if name in words else ""), weight="bold", fontsize="medium")
     volume, shape, orientation = (_WORDS[letter] for letter in name)
