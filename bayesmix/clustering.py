@@ -39,6 +39,7 @@ class Bound(NamedTuple):
 
     @property
     def n_clusters(self) -> int:
+        """How many clusters this clustering has."""
         return int(self.labels.max()) + 1
 
 
@@ -75,6 +76,7 @@ class Partition:
 
     @property
     def n_clusters(self) -> int:
+        """How many clusters this clustering has."""
         return int(self.labels.max()) + 1
 
     @property

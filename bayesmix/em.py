@@ -277,9 +277,10 @@ def _finish(
     if states.best is not None:
         best = _outside(problem, jax.tree.map(lambda a: a[winner], states.best[0]))
     moved = 0.0 if prior is None else to_data_units(units, problem.structure, k)
+    moved += units.log_volume * total
     return Fit(
         mixture=mixture,
-        objective=path.traces[winner] + units.log_volume * total + moved,
+        objective=path.traces[winner] + moved,
         log_likelihood=total_log,
         classification_log_likelihood=top,
         entropy=entropy,
@@ -305,6 +306,7 @@ def _finish(
         hold=hold,
         best_visited=best,
         prior=prior,
+        traces=tuple(path.traces[s] + moved for s in np.flatnonzero(copies == np.arange(len(copies)))),
     )
 
 

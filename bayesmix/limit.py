@@ -91,17 +91,24 @@ def kmeans(
     # The loop ran with one fixed sphere s²; its free energy says the inertia of each step, and so the sphere.
     held = float(fit.mixture.covariance.values[0])
     total = fit.n_observations
-    path = -2 * held * (fit.objective + total * (d / 2 * math.log(2 * math.pi * held) + math.log(k)))
+
+    def inertias(objective: np.ndarray) -> np.ndarray:
+        return -2 * held * (objective + total * (d / 2 * math.log(2 * math.pi * held) + math.log(k)))
+
+    def energy(path: np.ndarray) -> np.ndarray:
+        sphere = np.maximum(path / (total * d), held * 1e-12)
+        return -total * (d / 2 * np.log(2 * math.pi * sphere) + math.log(k)) - path / (2 * sphere)
+
+    path = inertias(fit.objective)
     path[-1:] = inertia
-    sphere = np.maximum(path / (total * d), held * 1e-12)
-    values = sphere[-1:].astype(points.dtype)
+    values = np.maximum([inertia / (total * d)], held * 1e-12).astype(points.dtype)
     mixture = replace(fit.mixture, covariance=Covariance(values, "EII"))
-    energy = -total * (d / 2 * np.log(2 * math.pi * sphere) + math.log(k)) - path / (2 * sphere)
     density, top, entropy = likelihoods(mixture, points, weight)[0]
     return replace(
         fit,
         mixture=mixture,
-        objective=energy,
+        objective=energy(path),
+        traces=tuple(energy(inertias(trace)) for trace in fit.traces),
         log_likelihood=density,
         classification_log_likelihood=top,
         entropy=entropy,

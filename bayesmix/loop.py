@@ -225,7 +225,7 @@ def _calm(
     stepped = ~state.skip & (rules.tol > 0)
     if options.responsibilities == "hard":
         return jnp.where(stepped & jnp.all(statistics.moments == state.statistics.moments), 2, 0)
-    if options.responsibilities != "soft":
+    if options.responsibilities.startswith("sampled"):
         return state.calm
     if state.mixture.n_components == 1:
         return jnp.where(stepped, 2, 0)

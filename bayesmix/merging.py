@@ -61,6 +61,7 @@ class MergeHierarchy:
 
     @property
     def n_components(self) -> int:
+        """k, before any merge."""
         return self.entropy.size
 
     def groups(self, m: int) -> Int[np.ndarray, " k"]:

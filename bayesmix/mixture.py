@@ -134,10 +134,12 @@ class GaussianMixture:
 
     @property
     def n_components(self) -> int:
+        """k, of each mixture of a batch."""
         return self.means.shape[-2]
 
     @property
     def n_features(self) -> int:
+        """d, of each mixture of a batch."""
         return self.means.shape[-1]
 
     @property

@@ -102,6 +102,7 @@ class ConjugatePrior:
 
     @property
     def n_features(self) -> int:
+        """d, of the data that it is for."""
         return np.shape(self.mean)[-1]
 
     def require(self, n_components: int, row: Structure) -> None:

@@ -80,6 +80,7 @@ NAME = {code: name for name, code in CODE.items()}
         "best_visited",
         "inertia",
         "prior",
+        "traces",
     ],
     meta_fields=[
         "method",
@@ -123,6 +124,8 @@ class Fit:
         best_visited: stochastic EM: the mixture with the largest likelihood along the chain; no verdict is passed on
             it, so it may be a spurious one that the chain came through.
         inertia: k-means: weighted sum of squared distances to the assigned centres, in squared data units.
+        traces: as `objective`, of every start that differs from those before it, the winner among them; only the
+            winner was taken to its end. Empty where nothing was kept, as in a cell of a search.
     """
 
     mixture: GaussianMixture
@@ -144,6 +147,7 @@ class Fit:
     prior: ConjugatePrior | None = None
     best_visited: GaussianMixture | None = field(default=None)
     inertia: Any = field(default=None)
+    traces: tuple[Any, ...] = ()
 
     @property
     def converged(self) -> bool:

@@ -32,18 +32,8 @@ for sigma in sigmas:
     print(f"sigma {sigma:5.2f}: centres off by {distances[-1]:.1e}, mean doubt about a point {doubt:.4f}")
 
 if len(sys.argv) > 1:
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 4, figsize=(14, 3.7), layout="constrained")
-    for ax, sigma in zip(axes, (1.5, 0.7, 0.05)):
-        plots.plot_clusters(fits[sigmas.index(sigma)].mixture, x, ax=ax).get_legend().remove()
-        ax.set(title=f"sigma = {sigma}", xlabel="", ylabel="", aspect="equal")
-    axes[3].plot(sigmas, distances, "o-", color=plots.COLORS[0])
-    axes[3].set_xscale("log")
-    axes[3].set_yscale("symlog", linthresh=1e-12)
-    axes[3].set(ylim=(-1e-12, 3), yticks=[0, 1e-9, 1e-6, 1e-3, 1], xlabel="sigma")
-    axes[3].set_title("distance to k-means' centres", fontsize="medium")
-    figure.savefig(Path(sys.argv[1]) / "kmeans_limit.png", dpi=100)
+    axes = plots.plot_kmeans_limit(fits, kmeans, x)
+    axes[0].figure.savefig(Path(sys.argv[1]) / "kmeans_limit.png", dpi=110)
 
 # The claims: the same labels, and centres that approach those of k-means to the last digits.
 assert (fits[-1].labels == kmeans.labels).all()

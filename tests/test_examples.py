@@ -13,7 +13,7 @@ from matplotlib import pyplot
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PICTURES = runpy.run_path(str(ROOT / "docs" / "figures.py"))
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -35,11 +35,7 @@ def test_example(path, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_page(path):
-    text = path.read_text(encoding="utf-8")
-    namespace: dict = {"__name__": "__main__"}
-    for block in BLOCK.finditer(text):
-        line = text[: block.start(1)].count("\n")
-        exec(compile("\n" * line + block[1], str(path), "exec"), namespace)
+    assert [name for name, _ in PICTURES["run"](path)] == PICTURES["drawn"](path)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -53,3 +49,10 @@ def test_there_are_examples_and_pages():
     assert {"README.md", "index.md", "simulate.md", "em.md", "limit.md", "notation.md"} <= {
         p.name for p in PAGES
     }
+
+
+def test_a_figure_is_drawn_once_and_every_one_is_shown():
+    drawn = [name for path in PAGES for name in PICTURES["drawn"](path)]
+    assert len(set(drawn)) == len(drawn)
+    shown = {ROOT / "docs" / to for path in PAGES for to in LINK.findall(path.read_text(encoding="utf-8"))}
+    assert not set(ROOT.glob("docs/figures/**/*.png")) - shown

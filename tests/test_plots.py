@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pandas
 import pytest
@@ -13,7 +16,7 @@ from matplotlib.patches import Ellipse
 
 import bayesmix as bm
 from bayesmix import plots
-from bayesmix.covariance import STRUCTURES
+from bayesmix.covariance import STRUCTURES, Covariance
 from bayesmix.plots.structures import structure_covariances
 from bayesmix.plots.style import style_of
 
@@ -400,3 +403,217 @@ def test_coclustering_is_sorted_by_the_estimate_and_framed():
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(empty())
+
+
+def named_lines(ax):
+    return {line.get_label(): line.get_xydata() for line in ax.lines}
+
+
+def test_density_contours_hold_the_mass_that_they_name():
+    x, _ = MIXTURE.simulate(40, key=0)
+    given = empty()
+    ax = plots.plot_density(MIXTURE, x, ax=given)
+    assert ax is given
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("a", "b")
+    filled, lines, points = ax.collections
+    assert points.get_offsets().data == pytest.approx(x)
+    drawn, _ = MIXTURE.simulate(20_000, key=1)
+    density = np.exp(MIXTURE.log_density(drawn))
+    assert [(density >= level).mean() for level in lines.levels] == pytest.approx(
+        [0.95, 0.75, 0.5, 0.25], abs=0.01
+    )
+    assert filled.levels[:-1] == pytest.approx(lines.levels)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["25%", "50%", "75%", "95%"]
+
+
+def test_density_of_one_feature_is_a_curve_over_ticks():
+    ax = plots.plot_density(MIXTURE, [[1.0, 5.0], [2.0, 6.0]], features=["b"], ax=empty())
+    curve, ticks = ax.lines
+    assert curve.get_ydata() == pytest.approx(np.exp(MIXTURE.marginal(["b"]).log_density(curve.get_xdata())))
+    assert ticks.get_xdata().tolist() == [5, 6]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("b", "density")
+
+
+def test_hills_are_as_high_as_the_density_and_coloured_by_cluster():
+    far = bm.GaussianMixture.of([0.5, 0.5], [[0.0, 0.0], [9.0, 0.0]], [1.0], covariance="EII")
+    ax = plots.plot_hills(far, ax=Figure().add_subplot(projection="3d"))
+    (surface,) = ax.collections
+    assert ax.get_zlim()[1] == pytest.approx(np.exp(far.log_density([[0.0, 0.0]]))[0], rel=0.01)
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_zlabel()) == ("x0", "x1", "density")
+    colors = surface.get_facecolor()[:, :3]
+    for cluster in range(2):
+        assert np.abs(colors - to_rgb(plots.COLORS[cluster])).sum(axis=1).min() < 0.1
+
+
+THREE_POINTS = np.array([[0.0, 0.0], [5.0, 3.0], [3.0, 1.5]])
+
+
+def test_classification_has_colours_borders_and_counts():
+    ax = plots.plot_classification(MIXTURE, THREE_POINTS, ax=empty())
+    labels = MIXTURE.classify(THREE_POINTS)
+    clouds = {c.get_label(): c for c in ax.collections if len(c.get_offsets()) and c.get_label()[0] != "_"}
+    for cluster in range(2):
+        mine = THREE_POINTS[labels == cluster]
+        cloud = clouds[f"{cluster}  ({len(mine)})"]
+        assert cloud.get_offsets().data == pytest.approx(mine)
+        assert to_rgb(cloud.get_facecolor()[0]) == to_rgb(plots.COLORS[cluster])
+    assert len(ellipses(ax)) == 2
+    borders = [c for c in ax.collections if hasattr(c, "levels") and not c.filled]
+    assert len(borders) == 2
+    for border in borders:
+        joint = MIXTURE.log_joint(border.get_paths()[0].vertices)
+        assert joint[:, 0] == pytest.approx(joint[:, 1], abs=0.02)
+
+
+def test_classification_of_more_features_has_no_borders_and_of_one_a_row_a_cluster():
+    mixture = bm.GaussianMixture.of([0.5, 0.5], [[0.0] * 3, [0.0, 0.0, 9.0]], [1.0], covariance="EII")
+    x = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
+    ax = plots.plot_classification(mixture, x, ax=empty())
+    assert not [c for c in ax.collections if hasattr(c, "levels")]
+    assert len(ax.get_legend().get_texts()) == 2
+    ax = plots.plot_classification(mixture, x, features=[2], ax=empty())
+    assert [c.get_offsets().data.tolist() for c in ax.collections] == [[[0, 0]], [[9, 1]]]
+
+
+def test_uncertain_points_are_large_and_dark():
+    ax = plots.plot_uncertainty(MIXTURE, THREE_POINTS, ax=empty())
+    (cloud,) = [c for c in ax.collections if len(c.get_offsets()) == 3]
+    doubt = np.sort(1 - MIXTURE.responsibilities(THREE_POINTS).max(axis=1))
+    sizes, tones = cloud.get_sizes(), cloud.get_facecolor()[:, 0]
+    assert (np.diff(sizes) > 0).all()
+    assert (np.diff(tones) <= 0).all()
+    assert (sizes - sizes.min()) / np.ptp(sizes) == pytest.approx((doubt - doubt[0]) / np.ptp(doubt))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "0.17", "0.33", "0.5"]
+    ax = plots.plot_uncertainty(MIXTURE.marginal(["a"]), THREE_POINTS[:, :1], ax=empty())
+    heights = np.concatenate(
+        [
+            c.get_offsets().data[:, 1]
+            for c in ax.collections
+            if len(c.get_offsets()) and c.get_label()[0] != "_"
+        ]
+    )
+    assert np.sort(heights) == pytest.approx(
+        np.sort(1 - MIXTURE.marginal(["a"]).responsibilities(THREE_POINTS[:, :1]).max(axis=1))
+    )
+
+
+def test_intervals_are_quantiles_of_the_draws_beside_the_fit():
+    from bayesmix.trees import mixture_tree
+
+    rng = np.random.default_rng(0)
+    weight = rng.uniform(0.4, 0.6, 200)
+    batch = bm.GaussianMixture(
+        np.stack([weight, 1 - weight], axis=1)[None],
+        rng.normal(size=(1, 200, 2, 1)) + [[0.0], [9.0]],
+        Covariance(np.ones((1, 200, 2)), "V"),
+        ("a",),
+    )
+    own = bm.GaussianMixture.of([0.5, 0.5], [0.1, 9.1], [1.0, 1.0])
+    axes = plots.plot_intervals(mixture_tree(batch, {}, {}), own, probability=0.9, ax=Figure().subplots(2))
+    assert [ax.get_xlabel() for ax in axes] == ["weight", "mean of a"]
+    for ax, values, at in zip(
+        axes, (batch.weights[0], batch.means[0, :, :, 0]), (own.weights, own.means[:, 0])
+    ):
+        found = np.array([line.get_segments()[0][:, 0] for line in ax.collections])
+        assert found[::2].transpose() == pytest.approx(np.quantile(values, [0.05, 0.95], axis=0))
+        assert found[1::2].transpose() == pytest.approx(np.quantile(values, [0.25, 0.75], axis=0))
+        assert [line.get_xdata()[0] for line in ax.lines[::2]] == pytest.approx(np.median(values, axis=0))
+        assert [line.get_xdata()[0] for line in ax.lines[1::2]] == pytest.approx(at)
+
+
+def test_limit_draws_some_spheres_and_the_distance_of_all():
+    x = np.array([[0.0, 0.0], [0.0, 1.0], [9.0, 0.0], [9.0, 1.0]])
+    kmeans = bm.kmeans(x, 2, init=x[[0, 2]])
+    centres = kmeans.mixture.means
+    fits = [
+        replace(kmeans, mixture=bm.GaussianMixture.of([0.5, 0.5], centres[::-1] + [s, 0.0], [s * s], covariance="EII"))
+        for s in (1.0, 0.1, 0.01)
+    ]  # fmt: skip
+    axes = plots.plot_kmeans_limit(fits, kmeans, x, n_shown=2, ax=Figure().subplots(1, 3))
+    assert [ax.get_title() for ax in axes[:2]] == ["σ = 1", "σ = 0.01"]
+    assert len(ellipses(axes[0])) == 4
+    assert axes[2].lines[0].get_xydata() == pytest.approx(np.array([[1, 1], [0.1, 0.1], [0.01, 0.01]]))
+    assert axes[2].xaxis_inverted()
+
+
+def test_one_gaussian_for_two_loses_what_a_slow_sum_says():
+    x = THREE.simulate(50, key=0)[0]
+    ax = plots.plot_merge_likelihood(THREE, x, ax=empty())
+    r = THREE.responsibilities(x)
+    found = {}
+    for a, b in ((1, 0), (2, 0), (2, 1)):
+        pair = bm.GaussianMixture.of(
+            THREE.weights[[a, b]] / THREE.weights[[a, b]].sum(), THREE.means[[a, b]], [[[1.0]]] * 2
+        )
+        draws = pair.weights @ pair.means[:, 0]
+        variance = 1 + pair.weights @ (pair.means[:, 0] - draws) ** 2
+        one = bm.GaussianMixture.of([1.0], [[draws]], [[[variance]]])
+        found[b, a] = (r[:, a] + r[:, b]) @ (pair.log_density(x) - one.log_density(x))
+    assert {tuple(int(p) for p in text.get_position()): text.get_text() for text in ax.texts} == {
+        place: f"{loss:.3g}" for place, loss in found.items()
+    }
+    (frame,) = ax.patches
+    assert (frame.get_x(), frame.get_y()) == (-0.5, 1.5)  # clusters 0 and 2
+
+
+def test_objective_shows_every_start_and_the_winner_in_colour():
+    x = np.r_[np.zeros(3), np.ones(3), 9.0, 10.0, 11.0]
+    fit = bm.fit(bm.MixtureModel(2, "E"), x)
+    assert any(np.array_equal(trace, fit.objective) for trace in fit.traces)
+    lower = fit.objective - 1.0
+    ax = plots.plot_objective(replace(fit, traces=(lower, fit.objective)), ax=empty())
+    lines = named_lines(ax)
+    assert lines["1 other start"][:, 1] == pytest.approx(lower)
+    assert lines["the start that won"][:, 1] == pytest.approx(fit.objective)
+    assert lines["the start that won"][-1, 0] == fit.n_steps
+    low, high = ax.get_ylim()
+    assert low < lower[-1] < fit.objective[-1] < high
+    kmeans = bm.kmeans(x, 2)
+    assert kmeans.traces[0] == pytest.approx(kmeans.objective)
+
+
+BATCH = bm.GaussianMixture(np.full((3, 2), 0.5), np.zeros((3, 2, 2)), Covariance(np.ones((3, 2)), "VII"))
+
+
+@pytest.mark.parametrize(
+    "plot", [plots.plot_density, plots.plot_hills, plots.plot_classification, plots.plot_uncertainty]
+)
+def test_a_batch_and_too_many_features_are_refused(plot):
+    data = () if plot is plots.plot_hills else ([[0.0, 0.0]],)
+    with pytest.raises(ValueError, match="this is a batch"):
+        plot(BATCH, *data)
+    with pytest.raises(ValueError, match="features has 3"):
+        plot(MIXTURE, *data, features=[0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.plot_hills(MIXTURE, ax=empty()), 'projection="3d"'),
+        (lambda: plots.plot_hills(MIXTURE, features=[1]), "two features, not 1"),
+        (lambda: plots.plot_merge_likelihood(MIXTURE.marginal([0]), [[1.0, 2.0]]), "1 are needed"),
+        (
+            lambda: plots.plot_merge_likelihood(bm.GaussianMixture.of([1.0], [0.0], [1.0]), [0.0]),
+            "two clusters or more",
+        ),
+        (lambda: plots.plot_kmeans_limit([], None, [0.0]), "between 1 and the 0 fits"),
+        (
+            lambda: plots.plot_kmeans_limit([SimpleNamespace(mixture=MIXTURE)], None, [0.0], n_shown=1),
+            r"they have \['VVV'\]",
+        ),
+        (lambda: plots.plot_intervals(prior_draws([MIXTURE], 5, ("a", "b"))), "group 'posterior'"),
+    ],
+)
+def test_what_a_figure_cannot_draw_is_one_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_new_figures_look_alike():
+    for ax in (plots.plot_density(MIXTURE), plots.plot_merging(bm.merge_clusters(THREE, THREE.means))[0]):
+        assert [ax.spines[side].get_visible() for side in ("left", "bottom", "top", "right")] == [
+            True,
+            True,
+            False,
+            False,
+        ]

@@ -10,10 +10,10 @@ import numpy as np
 
 from bayesmix.inputs import as_points
 from bayesmix.mixture import GaussianMixture
-from bayesmix.plots.style import ellipse, new_axes, style_of
+from bayesmix.plots.style import ellipse, mixed_colors, new_axes, new_figure, style_of
 from bayesmix.units import spacing
 
-__all__ = ["MOST_FEATURES", "bins", "draw_ellipses", "plot_clusters"]
+__all__ = ["MOST_FEATURES", "bins", "draw_ellipses", "limits", "plot_clusters"]
 
 _MOST_POINTS = 10_000
 MOST_FEATURES = 6
@@ -110,10 +110,7 @@ def _legend(target: Any, mixture: GaussianMixture, **where: Any) -> None:
 
 def _scatter(ax: Any, xy: np.ndarray, r: np.ndarray) -> None:
     """Points in the mixed colours of their clusters, with the marker of the most probable one."""
-    from matplotlib.colors import to_rgb
-
-    palette = np.array([to_rgb(style_of(cluster)[0]) for cluster in range(r.shape[1])])
-    colors, hard = np.clip(r @ palette, 0, 1), r.argmax(axis=1)
+    colors, hard = mixed_colors(r), r.argmax(axis=1)
     size = float(np.clip(9000 / len(xy), 4, 26))
     for cluster in np.unique(hard):
         mine = hard == cluster
@@ -123,10 +120,12 @@ def _scatter(ax: Any, xy: np.ndarray, r: np.ndarray) -> None:
         )
 
 
-def _limits(values: np.ndarray, mixture: GaussianMixture, feature: int) -> tuple[float, float]:
-    """All data and all clusters out to 2.2 standard deviations, and a little air."""
+def limits(
+    values: np.ndarray, mixture: GaussianMixture, feature: int, times: float = 2.2
+) -> tuple[float, float]:
+    """All data, all clusters out to so many standard deviations, and a little air."""
     mean = np.asarray(mixture.means)[:, feature]
-    reach = 2.2 * np.sqrt(mixture.covariances[:, feature, feature])
+    reach = times * np.sqrt(mixture.covariances[:, feature, feature])
     low = min((mean - reach).min(), values.min(initial=math.inf))
     high = max((mean + reach).max(), values.max(initial=-math.inf))
     return low - 0.03 * (high - low), high + 0.03 * (high - low)
@@ -136,9 +135,9 @@ def _draw_pair(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> None:
     data = np.empty((0, 2)) if cloud is None else cloud.points
     if cloud is not None:
         _scatter(ax, cloud.points[:: cloud.step], cloud.r)
-    limits = [_limits(data[:, j], mixture, j) for j in range(2)]
-    ax.set(xlim=limits[0], ylim=limits[1])
-    u, v = (np.linspace(*limit, _GRID) for limit in limits)
+    ends = [limits(data[:, j], mixture, j) for j in range(2)]
+    ax.set(xlim=ends[0], ylim=ends[1])
+    u, v = (np.linspace(*end, _GRID) for end in ends)
     grid = np.stack(np.meshgrid(u, v), axis=-1)
     density = mixture.log_density(grid.reshape(-1, 2)).reshape(_GRID, _GRID)
     levels = density.max() - math.log(3) * np.arange(6, 0, -1)
@@ -163,8 +162,8 @@ def _draw_single(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> Non
     data = np.empty(0) if cloud is None else cloud.points[:, 0]
     if cloud is not None:
         ax.hist(data, bins=bins(data, mixture), density=True, color="0.85", edgecolor="white", linewidth=0.5)
-    limits = _limits(data, mixture, 0)
-    grid = np.linspace(*limits, 4 * _GRID)
+    ends = limits(data, mixture, 0)
+    grid = np.linspace(*ends, 4 * _GRID)
     parts = np.exp(mixture.log_joint(grid))
     ax.plot(grid, parts.sum(axis=1), color="0.35", linewidth=2.2)
     for cluster in range(mixture.n_components):
@@ -172,7 +171,7 @@ def _draw_single(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> Non
         part = np.where(parts[:, cluster] > 0.01 * parts[:, cluster].max(), parts[:, cluster], math.nan)
         ax.plot(grid, part, "--", color=color)
         ax.plot(grid[np.nanargmax(part)], np.nanmax(part), marker, color=color, markersize=7)
-    ax.set_xlim(limits)
+    ax.set_xlim(ends)
     ax.set_ylim(bottom=0)
 
 
@@ -193,9 +192,7 @@ def _pair_grid(mixture: GaussianMixture, cloud: _Cloud | None, names: tuple[str,
     """Marginals on the diagonal, pairs below it, nothing above."""
     d = mixture.n_features
     if ax is None:
-        from matplotlib import pyplot
-
-        ax = pyplot.subplots(d, d, figsize=(2.4 * d, 2.2 * d), layout="constrained")[1]
+        ax = new_figure(d, d, (2.4, 2.2))
     axes: Any = np.asarray(ax)
     if axes.shape != (d, d):
         raise ValueError(f"{d} features need ax as a ({d}, {d}) array of Axes, not {axes.shape}")

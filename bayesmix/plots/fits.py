@@ -22,7 +22,10 @@ _CRITERIA = {"bic": "BIC", "aic": "AIC", "icl": "ICL"}
 
 
 def plot_objective(fit: Fit, *, ax: Any = None) -> Axes:
-    """Draw the objective of the run that won, in nats, after each of its steps.
+    """Draw the objective, in nats, after each step of each start; the one that won is in colour.
+
+    Starts that lead to the same optimum meet at one height; those that end lower are local optima. Only the winner is
+    taken to its end where the data are many. The vertical axis begins where the lowest start ends, and a little below.
 
     Args:
         fit: what `bayesmix.fit` or `bayesmix.kmeans` returned.
@@ -30,12 +33,33 @@ def plot_objective(fit: Fit, *, ax: Any = None) -> Axes:
 
     Returns:
         The Axes.
+
+    Example:
+        >>> import bayesmix as bm
+        >>> from bayesmix import plots
+        >>> from matplotlib.figure import Figure
+        >>> fit = bm.kmeans([0.0, 0.1, 0.2, 9.8, 9.9, 10.0, 10.1], 2)
+        >>> ax = plots.plot_objective(fit, ax=Figure().subplots())
+        >>> len(ax.lines) == len(fit.traces)
+        True
     """
     ax = new_axes(ax)
     objective = np.asarray(fit.objective)
-    steps = np.arange(objective.size) + fit.n_steps + 1 - objective.size
-    ax.plot(steps, objective, color=COLORS[0], marker="o" if objective.size <= 40 else "", markersize=4)
-    ax.set_xlabel("step")
+    first = 0 if fit.method == "annealed" else fit.n_steps + 1 - objective.size
+    others = [trace for trace in fit.traces if not np.array_equal(trace[:-1], objective[:-1])]
+    for trace in others:
+        ax.plot(np.arange(len(trace)) + first, trace, color="0.6", linewidth=1, zorder=1.5)
+    marker = "o" if objective.size <= 40 else ""
+    ax.plot(np.arange(objective.size) + first, objective, color=COLORS[0], marker=marker, markersize=4)
+    if others:
+        ax.lines[0].set_label(f"{len(others)} other start{'s' * (len(others) > 1)}")
+        ax.lines[-1].set_label("the start that won")
+        ax.legend(frameon=False, loc="lower right")
+    ends = [trace[-1] for trace in (*others, objective) if len(trace)]
+    if len(objective) > 1 and np.isfinite(ends).all():
+        room = max(max(ends) - min(ends), 0.35 * (max(ends) - objective[0]), 1e-9)
+        ax.set_ylim(min(ends) - room, max(ends) + 0.08 * room)
+    ax.set_xlabel("step of the last level" if fit.method == "annealed" else "step")
     ax.set_ylabel("objective (free energy), nats")
     ax.set_title(f"{fit.mixture.structure}, k = {fit.mixture.n_components}, {fit.method} responsibilities")
     whole_numbers(ax)

@@ -1,4 +1,4 @@
-"""Which clusters merge, in which order, and where the entropy has its elbow."""
+"""Which clusters merge, in which order, where the entropy has its elbow, and would one Gaussian do for two?"""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.plots.style import COLORS, panels, style_of, whole_numbers
+from bayesmix.inputs import as_points
+from bayesmix.mixture import GaussianMixture
+from bayesmix.plots.style import COLORS, new_axes, panels, style_of, whole_numbers
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from bayesmix.merging import MergeHierarchy
 
-__all__ = ["plot_merging"]
+__all__ = ["plot_merge_likelihood", "plot_merging"]
 
 
 def plot_merging(hierarchy: MergeHierarchy, *, ax: Any = None) -> np.ndarray:
@@ -114,3 +118,72 @@ def _leaves(hierarchy: MergeHierarchy) -> list[int]:
     for a, b in hierarchy.merges:
         members[a] = members[a] + members[b]
     return members[0]
+
+
+def plot_merge_likelihood(mixture: GaussianMixture, x: Any, *, ax: Any = None) -> Axes:
+    """Draw for each pair of clusters how many nats of its part of the likelihood one Gaussian in their place loses.
+
+    The one has the pair's weight, mean and covariance. A pair's part of the log-likelihood is that of its own
+    points, Σ_n (r_na + r_nb) log p_ab(x_n) with p_ab = w_a Normal(a) + w_b Normal(b); the whole log-likelihood falls by
+    no more than that part does. Dark pairs are nearly one Gaussian; a frame marks the cheapest. A pair that the
+    entropy merges and this does not is one cluster that is no Gaussian.
+
+    Args:
+        mixture: two clusters or more.
+        x: data (n, d), usually those of the fit.
+        ax: an Axes.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: one cluster, a batch of mixtures, or data that do not fit the mixture.
+
+    Example:
+        >>> import bayesmix as bm
+        >>> from bayesmix import plots
+        >>> from matplotlib.figure import Figure
+        >>> mixture = bm.GaussianMixture.of([0.3, 0.4, 0.3], [[0.0], [9.0], [1.0]], [[[1.0]]] * 3)
+        >>> ax = plots.plot_merge_likelihood(mixture, mixture.simulate(300, key=0)[0], ax=Figure().subplots())
+        >>> [text.get_text() for text in ax.texts]
+        ['166', '-0.0959', '152']
+    """
+    if mixture.means.ndim != 2 or mixture.n_components < 2:
+        raise ValueError("plot_merge_likelihood needs one mixture of two clusters or more")
+    loss = _lost(mixture, as_points(x, n_features=mixture.n_features).values)
+    k = mixture.n_components
+    ax = new_axes(ax)
+    shade = np.log1p(np.maximum(loss, 0))
+    ax.imshow(shade, cmap="Blues_r", vmax=1.15 * float(np.nanmax(shade)) or 1.0, interpolation="nearest")
+    middle = 0.55 * np.nanmax(shade)
+    for a, b in zip(*np.tril_indices(k, -1)):
+        color = "white" if shade[a, b] < middle else "black"
+        ax.text(b, a, f"{loss[a, b]:.3g}", ha="center", va="center", color=color, fontsize=10 if k < 9 else 7)
+    from matplotlib.patches import Rectangle
+
+    a, b = np.unravel_index(np.nanargmin(loss), loss.shape)
+    ax.add_patch(Rectangle((b - 0.5, a - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2.5))
+    ax.set(xticks=range(k - 1), yticks=range(1, k), xlim=(-0.5, k - 1.5), ylim=(k - 0.5, 0.5))
+    ax.set(xlabel="cluster", ylabel="cluster")
+    ax.tick_params(length=0)
+    ax.set_title("nats lost if one Gaussian replaces the two", fontsize="medium")
+    return ax
+
+
+def _lost(mixture: GaussianMixture, x: np.ndarray) -> np.ndarray:
+    """[a, b], a > b: the fall of the pair's part of the log-likelihood; NaN elsewhere."""
+    joint = mixture.log_joint(x)
+    r = mixture.responsibilities(x)
+    a, b = np.tril_indices(mixture.n_components, -1)
+    weight = mixture.weights[a] + mixture.weights[b]
+    share = (mixture.weights[a] / weight)[:, None]
+    apart = mixture.means[a] - mixture.means[b]
+    means = share * mixture.means[a] + (1 - share) * mixture.means[b]
+    within = share[..., None] * mixture.covariances[a] + (1 - share[..., None]) * mixture.covariances[b]
+    between = (share * (1 - share))[..., None] * apart[:, :, None] * apart[:, None, :]
+    ones = GaussianMixture.of(weight / weight.sum(), means, within + between)
+    single = ones.log_joint(x) + np.log(weight.sum())
+    fall = (r[:, a] + r[:, b]) * (np.logaddexp(joint[:, a], joint[:, b]) - single)
+    lost = np.full((mixture.n_components,) * 2, np.nan)
+    lost[a, b] = fall.sum(axis=0)
+    return lost

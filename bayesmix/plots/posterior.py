@@ -135,5 +135,5 @@ def plot_relabelling(
     name = (mixtures(before).feature_names or ())[feature]
     axes[0].set_ylabel(f"mean of {name}")
     axes[1].sharey(axes[0])
-    axes[1].legend(title="cluster", frameon=False, markerscale=4)
+    axes[1].legend(title="cluster", frameon=False, markerscale=4, loc="center left", bbox_to_anchor=(1, 0.5))
     return axes

@@ -62,7 +62,9 @@ def plot_search(search: Search, *, criterion: str | None = None, ax: Any = None)
     ax.set_ylabel(f"{criterion.upper().replace('_', ', ')} (lower is better)")
     handles, labels = ax.get_legend_handles_labels()
     ranked = sorted(zip(labels, handles), key=lambda p: order.index(p[0]) if p[0] in order else 99)
-    ax.legend([h for _, h in ranked], [label for label, _ in ranked], fontsize="small", ncols=2)
+    ax.legend(
+        [h for _, h in ranked], [label for label, _ in ranked], fontsize="small", ncols=2, frameon=False
+    )
     whole_numbers(ax)
     return ax
 
@@ -88,6 +90,6 @@ def plot_centres(search: CentreSearch, *, ax: Any = None) -> Axes:
     )
     ax.set_xlabel("number of centres k")
     ax.set_ylabel(f"{search.criterion} (higher is better)")
-    ax.legend()
+    ax.legend(frameon=False)
     whole_numbers(ax)
     return ax

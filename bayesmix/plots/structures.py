@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bayesmix.covariance import ALIASES
-from bayesmix.plots.style import COLORS, ellipse
+from bayesmix.plots.style import COLORS, ellipse, new_figure
 
 __all__ = ["STRUCTURE_GRID", "plot_structures", "structure_covariances"]
 
@@ -58,9 +58,7 @@ def plot_structures(*, ax: Any = None) -> np.ndarray:
         ('VII (spherical)', 3)
     """
     if ax is None:
-        from matplotlib import pyplot
-
-        ax = pyplot.subplots(4, 4, figsize=(9.6, 9.2), layout="constrained")[1]
+        ax = new_figure(4, 4, (2.4, 2.3))
     axes: Any = np.asarray(ax)
     if axes.shape != (4, 4):
         raise ValueError(f"plot_structures needs ax as a (4, 4) array of Axes, not {axes.shape}")
@@ -97,6 +95,7 @@ def _draw_structure(ax: Any, name: str) -> None:
     ax.set_xlim(-4.6, 4.6)
     ax.set_ylim(-3, 3, auto=True)
     ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(True)
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_title(name + (f" ({words[name]})" if name in words else ""), weight="bold", fontsize="medium")
     volume, shape, orientation = (_WORDS[letter] for letter in name)

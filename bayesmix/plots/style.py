@@ -11,19 +11,34 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["COLORS", "MARKERS", "ellipse", "new_axes", "panels", "style_of", "whole_numbers"]
+__all__ = [
+    "COLORS", "MARKERS", "ellipse", "mixed_colors", "new_axes", "new_figure", "panels", "style_of", "whole_numbers",
+]  # fmt: skip
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C00")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+_LOOK: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "lines.linewidth": 1.6,
+}
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> Any:
+    """An array (rows, columns) of Axes of a new figure, each of that size in inches."""
+    from matplotlib import pyplot
+
+    figsize = (size[0] * columns, size[1] * rows)
+    with pyplot.rc_context(_LOOK):
+        return pyplot.subplots(
+            rows, columns, figsize=figsize, layout="constrained", squeeze=False, **options
+        )[1]
 
 
 def new_axes(ax: Any) -> Any:
     """The given Axes, or those of a new figure."""
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot
-
-    return pyplot.subplots(layout="constrained")[1]
+    return new_figure(1, 1, (6.4, 4.6))[0, 0] if ax is None else ax
 
 
 def panels(ax: Any, count: int, size: tuple[float, float], what: str) -> np.ndarray:
@@ -33,12 +48,8 @@ def panels(ax: Any, count: int, size: tuple[float, float], what: str) -> np.ndar
         ValueError: another number of axes; `what` names what needs this many.
     """
     if ax is None:
-        from matplotlib import pyplot
-
         columns = count if count <= 3 else 2 if count == 4 else 3
-        rows = -(-count // columns)
-        figsize = (size[0] * columns, size[1] * rows)
-        axes = pyplot.subplots(rows, columns, figsize=figsize, layout="constrained", squeeze=False)[1].ravel()
+        axes = new_figure(-(-count // columns), columns, size).ravel()
         for spare in axes[count:]:
             spare.set_axis_off()
         return axes[:count]
@@ -69,3 +80,11 @@ def whole_numbers(ax: Any) -> None:
 def style_of(cluster: int) -> tuple[str, str]:
     """Colour and marker; pairs are distinct for 49 clusters."""
     return COLORS[cluster % 7], MARKERS[(cluster + cluster // 7) % 7]
+
+
+def mixed_colors(r: np.ndarray) -> np.ndarray:
+    """The clusters' colours mixed by responsibilities (..., k), as red, green and blue (..., 3)."""
+    from matplotlib.colors import to_rgb
+
+    palette = np.array([to_rgb(style_of(cluster)[0]) for cluster in range(r.shape[-1])])
+    return np.clip(r @ palette, 0, 1)
