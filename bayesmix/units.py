@@ -37,6 +37,7 @@ class Floor(NamedTuple):
     collapsed: np.ndarray
     thin: np.ndarray
     ridge: np.ndarray
+    asked: np.ndarray | None = None  # added to every covariance, where a user asked for it
 
 
 @dataclass(frozen=True)
