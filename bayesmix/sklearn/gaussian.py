@@ -178,7 +178,7 @@ class GaussianMixture(Density):
     def _chosen(self, X: np.ndarray, weight: np.ndarray | None) -> Fit:
         """The best number of clusters by the criterion."""
         for name in ("reg_covar", "weights_init", "means_init", "precisions_init", "warm_start", "prior"):
-            if getattr(self, name) not in (None, False):
+            if not (getattr(self, name) is None or getattr(self, name) is False):
                 raise ValueError(
                     f"n_components='auto' takes no {name}; give the number of clusters, or leave it out"
                 )
