@@ -84,8 +84,8 @@ class GaussianMixture(Density):
         >>> from bayesmix.sklearn import GaussianMixture
         >>> x = bm.datasets.load("old_faithful")
         >>> GaussianMixture("auto", covariance_type="EEE", random_state=0).fit(x).means_.round(1)
-        array([[ 4.5, 80.9],
-               [ 3.8, 77.6],
+        array([[ 3.8, 77.5],
+               [ 4.5, 80.9],
                [ 2. , 54.5]])
     """
 
