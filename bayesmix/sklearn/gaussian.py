@@ -49,12 +49,12 @@ class GaussianMixture(Density):
             hierarchical partitions and n_init k-means++ draws.
         covariance_type: "full", "tied", "diag", "spherical", or mclust's letters: EII, VII, EEI, VEI, EVI, VVI, EEE,
             VEE, EVE, VVE, EEV, VEV, EVV, VVV.
-        tol: stop when fewer nats than this remain to be gained, in the whole log-likelihood, as Aitken's extrapolation
-            predicts. scikit-learn stops when a step gains less than tol a point, which may be far from the optimum.
+        tol: stop when fewer nats a point than this remain to be gained, as Aitken's extrapolation predicts.
+            scikit-learn stops when the last step gained less, which may be far from the optimum; its default is 1e-3.
         reg_covar: `None`: nothing is added to a covariance; a cluster that collapses is held by a floor relative to
             the data, and a `ConvergenceWarning` says so. A number is added to the diagonal of every covariance, as in
             scikit-learn, in squared units of the data; 0 adds nothing, and a collapse raises.
-        max_iter: EM iterations at most, of each start. 1,000 where scikit-learn has 100, since tol is stricter.
+        max_iter: EM iterations at most, of each start. 1,000 where scikit-learn has 100, since less is left to gain.
         n_init: how many starts; the one with the largest likelihood that is not collapsed or spurious wins.
         init_params: "kmeans", "k-means++", or "random_from_data": means are k different rows. "random" is the same:
             scikit-learn's random responsibilities put every mean next to the grand mean.
@@ -113,7 +113,7 @@ class GaussianMixture(Density):
         n_components: int | str = 1,
         *,
         covariance_type: str = "full",
-        tol: float = 1e-3,
+        tol: float = 1e-6,
         reg_covar: float | None = None,
         max_iter: int = 1000,
         n_init: int = 1,
@@ -168,7 +168,8 @@ class GaussianMixture(Density):
             bounds[max(0, bounds.size - self.n_iter_) :],
         )
         last = np.diff(fit.objective[-2:])
-        at_rest = self.warm_start and NAME[fit.code] == "max_steps" and last.size and abs(last[0]) < self.tol
+        limit = self.tol * fit.n_observations
+        at_rest = self.warm_start and NAME[fit.code] == "max_steps" and last.size and abs(last[0]) < limit
         self.converged_ = bool(fit.converged or at_rest)
         self._say()
         if not self.converged_ and self.max_iter > 0:
@@ -194,7 +195,7 @@ class GaussianMixture(Density):
             criterion=self.criterion,
             sample_weight=weight,
             key=key_of(self.random_state),
-            tol=self.tol,
+            tol=self._nats(X, weight),
             max_steps=self.max_iter,
         )
         self.search_table_ = found.table
@@ -216,7 +217,7 @@ class GaussianMixture(Density):
         options = {
             "sample_weight": weight,
             "key": key_of(self.random_state),
-            "tol": float(self.tol),
+            "tol": self._nats(X, weight),
             "prior": prior.prior,
             "added_variance": self.reg_covar or 0.0,
         }
@@ -231,6 +232,10 @@ class GaussianMixture(Density):
             **options,
         )
         return fit, extra
+
+    def _nats(self, X: np.ndarray, weight: np.ndarray | None) -> float:
+        """tol in nats of the whole log-likelihood."""
+        return float(self.tol * (len(X) if weight is None else weight.sum()))
 
     def _start(self, X: np.ndarray, k: int, options: dict[str, Any]) -> tuple[Any, int, int]:
         """What `solve` starts from, how many starts, and how many M-steps of theirs are no iteration."""
@@ -282,7 +287,9 @@ class GaussianMixture(Density):
             raise ValueError(
                 f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample."
             )
-        return self.fit_.mixture.simulate(n_samples, key=key_of(self.random_state))
+        few_sizes = max(64, 1 << (int(n_samples) - 1).bit_length())  # each is compiled
+        x, z = self.fit_.mixture.simulate(few_sizes, key=key_of(self.random_state))
+        return x[:n_samples], z[:n_samples]
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """-2 log L + p log n on these points; lower is better."""
