@@ -126,12 +126,14 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             )
             for start in starts
         ]
-        fit = self.fit_ = min(fits, key=lambda each: each.inertia)
+        best = int(np.argmin([each.inertia for each in fits]))
+        fit, start = fits[best], starts[best]
+        self.fit_ = fit
         self.cluster_centers_ = np.array(fit.mixture.means)
         self.labels_ = fit.mixture.classify(X)
         self.inertia_ = fit.inertia
-        moved = not np.isclose(fit.objective[0], fit.objective[-1], rtol=1e-12)
-        self.n_iter_ = min(fit.n_steps + moved, self.max_iter)
+        at_rest = not isinstance(start, str) and np.allclose(start, self.cluster_centers_, rtol=1e-12, atol=0)
+        self.n_iter_ = min(fit.n_steps + (not at_rest), self.max_iter)
         self._n_features_out = self.n_clusters
         if self.verbose:
             print("Initialization complete")
