@@ -93,7 +93,7 @@ def test_five_steps_from_one_start_are_those_of_scikit_learn(word, reg_covar):
 @pytest.mark.parametrize("word", PRECISIONS)
 def test_converged_fits_are_those_of_scikit_learn(word):
     options = START | {"precisions_init": PRECISIONS[word], "covariance_type": word}
-    ours = GaussianMixture(2, tol=1e-9, **options).fit(X)
+    ours = GaussianMixture(2, tol=1e-12, **options).fit(X)
     theirs = sklearn.mixture.GaussianMixture(2, tol=1e-14, max_iter=5000, reg_covar=0, **options).fit(X)
     assert ours.converged_
     same(ours, theirs, 1e-5)
@@ -103,7 +103,7 @@ def test_converged_fits_are_those_of_scikit_learn(word):
 
 def test_a_variance_that_was_asked_for_is_added_until_convergence():
     options = START | {"precisions_init": PRECISIONS["full"], "reg_covar": 0.5}
-    ours = GaussianMixture(2, tol=1e-9, **options).fit(X)
+    ours = GaussianMixture(2, tol=1e-12, **options).fit(X)
     theirs = sklearn.mixture.GaussianMixture(2, tol=1e-14, max_iter=5000, **options).fit(X)
     same(ours, theirs, 1e-4)
 
@@ -232,7 +232,7 @@ def test_pipelines_grids_pandas_and_files():
 
 
 def test_warm_start_goes_on_where_it_stopped():
-    options = {"random_state": 0, "tol": 1e-6}
+    options = {"random_state": 0, "tol": 1e-12}
     with pytest.warns(ConvergenceWarning):
         two = GaussianMixture(2, max_iter=2, **options).fit(X)
     one = GaussianMixture(2, max_iter=1, warm_start=True, **options)
