@@ -154,8 +154,13 @@ def solve(
     prior: ConjugatePrior | None = None,
     relocate: bool = False,
     accelerate: bool | None = None,
+    added_variance: float = 0.0,
 ) -> Fit:
-    """`fit` without the model; `relocate` is k-means: emptied clusters move to far points, the sphere is a unit."""
+    """`fit` without the model; `relocate` is k-means: emptied clusters move to far points, the sphere is a unit.
+
+    Each M-step adds `added_variance`, in squared units of the data, to the diagonal of every covariance. Such steps
+    need not climb, and nothing accelerates them.
+    """
     row = METHODS[as_name(method, "method", METHODS)]
     if not (isinstance(tol, int | float | np.number) and 0 <= tol < np.inf):
         raise ValueError(f"tol must be a number of nats, zero or more; it is {tol!r}")
@@ -172,7 +177,9 @@ def solve(
         raise ValueError(f"a given init is one start, so n_starts must be 1, not {n_starts!r}")
     count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named or row.draws else 1
     problem = prepare(n_components, covariance, x, sample_weight, float(tol), prior)
-    problem = problem._replace(accelerate=wanted if n_components > 1 else False)
+    problem = problem._replace(accelerate=wanted if n_components > 1 and not added_variance else False)
+    if added_variance:
+        problem = problem.adding(added_variance)
     if row.responsibilities == "sampled":
         problem.whole("stochastic EM draws a whole number of points", "use method='soft'")
     if isinstance(init, str):

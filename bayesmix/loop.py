@@ -230,14 +230,15 @@ def _calm(
     if state.mixture.n_components == 1:
         return jnp.where(stepped, 2, 0)
     ratio = gain / state.gain
-    remaining = jnp.where(ratio < 1, gain * ratio / (1 - ratio), jnp.inf)
+    remaining = jnp.where(ratio < 1, jnp.abs(gain * ratio / (1 - ratio)), jnp.inf)
     rounding = rules.rounding * (jnp.abs(statistics.objective) + rules.total)
-    promising = (gain > 0) & (state.gain > 0) & (remaining < rules.tol)
+    promising = (ratio > 0) & (remaining < rules.tol)
     if proposal is not None:
         promising = jnp.where(
             proposal.plain, promising & proposal.steady, _BELIEVED * proposal.remaining < rules.tol
         )
-    still = (gain <= rounding) | promising
+    climbed = gain if rules.floor.asked is None else jnp.abs(gain)  # what is added to covariances may cost
+    still = (climbed <= rounding) | promising
     return jnp.where(accepted, jnp.where(stepped & still, state.calm + 1, 0), state.calm)
 
 

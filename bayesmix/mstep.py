@@ -160,7 +160,8 @@ def _estimate(
     def attempt(carry: tuple[Array, Array, Bool, Array]) -> tuple[Array, Array, Bool, Array]:
         _, _, collapsed, tries = carry
         ridge = jnp.where(per_cluster(collapsed, axes), floor.ridge, 0)
-        values = estimate(count, scatter + per_cluster(behind, axes) * ridge, previous)
+        added = ridge if floor.asked is None else ridge + floor.asked
+        values = estimate(count, scatter + per_cluster(behind, axes) * added, previous)
         values = jnp.where(keep, previous + ridge, values)
         factor = storage.cholesky(values)
         # NaN is no factor, so it collapsed too.

@@ -36,6 +36,12 @@ class Problem(NamedTuple):
     n_components: int
     accelerate: bool | None = False  # EM; None where that is worth compiling
 
+    def adding(self, variance: float) -> Problem:
+        """The same, where each M-step adds a variance, in squared units of the data, to every diagonal."""
+        matrix = variance * np.diag(self.units.scale**-2.0)[None]
+        asked = self.structure.form.sparse(matrix)
+        return self._replace(rules=self.rules._replace(floor=self.rules.floor._replace(asked=asked)))
+
     def whole(self, why: str, instead: str) -> None:
         """Raise unless weights are whole numbers."""
         broken = self.weight != np.round(self.weight)

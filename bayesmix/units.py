@@ -39,6 +39,7 @@ class Floor(NamedTuple):
     thin: np.ndarray
     ridge: np.ndarray
     thinness: float  # `thin` grows by so many squared means
+    asked: np.ndarray | None = None  # added to every covariance, where a user asked for it
 
 
 @dataclass(frozen=True)

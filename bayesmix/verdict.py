@@ -46,7 +46,7 @@ def verdict(
         return Verdict("non_finite")
     if problem.rules.penalty is not None:  # the posterior is bounded
         return Verdict(NAME[code])
-    if problem.units.degenerate:
+    if problem.units.degenerate and problem.rules.floor.asked is None:
         return Verdict("degenerate")
     held = np.flatnonzero(collapsed)
     if held.size or code == CODE["collapsed"]:

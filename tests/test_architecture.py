@@ -46,6 +46,9 @@ LAYERS = (
     ("sampling", "comparison"),
     ("gap",),
     ("selection",),
+    ("sklearn.shared", "sklearn.starts"),
+    ("sklearn.gaussian", "sklearn.centers", "sklearn.bayesian"),
+    ("sklearn",),
     ("plots.style",),
     (
         "plots.search",
@@ -73,6 +76,7 @@ LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}
 HEAVY_TOPS = {
     name: {"numpyro"} for name in ("laws", "distribution", "gibbs", "potential", "chains", "approximations")
 } | {"cli": {"typer"}}
+HEAVY_TOPS |= {name: {"sklearn"} for name in RANK if name.split(".")[0] == "sklearn"}
 
 
 def modules():
