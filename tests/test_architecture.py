@@ -17,7 +17,7 @@ from bayesmix.storage import STORAGES
 ROOT = Path(bm.__file__).parent
 LAYERS = (
     ("inputs", "hierarchy", "compilation"),
-    ("storage",),
+    ("storage", "agreement"),
     ("axes",),
     ("estimate",),
     ("covariance",),
@@ -55,7 +55,14 @@ LAYERS = (
         "plots.allocations",
     ),
     ("plots.posterior", "plots.priors"),
-    ("plots",),
+    ("plots", "report"),
+    ("cli.shared",),
+    ("cli.tables",),
+    ("cli.files",),
+    ("cli.outcome",),
+    ("cli.pages",),
+    ("cli.chosen",),
+    ("cli.fit", "cli.search", "cli.sample", "cli.simulate", "cli.compare", "cli.plot"),
     ("cli",),
     ("__main__",),
 )
@@ -68,7 +75,7 @@ LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}
 # Modules whose top may import more, because they are themselves loaded only where they are used.
 HEAVY_TOPS = {
     name: {"numpyro"} for name in ("laws", "distribution", "gibbs", "potential", "chains", "approximations")
-} | {"cli": {"typer"}}
+} | {name: {"typer"} for name in RANK if name.partition(".")[0] == "cli"}
 
 
 def modules():

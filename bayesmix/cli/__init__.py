@@ -11,13 +11,23 @@ from __future__ import annotations
 
 import typer
 
+from bayesmix.cli.compare import compare_command
 from bayesmix.cli.fit import fit_command
+from bayesmix.cli.plot import plot_command
+from bayesmix.cli.sample import sample_command
 from bayesmix.cli.search import search_command
 from bayesmix.cli.shared import Group
+from bayesmix.cli.simulate import simulate_command
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, cls=Group)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # joins the lines of a paragraph
+    cls=Group,
+)
 
 
 @app.callback()
@@ -30,7 +40,15 @@ def _about() -> None:
     """
 
 
-for _name, _command in {"fit": fit_command, "search": search_command}.items():
+_COMMANDS = {
+    "fit": fit_command,
+    "search": search_command,
+    "sample": sample_command,
+    "simulate": simulate_command,
+    "compare": compare_command,
+    "plot": plot_command,
+}
+for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 
 

@@ -40,7 +40,7 @@ def finish(choice: Choice, data: Data, output: Output, document: Mapping[str, An
     if output.folder is not None:
         files[output.folder / "mixture.json"] = mixture_bytes(mixture)
         files |= output.tables({"clusters": cluster_rows(fit, data.x), **choice.tables})
-        files |= {output.folder / f"{picture.name}.png": picture.bytes() for picture in pictures}
+        files |= {output.folder / f"{picture.name}.png": picture.png() for picture in pictures}
     if output.report is not None:
         files[output.report] = choice_page(choice, data, agreement, pictures, output.command).encode()
     write(files)

@@ -30,6 +30,9 @@ __all__ = [
 __all__ += ["mixture_bytes"]
 
 
+_SMALL = (5.0, 3.75)
+
+
 class Picture(NamedTuple):
     """A figure: what it is called as a file, what it shows, and how it is drawn."""
 
@@ -39,8 +42,14 @@ class Picture(NamedTuple):
     panels: tuple[int, int] = (1, 1)
     size: tuple[float, float] = SINGLE
 
-    def bytes(self, kind: str = "png") -> bytes:
-        return drawn(self.draw, panels=self.panels, size=self.size, kind=kind)
+    def png(self) -> bytes:
+        """As a file."""
+        return drawn(self.draw, panels=self.panels, size=self.size)
+
+    def svg(self) -> bytes:
+        """For a page, where a single panel is shown smaller and needs larger letters."""
+        size = _SMALL if self.panels == (1, 1) else self.size
+        return drawn(self.draw, panels=self.panels, size=size, kind="svg")
 
 
 class Agreement(NamedTuple):

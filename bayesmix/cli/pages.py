@@ -16,15 +16,18 @@ from bayesmix.report import Html
 
 if TYPE_CHECKING:
     import pandas
+    import xarray
 
+    from bayesmix.diagnosis import Diagnosis
     from bayesmix.mixture import GaussianMixture
     from bayesmix.results import Fit
 
-__all__ = ["agreement_section", "choice_page", "data_section", "as_text", "drawings", "now"]
+__all__ = ["agreement_section", "choice_page", "data_section", "as_text", "drawings", "now", "posterior_page"]
 
 _MOST_PARAMETERS = 400  # whose standard errors a report has: each takes a pass over the data
 _MOST_ROWS = 50_000  # that a report checks by simulation
 _FIRST = 6
+_FORMS = {"ess_bulk": ".0f", "ess_tail": ".0f", "r_hat": ".3f"}
 
 
 def choice_page(
@@ -51,7 +54,7 @@ def choice_page(
         report.code(command),
     ]
     sections = [
-        report.section("The clusters", drawings(pictures[:1]), *_parameters(mixture)),
+        report.section("The clusters", _clusters(pictures[0], mixture)),
         *agreement_section(agreement),
         report.section("How it was chosen", *_how(choice), drawings(pictures[1:])),
         report.section("How sure are these numbers?", *_errors(fit, data.x)),
@@ -61,34 +64,85 @@ def choice_page(
     return report.page(f"Gaussian mixture of {data.name}", header, sections, made=now())
 
 
+def posterior_page(
+    data: Data,
+    agreement: Agreement | None,
+    diagnosis: Diagnosis,
+    trusted: bool,
+    summary: pandas.DataFrame,
+    posterior: xarray.DataTree,
+    pictures: list[Picture],
+    command: str,
+) -> str:
+    """The page about a posterior."""
+    sizes, known = posterior["posterior"].sizes, posterior["posterior"].attrs
+    numbers = {
+        "clusters": sizes["cluster"],
+        "covariance": known["covariance"],
+        "prior": known["prior"].rpartition(", ")[2],
+        "method": known["method"],
+        "chains × draws": f"{sizes['chain']} × {sizes['draw']:,}",
+        "rows": f"{len(data.x):,}",
+        "features": data.x.shape[1],
+    }
+    if agreement is not None:
+        numbers["adjusted Rand index"] = f"{agreement.index:.3f}"
+    words = "The draws can be trusted." if trusted else "The draws cannot be trusted."
+    header = [
+        report.paragraph(words, "lead"),
+        report.paragraph(diagnosis.verdict, "" if trusted else "warn"),
+        report.facts(numbers),
+        report.code(command),
+    ]
+    caption = "Posterior means, standard deviations and 95% intervals; effective draws, R-hat and Monte-Carlo errors"
+    table = diagnosis.table
+    kinds = ["chosen" if row in diagnosis.complaints.index else "" for row in table.index]
+    sections = [
+        report.section("The parameters", *_estimates(summary, caption)),
+        report.section("Figures", drawings(pictures)),
+        *agreement_section(agreement),
+        report.section(
+            "Can the draws be trusted?",
+            report.paragraph("What labels cannot touch comes first; complaints are bold."),
+            report.table(as_text(table), "Quantity by quantity", kinds=kinds),
+        ),
+        data_section(data),
+    ]
+    return report.page(f"Posterior of a Gaussian mixture of {data.name}", header, sections, made=now())
+
+
 def now() -> datetime:
     return datetime.now(UTC)
 
 
 def as_text(frame: pandas.DataFrame, digits: int = 4) -> pandas.DataFrame:
-    """Numbers with so many digits; what is missing as a dash."""
+    """Numbers with so many digits, or as many as the column deserves; what is missing as a dash."""
 
-    def cell(value: Any) -> str:
+    def cell(value: Any, form: str) -> str:
         if isinstance(value, float | np.floating):
-            return "–" if np.isnan(value) else f"{value:.{digits}g}".replace("-", "−")
+            return "–" if np.isnan(value) else format(value, form)
         return str(value)
 
-    return frame.map(cell)
+    text = frame.astype(object)
+    for place, name in enumerate(frame.columns):
+        form = _FORMS.get(name, f".{digits}g")
+        text.isetitem(place, [cell(value, form) for value in frame.iloc[:, place]])
+    return text
 
 
 def drawings(pictures: Iterable[Picture]) -> Html:
-    """Figures; one with several panels takes the whole width."""
-    shown = [
-        report.figure(one.bytes("svg"), one.caption, wide=one.panels != (1, 1) or one.name == "clusters")
-        for one in pictures
-    ]
-    return report.figures(*shown)
+    """Figures side by side; one with several panels takes the whole width."""
+    return report.beside(*map(_drawing, pictures))
+
+
+def _drawing(picture: Picture) -> Html:
+    return report.figure(picture.svg(), picture.caption, wide=picture.panels != (1, 1))
 
 
 def data_section(data: Data) -> Html:
     """How many rows and columns, each column in five numbers, and the first rows."""
-    columns = data.x.agg(["mean", "std", "min", "median", "max"]).T.rename(columns={"std": "sd"})
-    first = data.x.head(_FIRST)
+    columns: Any = data.x.agg(["mean", "std", "min", "median", "max"]).T.rename(columns={"std": "sd"})
+    first: Any = data.x.head(_FIRST)
     if data.labels is not None:
         first = first.assign(**{f"{data.column} (left out of the fit)": data.labels[:_FIRST]})
     return report.section(
@@ -104,6 +158,10 @@ def agreement_section(agreement: Agreement | None) -> list[Html]:
         return []
     counts = report.table(cross_table(agreement), f"Rows of each {agreement.column} in each cluster")
     return [report.section("Beside the known classes", report.paragraph(agreement.sentence), counts)]
+
+
+def _clusters(picture: Picture, mixture: GaussianMixture) -> Html:
+    return report.beside(_drawing(picture), report.group(*_parameters(mixture)))
 
 
 def _parameters(mixture: GaussianMixture) -> list[Html]:
@@ -164,7 +222,17 @@ def _errors(fit: Fit, x: pandas.DataFrame) -> list[Html]:
         "nothing of the choice of k."
     )
     caption = "Estimates with standard errors and normal 95% intervals"
-    return [report.paragraph(words), report.table(as_text(table).rename_axis("parameter"), caption)]
+    return [report.paragraph(words), *_estimates(table, caption)]
+
+
+def _estimates(table: pandas.DataFrame, caption: str) -> list[Html]:
+    """A row a parameter; covariances, which are many, on request."""
+    text: Any = as_text(table).rename_axis("parameter")
+    spread = text.index.str.startswith("covariance")
+    return [
+        report.table(text[~spread], caption),
+        report.details("Covariances", report.table(text[spread], caption)),
+    ]
 
 
 def _check(fit: Fit, x: pandas.DataFrame) -> list[Html]:
@@ -181,7 +249,7 @@ def _check(fit: Fit, x: pandas.DataFrame) -> list[Html]:
     check = check_fit(fit, x)
     differs = any(one.differs for one in check.checks.values())
     count = len(check.distances) + (check.transform is not None)
-    columns = min(count, 3)
+    columns = min(count, 2)
     rows = -(-count // columns)
 
     def draw(axes: Any) -> None:

@@ -33,9 +33,6 @@ from bayesmix.cli.tables import read_data
 if TYPE_CHECKING:
     import pandas
 
-    from bayesmix.results import Fit
-    from bayesmix.selection import Search
-
 __all__ = ["search_command"]
 
 
@@ -91,7 +88,7 @@ def search_command(
             key=key,
         )
     assert isinstance(found, Search)
-    table = found.table
+    table: Any = found.table
     document = {
         "command": "search",
         "data": {"name": read.name, "n_rows": len(read.x), "features": list(read.x.columns)},
@@ -166,7 +163,7 @@ def _number(value: Any, digits: int = 3) -> str:
     return "" if value != value else f"{value:.{digits}f}"
 
 
-def _say_reasons(table: pandas.DataFrame, reasons: list[str], top: int) -> None:
+def _say_reasons(table: Any, reasons: list[str], top: int) -> None:
     """How many cells are never chosen, and why; the others are in the table that is written."""
     never = int((~table["clean"]).sum())
     if never:

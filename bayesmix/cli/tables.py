@@ -1,4 +1,4 @@
-"""Tables in: CSV, Parquet, standard input and bundled data sets, as numbers and known classes; mixtures and posteriors."""
+"""What comes in: tables as numbers and known classes, mixtures and posteriors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bayesmix import datasets
 from bayesmix.cli.shared import say
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from bayesmix.mixture import GaussianMixture
 
-__all__ = ["PARQUET", "Data", "load_mixture", "load_posterior", "read_data", "require_parquet"]
+__all__ = ["PARQUET", "Data", "load_mixture", "load_posterior", "read_data"]
+__all__ += ["require_netcdf", "require_parquet"]
 
 PARQUET = (".parquet", ".pq")
 _MAGIC = b"PAR1"
@@ -45,7 +47,8 @@ def read_data(source: str, *, labels: str | None = None, features: Sequence[str]
     Raises:
         ValueError: no such file or column, or a cell that is no number; the message names its column and row.
     """
-    frame, name = _read(source, labels)
+    frame: Any
+    frame, name = _read(source)
     for column in [*(features or ()), *([labels] if labels else ())]:
         if column not in frame:
             raise ValueError(
@@ -62,18 +65,18 @@ def read_data(source: str, *, labels: str | None = None, features: Sequence[str]
         classes = classes.astype(str).to_numpy(object)
     if features is not None:
         frame = frame[list(features)]
+    elif source in datasets.NAMES:  # whose known classes are no measurement
+        frame = frame.drop(columns="label", errors="ignore")
     if not frame.shape[1]:
         raise ValueError(f"{name} has no column left to use as a feature")
     return Data(name, _numbers(frame, name), labels, classes)
 
 
-def _read(source: str, labels: str | None) -> tuple[pandas.DataFrame, str]:
+def _read(source: str) -> tuple[pandas.DataFrame, str]:
     """The table as it is, and the name that messages call it by."""
-    from bayesmix import datasets
-
     if source in datasets.NAMES:
         frame = datasets.load(source)
-        return (frame.assign(label=datasets.labels(source)) if labels == "label" else frame), source
+        return (frame.assign(label=datasets.labels(source)) if source in datasets.LABELLED else frame), source
     if source == "-":
         content, name = sys.stdin.buffer.read(), "standard input"
         parquet = content.startswith(_MAGIC)
@@ -127,6 +130,20 @@ def require_parquet(name: str) -> None:
     if find_spec("pyarrow") is None:
         raise ValueError(
             f"{name}: Parquet needs pyarrow, which is not installed; pip install 'bayesmix[parquet]', or use CSV"
+        )
+
+
+def require_netcdf() -> None:
+    """Say what is missing where netCDF is asked for and cannot be had.
+
+    Raises:
+        ValueError: h5netcdf is not installed.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("h5netcdf") is None:
+        raise ValueError(
+            "a posterior is kept as netCDF, which needs h5netcdf: pip install 'bayesmix[netcdf]'"
         )
 
 

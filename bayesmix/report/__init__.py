@@ -1,8 +1,8 @@
 """A report: one HTML file with its figures, tables and styles inside, that loads nothing and runs nothing.
 
 The functions below make pieces of HTML out of plain text, tables and pictures, and `page` joins them. All text is
-escaped here and nowhere else, so a column may be called `<script>`. Numbers come as text: who makes a table knows how many digits it
-deserves.
+escaped here and nowhere else, so a column may be called `<script>`. Numbers come as text: who makes a table knows how
+many digits it deserves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,19 @@ from typing import TYPE_CHECKING, Any, NewType
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Html", "code", "details", "facts", "figure", "figures", "page", "paragraph", "section", "table"]
+__all__ = [
+    "Html",
+    "beside",
+    "code",
+    "details",
+    "facts",
+    "figure",
+    "group",
+    "page",
+    "paragraph",
+    "section",
+    "table",
+]
 
 Html = NewType("Html", str)
 
@@ -43,13 +55,14 @@ def page(title: str, header: Iterable[Html], sections: Iterable[Html], *, made: 
     """
     template = Template((files("bayesmix.report") / "page.html").read_text(encoding="utf-8"))
     versions = ", ".join(f"{name} {number}" for name, number in _versions().items())
+    time = made.isoformat(timespec="seconds")
     day = made.strftime("%Y-%m-%d %H:%M %Z").strip()
     return template.substitute(
         title=escape(title),
         header="\n".join(header),
         sections="\n".join(sections),
         generator=escape(versions.split(",")[0]),
-        made=f'Made on <time datetime="{made.isoformat(timespec="seconds")}">{escape(day)}</time> by {escape(versions)}.',
+        made=f'Made on <time datetime="{time}">{escape(day)}</time> by {escape(versions)}.',
     )
 
 
@@ -75,8 +88,9 @@ def paragraph(text: str, kind: str = "") -> Html:
 
 
 def code(text: str) -> Html:
-    """What was typed."""
-    return Html(f"<pre><code>{escape(text)}</code></pre>")
+    """What was typed; a line breaks between words only."""
+    words = " ".join(f"<span>{escape(word)}</span>" for word in text.split(" "))
+    return Html(f"<pre><code>{words}</code></pre>")
 
 
 def details(summary: str, *pieces: Html) -> Html:
@@ -130,9 +144,14 @@ def figure(picture: bytes, caption: str, *, kind: str = "svg", wide: bool = Fals
     )
 
 
-def figures(*pieces: Html) -> Html:
-    """Figures side by side, where the page is wide enough."""
-    return Html('<div class="figures">\n' + "\n".join(pieces) + "\n</div>")
+def beside(*pieces: Html) -> Html:
+    """Pieces side by side, where the page is wide enough."""
+    return Html('<div class="beside">\n' + "\n".join(pieces) + "\n</div>")
+
+
+def group(*pieces: Html) -> Html:
+    """Pieces one below the other, as one."""
+    return Html("<div>\n" + "\n".join(pieces) + "\n</div>")
 
 
 def _class(name: str) -> str:
