@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,15 +36,14 @@ def choice_page(
 ) -> str:
     """The page about a search and the mixture that it chose."""
     fit, mixture = choice.fit, choice.fit.mixture
-    k = mixture.n_components
+    chosen = choice.kinds.index("chosen")
     numbers = {
-        "clusters": k,
+        "clusters": mixture.n_components,
         "covariance": mixture.structure,
         "rows": f"{len(data.x):,}",
         "features": data.x.shape[1],
-        "log-likelihood": f"{float(fit.log_likelihood):,.2f}",
-        choice.criterion: choice.shown[choice.criterion][choice.kinds.index("chosen")],
     }
+    numbers |= {name: choice.shown[name][chosen] for name in ("log-likelihood", choice.criterion)}
     if agreement is not None:
         numbers["adjusted Rand index"] = f"{agreement.index:.3f}"
     trust = f"{plural(fit.n_agree, 'start')} of {fit.n_starts} reached this optimum; status: {fit.status}."
@@ -61,7 +61,7 @@ def choice_page(
         report.section("Is the model any good?", *_check(fit, data.x)),
         data_section(data),
     ]
-    return report.page(f"Gaussian mixture of {data.name}", header, sections, made=now())
+    return report.page(f"Gaussian mixture of {Path(data.name).name}", header, sections, made=now())
 
 
 def posterior_page(
@@ -108,7 +108,9 @@ def posterior_page(
         ),
         data_section(data),
     ]
-    return report.page(f"Posterior of a Gaussian mixture of {data.name}", header, sections, made=now())
+    return report.page(
+        f"Posterior of a Gaussian mixture of {Path(data.name).name}", header, sections, made=now()
+    )
 
 
 def now() -> datetime:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -45,7 +47,7 @@ __all__ += [
     "words_of",
 ]
 
-DONE, NOT_CLEAN, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, NOT_CLEAN, BAD_INPUT, INTERRUPTED, NOT_READ = 0, 1, 2, 130, 141
 
 DataArgument = Annotated[
     str,
@@ -96,11 +98,21 @@ JsonOption = Annotated[
 
 
 class Group(TyperGroup):
-    """Remembers the words of the command line, for the report."""
+    """Remembers the words of the command line, for the report; ends quietly when interrupted or no longer read."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta["words"] = list(args)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("bayesmix: interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # as `| head` does; nothing may be flushed to it at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(NOT_READ) from None
 
 
 def command_line(context: typer.Context) -> str:

@@ -128,10 +128,9 @@ def table(frame: pandas.DataFrame, caption: str, *, kinds: Sequence[str] = ()) -
         )
         lines.append(f"<tr{_class(kind)}>{inside}</tr>")
     return Html(
-        f'<div class="box fit" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
-        + "\n".join(lines)
-        + "\n</tbody></table></div>"
+        f'<figure class="table"><figcaption>{escape(caption)}</figcaption>'
+        f'<div class="box" tabindex="0" role="region" aria-label="{escape(caption)}"><table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div></figure>"
     )
 
 
@@ -139,7 +138,7 @@ def figure(picture: bytes, caption: str, *, kind: str = "svg", wide: bool = Fals
     """A picture, inside the page; `wide` takes the whole width."""
     data = base64.b64encode(picture).decode()
     return Html(
-        f'<figure{_class("wide" * wide)}><img src="data:{_TYPES[kind]};base64,{data}" alt="{escape(caption)}">'
+        f'<figure class="picture{" wide" * wide}"><img src="data:{_TYPES[kind]};base64,{data}" alt="{escape(caption)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
