@@ -114,7 +114,7 @@ def table(frame: pandas.DataFrame, caption: str, *, kinds: Sequence[str] = ()) -
         caption: what it is.
         kinds: of each row, "chosen", "dim" or "".
     """
-    shown = frame.reset_index() if frame.index.name is not None else frame
+    shown = frame.reset_index(allow_duplicates=True) if frame.index.name is not None else frame
     cells = [[str(cell) for cell in row] for row in shown.itertuples(index=False)]
     right = [all(_is_number(row[j]) for row in cells) and bool(cells) for j in range(shown.shape[1])]
     head = "".join(
