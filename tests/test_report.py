@@ -37,7 +37,9 @@ def made(tmp_path_factory):
     words = ["fit", str(data), "--n-components", "1:3", "--labels", "<kind>", "--report", str(path)]
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code == 0, result.output
-    return SimpleNamespace(path=path, html=path.read_text(encoding="utf-8"), stdout=result.stdout, words=words)
+    return SimpleNamespace(
+        path=path, html=path.read_text(encoding="utf-8"), stdout=result.stdout, words=words
+    )
 
 
 def test_every_piece_escapes_its_text():

@@ -84,16 +84,10 @@ def compare_command(
                 raise ValueError(
                     "--labels goes with mixture.json files; bayesmix sample compares a posterior's clusters"
                 )
-            trees = (
-                _loaded(read, given)
-                if given
-                else _sampled(read, n_components, covariance, n_warmup, n_draws, key)
-            )
-            table, what = (
-                bm.compare(trees, key=key).astype(float),
-                "posteriors by leave-one-out cross-validation",
-            )
-            table = table.rename_axis("posterior")
+            options = n_components, covariance, n_warmup, n_draws, key
+            trees = _loaded(read, given) if given else _sampled(read, *options)
+            table = bm.compare(trees, key=key).astype(float).rename_axis("posterior")
+            what = "posteriors by leave-one-out cross-validation"
     if path is not None:
         write({path: table_bytes(table, path.suffix)})
     if as_json:
@@ -159,6 +153,8 @@ def _mixtures(data: Data, files: list[str]) -> pandas.DataFrame:
 def _loaded(data: Data, files: list[str]) -> dict[str, xarray.DataTree]:
     """Posteriors of these data."""
     require_netcdf()
+    if len(files) < 2:
+        raise ValueError(f"compare needs two posteriors at least; {files[0]} is one")
     trees = {}
     for file in files:
         tree = load_posterior(file)
@@ -179,6 +175,10 @@ def _sampled(
 
     counts = counts_of(n_components, most=len(data.x))
     models = [bm.MixtureModel(k, name, prior="weak") for name in words_of(covariance) or () for k in counts]
+    if len(models) < 2:
+        raise ValueError(
+            "compare needs two posteriors at least; ask for several --n-components or --covariance"
+        )
     bar = tqdm(models, desc="sampling", unit=" posteriors", delay=2, disable=None, leave=False)
     return {
         f"{model.covariance}, k = {model.n_components}": bm.sample_posterior(
@@ -191,12 +191,6 @@ def _sampled(
 def _text(value: Any) -> str:
     if not isinstance(value, float | np.floating):
         return str(value)
-    return (
-        ""
-        if np.isnan(value)
-        else f"{value:.0f}"
-        if value == round(value)
-        else f"{value:.4g}"
-        if abs(value) < 10
-        else f"{value:.3f}"
-    )
+    if np.isnan(value):
+        return ""
+    return f"{value:.0f}" if value == round(value) else f"{value:.4g}" if abs(value) < 10 else f"{value:.3f}"
