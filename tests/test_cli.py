@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -206,6 +207,21 @@ def test_a_nameless_column_that_counts_rows_is_no_feature(bayesmix, start):
 )
 def test_numbers_of_clusters(text, counts):
     assert counts_of(text) == counts
+
+
+def test_commands_on_the_page_have_their_options():
+    from typer.main import get_command
+
+    page = Path(__file__).parent.parent / "docs" / "command_line.md"
+    commands = get_command(cli.app).commands
+    used = set()
+    for line in re.findall(r"bayesmix (?:fit|search|sample|simulate|compare|plot) .*", page.read_text()):
+        for words in (part.split() for part in line.partition("`")[0].split("|")):
+            name, options = words[1], [word for word in words if word.startswith("-") and word != "-"]
+            known = {option for parameter in commands[name].params for option in parameter.opts}
+            assert set(options) <= known, line
+            used.add(name)
+    assert used == set(commands)
 
 
 @pytest.mark.parametrize("command", ["fit", "search", "sample", "simulate", "compare", "plot"])

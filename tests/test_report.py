@@ -34,7 +34,7 @@ def made(tmp_path_factory):
     x["<kind>"] = ["<b>long</b>" if duration > 3 else "[red]short" for duration in x["eruptions"]]
     data, path = folder / "geyser <i>.csv", folder / "new" / "report.html"
     x.to_csv(data, index=False)
-    words = ["fit", str(data), "--n-components", "1:3", "--labels", "<kind>", "--report", str(path)]
+    words = ["fit", str(data), "--n-components", "1:2", "--labels", "<kind>", "--report", str(path)]
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code == 0, result.output
     return SimpleNamespace(

@@ -153,8 +153,6 @@ def _mixtures(data: Data, files: list[str]) -> pandas.DataFrame:
 def _loaded(data: Data, files: list[str]) -> dict[str, xarray.DataTree]:
     """Posteriors of these data."""
     require_netcdf()
-    if len(files) < 2:
-        raise ValueError(f"compare needs two posteriors at least; {files[0]} is one")
     trees = {}
     for file in files:
         tree = load_posterior(file)
@@ -162,6 +160,8 @@ def _loaded(data: Data, files: list[str]) -> dict[str, xarray.DataTree]:
         if seen is None or not np.array_equal(seen.reshape(len(seen), -1), data.x.to_numpy()):
             raise ValueError(f"{file} is a posterior of other data than {data.name}")
         trees[file] = tree
+    if len(files) < 2:
+        raise ValueError(f"compare needs two posteriors at least; {files[0]} is one")
     return trees
 
 
