@@ -29,8 +29,7 @@ __all__ = [
 ]
 __all__ += ["mixture_bytes"]
 
-
-_SMALL = (5.0, 3.75)
+_SMALL = (5.0, 3.75)  # inches
 
 
 class Picture(NamedTuple):

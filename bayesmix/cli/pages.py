@@ -194,18 +194,12 @@ def _how(choice: Choice) -> list[Html]:
     words = (
         f"Of {plural(len(choice.shown), 'fit')} the clean one with the lowest {choice.criterion} is chosen."
     )
-    if choice.criterion not in ("BIC", "AIC", "AICC", "ICL"):
-        words = f"Of {plural(len(choice.shown), 'fit')} one is chosen by {choice.criterion}."
     pieces = [report.paragraph(words), report.table(choice.shown, "All fits", kinds=choice.kinds)]
-    return (
-        pieces
-        + [report.paragraph(reason, "warn") for reason in choice.reasons[:1]]
-        + (
-            [report.details("Other fits that are never chosen", *map(report.paragraph, choice.reasons[1:]))]
-            if choice.reasons[1:]
-            else []
+    if choice.reasons:
+        pieces.append(
+            report.details("What is wrong with some of them", *map(report.paragraph, choice.reasons))
         )
-    )
+    return pieces
 
 
 def _errors(fit: Fit, x: pandas.DataFrame) -> list[Html]:

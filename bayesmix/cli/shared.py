@@ -17,35 +17,17 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     import pandas
 
-__all__ = [
-    "BAD_INPUT",
-    "DONE",
-    "INTERRUPTED",
-    "NOT_CLEAN",
-    "Group",
-    "bad_input_ends",
-    "command_line",
-    "counts_of",
-]
+__all__ = ["BAD_INPUT", "DONE", "INTERRUPTED", "NOT_CLEAN", "NOT_READ", "Group"]
 __all__ += [
-    "CovarianceOption",
     "CountsOption",
+    "CovarianceOption",
     "DataArgument",
     "FeaturesOption",
     "FormatOption",
     "JsonOption",
 ]
-__all__ += [
-    "KeyOption",
-    "LabelsOption",
-    "OutOption",
-    "ReportOption",
-    "emit",
-    "plural",
-    "say",
-    "show",
-    "words_of",
-]
+__all__ += ["KeyOption", "LabelsOption", "OutOption", "ReportOption"]
+__all__ += ["bad_input_ends", "command_line", "counts_of", "emit", "plural", "say", "show", "words_of"]
 
 DONE, NOT_CLEAN, BAD_INPUT, INTERRUPTED, NOT_READ = 0, 1, 2, 130, 141
 
