@@ -1,6 +1,7 @@
 """bayesmix: Gaussian mixtures as an explicit generative model, on JAX, NumPyro and ArviZ."""
 
 from bayesmix import datasets
+from bayesmix.agreement import adjusted_rand_index
 from bayesmix.allocations import coclustering
 from bayesmix.checks import FitCheck, check_fit
 from bayesmix.clustering import Partition, partition
@@ -43,6 +44,7 @@ __all__ = [
     "Partition",
     "Search",
     "StandardErrors",
+    "adjusted_rand_index",
     "bootstrap",
     "check_fit",
     "classify",

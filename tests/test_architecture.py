@@ -18,7 +18,7 @@ ROOT = Path(bm.__file__).parent
 LAYERS = (
     ("inputs", "hierarchy", "compilation"),
     ("evaluate",),
-    ("storage",),
+    ("storage", "agreement"),
     ("axes",),
     ("estimate",),
     ("covariance",),
@@ -62,7 +62,14 @@ LAYERS = (
     ),
     ("plots.posterior", "plots.priors", "plots.hills", "plots.limit"),
     ("plots.classes",),
-    ("plots",),
+    ("plots", "report"),
+    ("cli.shared",),
+    ("cli.tables",),
+    ("cli.files",),
+    ("cli.outcome",),
+    ("cli.pages",),
+    ("cli.chosen",),
+    ("cli.fit", "cli.search", "cli.sample", "cli.simulate", "cli.compare", "cli.plot"),
     ("cli",),
     ("__main__",),
 )
@@ -75,8 +82,9 @@ LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}
 # Modules whose top may import more, because they are themselves loaded only where they are used.
 HEAVY_TOPS = {
     name: {"numpyro"} for name in ("laws", "distribution", "gibbs", "potential", "chains", "approximations")
-} | {"cli": {"typer"}}
-HEAVY_TOPS |= {name: {"sklearn"} for name in RANK if name.split(".")[0] == "sklearn"}
+}
+for library, folder in (("typer", "cli"), ("sklearn", "sklearn")):
+    HEAVY_TOPS |= {name: {library} for name in RANK if name.partition(".")[0] == folder}
 
 
 def modules():

@@ -1,9 +1,18 @@
-"""The command: what it chooses, prints and writes, and that a command that fails writes nothing."""
+"""The command: what it chooses, prints and writes, and that a command that fails writes nothing.
+
+The commands about posteriors are in test_cli_posterior.py, the report in test_report.py.
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import math
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -12,6 +21,9 @@ from typer.testing import CliRunner
 
 import bayesmix as bm
 from bayesmix import cli
+from bayesmix.agreement import adjusted_rand_index, cross_counts
+from bayesmix.cli.plot import KINDS
+from bayesmix.cli.shared import counts_of
 
 FILES = ["bic.png", "clusters.csv", "clusters.png", "mixture.json", "objective.png"]
 GOOD = (
@@ -24,10 +36,10 @@ def bayesmix(tmp_path, monkeypatch):
     """Runs the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments, text=None):
+    def run(*arguments, text=None, stdin=None):
         if text is not None:
             (tmp_path / "data.csv").write_text(text)
-        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], input=stdin)
 
     return run
 
@@ -133,6 +145,13 @@ ERRORS = {
     "no number": (GOOD, ["--n-components", "two"], ["--n-components", "'two'"]),
     "zero": (GOOD, ["--n-components", "0:2"], ["--n-components", "'0:2'"]),
     "empty range": (GOOD, ["--n-components", "3:2"], ["--n-components", "'3:2'"]),
+    "no such feature": (GOOD, ["--features", "a,b"], ["'b'", "columns are a"]),
+    "no such label": (GOOD, ["--labels", "kind"], ["'kind'", "columns are a"]),
+    "only a label": (GOOD, ["--labels", "a"], ["no column left"]),
+    "missing label": ("a,kind\n1,x\n2,\n3,y\n", ["--labels", "kind"], ["'kind'", "row 1", "no value"]),
+    "no criterion": (GOOD, ["--criterion", "nec"], ["--criterion", "'nec'"]),
+    "no prior": (GOOD, ["--prior", "strong"], ["'strong'"]),
+    "no format": (GOOD, ["--format", "xlsx"], ["--format", "'xlsx'"]),
     "three ends": (GOOD, ["--n-components", "1:2:3"], ["--n-components", "'1:2:3'"]),
     "no structure": (GOOD, ["--covariance", "round"], ["covariance must be one of", "'round'"]),
 }
@@ -157,14 +176,19 @@ def test_a_folder_that_cannot_be_made_is_said_before_any_work(bayesmix, tmp_path
 
 
 def test_a_failure_while_writing_leaves_nothing(bayesmix, tmp_path, monkeypatch):
-    def fail(*arguments):
-        raise OSError("disk full")
+    replace = Path.replace
 
-    monkeypatch.setattr(cli, "_draw", fail)
-    result = bayesmix("fit", "data.csv", "--n-components", "1", "--out", "out", text=GOOD)
+    def fail(path, target):
+        if target.name == "clusters.png":
+            raise OSError("disk full")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    options = ["--n-components", "1", "--out", "new/out", "--report", "report.html"]
+    result = bayesmix("fit", "data.csv", *options, text=GOOD)
     assert result.exit_code == 2
     assert "disk full" in result.stderr
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["data.csv"]
 
 
 @pytest.mark.parametrize("start", [0, 1])
@@ -182,14 +206,32 @@ def test_a_nameless_column_that_counts_rows_is_no_feature(bayesmix, start):
     ("text", "counts"), [("3", [3]), ("1:3", [1, 2, 3]), ("5,1,2,2", [1, 2, 5]), ("2:2", [2])]
 )
 def test_numbers_of_clusters(text, counts):
-    assert cli._counts(text) == counts
+    assert counts_of(text) == counts
 
 
-def test_help_shows_an_example(bayesmix):
-    for arguments in (["--help"], ["fit", "--help"]):
-        result = bayesmix(*arguments)
-        assert result.exit_code == 0
-        assert "Example: bayesmix fit" in result.stdout
+def test_commands_on_the_page_have_their_options():
+    from typer.main import get_command
+
+    page = Path(__file__).parent.parent / "docs" / "command_line.md"
+    commands = get_command(cli.app).commands
+    used = set()
+    for line in re.findall(r"bayesmix (?:fit|search|sample|simulate|compare|plot) .*", page.read_text()):
+        for words in (part.split() for part in line.partition("`")[0].split("|")):
+            name, options = words[1], [word for word in words if word.startswith("-") and word != "-"]
+            known = {option for parameter in commands[name].params for option in parameter.opts}
+            assert set(options) <= known, line
+            used.add(name)
+    assert used == set(commands)
+
+
+@pytest.mark.parametrize("command", ["fit", "search", "sample", "simulate", "compare", "plot"])
+def test_help_shows_an_example(bayesmix, command):
+    assert "Example: bayesmix fit" in bayesmix("--help").stdout
+    result = bayesmix(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: bayesmix {command}" in result.stdout
+    assert "Exit codes: 0" in result.stdout
+    assert command in bayesmix("--help").stdout
 
 
 def test_the_command_reads_standard_input_in_a_fresh_process(tmp_path):
@@ -198,3 +240,283 @@ def test_the_command_reads_standard_input_in_a_fresh_process(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, input=GOOD, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+
+
+def test_json_is_one_object_and_nothing_else(bayesmix, tmp_path):
+    lines = GOOD.split()
+    text = "\n".join(["a,kind", *(f"{cell},{'lo' if i < 7 else 'hi'}" for i, cell in enumerate(lines[1:]))])
+    options = ["-k", "1:2", "--covariance", "tied", "--labels", "kind", "--out", "out", "--json"]
+    result = bayesmix("fit", "data.csv", *options, text=text)
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    fit = bm.fit(bm.MixtureModel(2, "tied"), pandas.read_csv("data.csv")[["a"]])
+    assert found["data"] == {"name": "data.csv", "n_rows": 12, "features": ["a"]}
+    assert [row["n_components"] for row in found["fits"]] == [1, 2]
+    assert found["chosen"] == found["fits"][1]
+    assert found["chosen"]["bic"] == fit.bic
+    assert found["mixture"] == json.loads((tmp_path / "out" / "mixture.json").read_text())
+    assert sorted(Path(name).name for name in found["files"]) == FILES
+    truth = ["lo"] * 7 + ["hi"] * 5
+    assert found["labels"]["adjusted_rand_index"] == adjusted_rand_index(truth, fit.labels) < 1
+    table = found["labels"]["cross_table"]
+    assert {name: sum(counts) for name, counts in table.items()} == {"hi": 5, "lo": 7}
+
+
+def test_json_without_a_clean_fit_says_so(bayesmix, tmp_path):
+    result = bayesmix("fit", "data.csv", "-k", "1", "--out", "out", "--json", text="a\n" + "1\n" * 9)
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert (found["chosen"], found["mixture"], found["files"]) == (None, None, [])
+    assert "degenerate" in found["fits"][0]["reason"]
+    assert "none of these fits is clean" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_known_classes_of_a_bundled_data_set_are_no_feature(bayesmix):
+    result = bayesmix("fit", "iris", "-k", "1", "--labels", "label")
+    assert "150 rows, 4 features" in result.stdout
+    assert "Agreement with label: adjusted Rand index 0.000" in result.stdout
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [line for line in lines if line[:1] == ["setosa"]] == [["setosa", "50"]]
+
+
+def test_features_are_chosen_by_name(bayesmix):
+    text = "id,a,b\n" + "\n".join(f"row{i},{i},{-i}" for i in range(12))
+    result = bayesmix("fit", "data.csv", "-k", "1", "--features", "b", "--json", text=text)
+    found = json.loads(result.stdout)
+    assert found["data"]["features"] == ["b"]
+    assert found["mixture"]["means"] == [[-5.5]]
+
+
+def test_parquet_in_and_out(bayesmix, tmp_path):
+    frame = pandas.read_csv(io.StringIO(GOOD))
+    frame.to_parquet(tmp_path / "data.parquet")
+    bayesmix("fit", "data.csv", "-k", "1", "--out", "csv", text=GOOD)
+    result = bayesmix("fit", "data.parquet", "-k", "1", "--out", "out", "--format", "parquet")
+    assert (result.exit_code, result.stderr) == (0, "")
+    clusters = pandas.read_parquet(tmp_path / "out" / "clusters.parquet")
+    pandas.testing.assert_frame_equal(clusters, pandas.read_csv(tmp_path / "csv" / "clusters.csv"))
+    content = (tmp_path / "data.parquet").read_bytes()
+    piped = bayesmix("fit", "-", "-k", "1", stdin=content)
+    assert "standard input: 12 rows, 1 feature" in piped.stdout
+
+
+def test_a_broken_parquet_file_is_said(bayesmix, tmp_path):
+    (tmp_path / "data.parquet").write_bytes(b"PAR1, but no more")
+    result = bayesmix("fit", "data.parquet")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "data.parquet cannot be read as Parquet" in result.stderr
+
+
+def test_parquet_without_pyarrow_names_the_extra(bayesmix, monkeypatch, tmp_path):
+    import importlib.util
+
+    (tmp_path / "data.parquet").write_bytes(b"PAR1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for words in (["fit", "data.parquet"], ["fit", "iris", "--format", "parquet"]):
+        result = bayesmix(*words)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "bayesmix[parquet]" in result.stderr
+
+
+def test_an_interrupted_command_leaves_nothing(bayesmix, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    result = bayesmix("fit", "data.csv", "-k", "1", "--out", "out", text=GOOD)
+    assert result.exit_code == 130
+    assert result.stderr == "bayesmix: interrupted\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["data.csv"]
+
+
+def test_search_ranks_all_cells_and_writes_the_best(bayesmix, tmp_path):
+    options = ["-k", "1:2", "--covariance", "tied,full", "--out", "out", "--top", "3"]
+    result = bayesmix("search", "data.csv", *options, text=GOOD)
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = bm.search(pandas.read_csv("data.csv"), n_components=[1, 2], covariance=["E", "V"])
+    table = pandas.read_csv(tmp_path / "out" / "search.csv", keep_default_na=False)
+    assert list(table.columns) == list(found.table.columns)
+    assert table["bic"].to_numpy(float) == pytest.approx(found.table["bic"].to_numpy(float), rel=1e-14)
+    assert table["bic"].astype(float).is_monotonic_increasing
+    best = bm.GaussianMixture.load(tmp_path / "out" / "mixture.json")
+    np.testing.assert_array_equal(best.means, found.best.mixture.means)
+    np.testing.assert_array_equal(best.covariances, found.best.mixture.covariances)
+    assert result.stdout.count("converged") == 3
+    assert "the best of 4 cells" in result.stdout
+    names = ["clusters.csv", "clusters.png", "mixture.json", "search.csv", "search.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+
+
+def test_search_says_why_a_cell_is_never_chosen(bayesmix):
+    result = bayesmix("search", "data.csv", "-k", "1,2,13", "--covariance", "tied", "--json", text=GOOD)
+    cells = json.loads(result.stdout)["cells"]
+    assert (cells[-1]["status"], cells[-1]["bic"]) == ("impossible", None)
+    assert "12 rows, fewer than 13 clusters" in cells[-1]["reason"]
+    shown = bayesmix("search", "data.csv", "-k", "1,2,13", "--covariance", "tied")
+    assert "1 cell of 3 never chosen:" in shown.stdout
+    assert "E, k = 13: x has 12 rows, fewer than 13 clusters" in shown.stdout
+
+
+def test_search_without_a_clean_cell_writes_nothing(bayesmix, tmp_path):
+    options = ["-k", "2", "--covariance", "full", "--out", "out"]
+    result = bayesmix("search", "data.csv", *options, text="a\n" + "1\n" * 6 + "2\n" * 6)
+    assert result.exit_code == 1
+    assert "none of these cells is clean" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+MIXTURE = bm.GaussianMixture.of(
+    [0.6, 0.4], [[0.0, 0.0], [4.0, 3.0]], [1.0, 2.0], covariance="VII", feature_names=("u", "v")
+)
+
+
+@pytest.fixture
+def mixture(tmp_path):
+    """A known mixture in a file, and rows of it in another, with a column too many and in another order."""
+    MIXTURE.save(tmp_path / "mixture.json")
+    x, z = MIXTURE.simulate(60, key=3)
+    pandas.DataFrame({"v": x[:, 1], "id": ["word"] * 60, "u": x[:, 0], "z": z}).to_csv(
+        tmp_path / "rows.csv", index=False
+    )
+    return x, z
+
+
+def test_simulate_draws_what_the_mixture_draws(bayesmix, mixture, tmp_path):
+    x, z = mixture
+    result = bayesmix("simulate", "mixture.json", "-n", 60, "--key", 3)
+    assert (result.exit_code, result.stderr) == (0, "")
+    heading, *lines = (line.split(",") for line in result.stdout.splitlines())
+    assert heading == ["u", "v", "z"]
+    assert [[float(u), float(v), int(c)] for u, v, c in lines] == np.column_stack([x, z]).tolist()
+    written = bayesmix("simulate", "mixture.json", "-n", 60, "--key", 3, "--out", "new/x.parquet")
+    assert written.stdout == f"Wrote 60 rows to {Path('new', 'x.parquet')}\n"
+    rows = pandas.read_parquet(tmp_path / "new" / "x.parquet")
+    np.testing.assert_array_equal(rows[["u", "v"]], x)
+    np.testing.assert_array_equal(rows["z"], z)
+    document = json.loads(bayesmix("simulate", "mixture.json", "-n", 60, "--key", 3, "--json").stdout)
+    assert document["rows"] == {"x": x.tolist(), "z": z.tolist()}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["mixture.json", "-n", 0], "n must be at least 1"),
+        (["mixture.json", "-n", 3, "--labels", "u"], "name of a feature"),
+        (["mixture.json", "-n", 3, "--out", "x.txt"], ".csv, .parquet"),
+        (["rows.csv", "-n", 3], "rows.csv is not a mixture"),
+        (["none.json", "-n", 3], "no file 'none.json'"),
+    ],
+)
+def test_simulate_says_what_is_wrong(bayesmix, mixture, words, expected):
+    result = bayesmix("simulate", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert expected in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_compare_puts_mixtures_side_by_side(bayesmix, mixture, tmp_path):
+    x, z = mixture
+    one = bm.GaussianMixture.of([1.0], [[1.0, 1.0]], [6.0], covariance="VII", feature_names=("u", "v"))
+    one.save(tmp_path / "one.json")
+    options = ["--features", "u,v", "--labels", "z", "--out", "table.csv", "--json"]
+    result = bayesmix("compare", "rows.csv", "one.json", "mixture.json", *options)
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = json.loads(result.stdout)["table"]
+    assert [row["mixture"] for row in rows] == ["mixture.json", "one.json"]
+    total = MIXTURE.log_density(x).sum()
+    r = MIXTURE.responsibilities(x)
+    assert rows[0]["log_likelihood"] == pytest.approx(total, rel=1e-12)
+    assert rows[0]["bic"] == pytest.approx(-2 * total + 7 * math.log(60), rel=1e-12)
+    assert rows[0]["aic"] == pytest.approx(-2 * total + 14, rel=1e-12)
+    assert rows[0]["icl"] - rows[0]["bic"] == pytest.approx(-2 * np.log(r.max(axis=1)).sum(), rel=1e-6)
+    assert rows[0]["entropy"] == pytest.approx(-(r * np.log(r)).sum(), rel=1e-9)
+    assert rows[1]["difference"] == pytest.approx(rows[1]["bic"] - rows[0]["bic"])
+    assert rows[0]["adjusted_rand_index"] == adjusted_rand_index(z, MIXTURE.classify(x))
+    assert pandas.read_csv("table.csv")["mixture"].tolist() == ["mixture.json", "one.json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["mixture.json", "posterior.nc"], "all end in .json, or all in .nc"),
+        (["mixture.json", "mixture.json"], "given twice"),
+        (["none.json"], "no file 'none.json'"),
+        (["none.nc"], "no file 'none.nc'"),
+        (["-k", "two"], "--n-components"),
+    ],
+)
+def test_compare_says_what_is_wrong(bayesmix, mixture, words, expected):
+    result = bayesmix("compare", "rows.csv", "--features", "u,v", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert expected in result.stderr
+
+
+@pytest.mark.parametrize("kind", [name for name, row in KINDS.items() if row.of == "mixture"])
+def test_plot_draws_every_kind(bayesmix, mixture, tmp_path, kind):
+    from matplotlib.image import imread
+
+    result = bayesmix("plot", "mixture.json", "rows.csv", "--kind", kind, "--out", f"new/{kind}.png")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert imread(tmp_path / "new" / f"{kind}.png").std() > 0.01
+
+
+def test_plot_writes_what_the_suffix_says(bayesmix, mixture, tmp_path):
+    for name, start in (("figure.svg", b"<?xml"), ("figure.pdf", b"%PDF")):
+        result = bayesmix("plot", "mixture.json", "--out", name, "--json")
+        assert json.loads(result.stdout)["files"] == [name]
+        assert (tmp_path / name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["mixture.json", "rows.csv", "--kind", "pie"], "--kind must be one of 'clusters'"),
+        (["mixture.json", "--kind", "check"], "needs the data"),
+        (["mixture.json", "--kind", "band"], "of mixture.json there are clusters, density"),
+        (["mixture.json", "--out", "figure.doc"], ".png, .svg, .pdf"),
+        (["mixture.json", "iris"], "iris has no column 'u'"),
+        (["rows.csv"], "not a mixture"),
+    ],
+)
+def test_plot_says_what_is_wrong(bayesmix, mixture, tmp_path, words, expected):
+    result = bayesmix("plot", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert expected in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mixture.json", "rows.csv"]
+
+
+def test_a_reader_that_went_away_is_no_error(mixture, tmp_path):
+    code = "from bayesmix.cli import main; main()"
+    command = [sys.executable, "-c", code, "simulate", "mixture.json", "-n", "60"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_the_adjusted_rand_index_is_scikit_learns():
+    from sklearn.metrics import adjusted_rand_score
+
+    generator = np.random.default_rng(0)
+    for n, k, m in ((1, 1, 1), (2, 2, 1), (7, 2, 7), (30, 3, 4), (500, 2, 9)):
+        for _ in range(20):
+            one, other = generator.integers(k, size=n), generator.integers(m, size=n)
+            words = np.array(["b", "a", "d", "c", "e", "f", "g", "h", "i"])[other]
+            assert adjusted_rand_index(one, words) == pytest.approx(
+                adjusted_rand_score(one, other), abs=1e-12
+            )
+    same = np.arange(40)
+    for one, other in ((same, same), (same * 0, same * 0), (same, same * 0)):
+        assert adjusted_rand_index(one, other) == adjusted_rand_score(one, other)
+    huge = np.arange(200_000) % 2
+    assert adjusted_rand_index(huge, 1 - huge) == 1.0
+
+
+def test_cross_counts_count_pairs_of_names():
+    rows, columns, counts = cross_counts(["b", "a", "b"], [5, 5, 1])
+    assert (rows.tolist(), columns.tolist(), counts.tolist()) == (["a", "b"], [1, 5], [[0, 1], [1, 1]])
+    for one, other in (([], []), ([1], [1, 2]), ([[1]], [[1]])):
+        with pytest.raises(ValueError, match="two clusterings of the same rows"):
+            cross_counts(one, other)

@@ -10,9 +10,10 @@ from bayesmix.inputs import as_name
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["NAMES", "labels", "load"]
+__all__ = ["LABELLED", "NAMES", "labels", "load"]
 
 NAMES = ("old_faithful", "iris", "galaxies")
+LABELLED = ("iris",)
 
 
 def load(name: str) -> pandas.DataFrame:

@@ -1,0 +1,223 @@
+"""What comes in: tables as numbers and known classes, mixtures and posteriors."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bayesmix import datasets
+from bayesmix.cli.shared import say
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+    from bayesmix.mixture import GaussianMixture
+
+__all__ = ["PARQUET", "Data", "load_mixture", "load_posterior", "read_data"]
+__all__ += ["require_netcdf", "require_parquet"]
+
+PARQUET = (".parquet", ".pq")
+_MAGIC = b"PAR1"
+
+
+class Data(NamedTuple):
+    """What a command reads: where from, the features as float64, and the known class of each row if asked for."""
+
+    name: str
+    x: pandas.DataFrame
+    column: str | None
+    labels: np.ndarray | None
+
+    @property
+    def size(self) -> str:
+        rows, features = self.x.shape
+        return f"{rows} rows, {features} feature{'s' if features > 1 else ''}"
+
+
+def read_data(source: str, *, labels: str | None = None, features: Sequence[str] | None = None) -> Data:
+    """The table: the known classes taken out, then the features, all of them by default, as numbers.
+
+    Raises:
+        ValueError: no such file or column, or a cell that is no number; the message names its column and row.
+    """
+    frame: Any
+    frame, name = _read(source)
+    for column in [*(features or ()), *([labels] if labels else ())]:
+        if column not in frame:
+            raise ValueError(
+                f"{name} has no column {column!r}; its columns are {', '.join(map(str, frame.columns))}"
+            )
+    classes = None
+    if labels is not None:
+        classes = frame.pop(labels)
+        if classes.isna().any():
+            row = int(np.argmax(classes.isna()))
+            raise ValueError(
+                f"{name}: column {labels!r} has no value in row {row}, so the row has no known class"
+            )
+        classes = classes.astype(str).to_numpy(object)
+    if features is not None:
+        frame = frame[list(features)]
+    elif source in datasets.NAMES:  # whose known classes are no measurement
+        frame = frame.drop(columns="label", errors="ignore")
+    if not frame.shape[1]:
+        raise ValueError(f"{name} has no column left to use as a feature")
+    return Data(name, _numbers(frame, name), labels, classes)
+
+
+def _read(source: str) -> tuple[pandas.DataFrame, str]:
+    """The table as it is, and the name that messages call it by."""
+    if source in datasets.NAMES:
+        frame = datasets.load(source)
+        return (frame.assign(label=datasets.labels(source)) if source in datasets.LABELLED else frame), source
+    if source == "-":
+        content, name = sys.stdin.buffer.read(), "standard input"
+        parquet = content.startswith(_MAGIC)
+        return (_parquet if parquet else _csv)(io.BytesIO(content), name), name
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(
+            f"there is no file {source!r}; the bundled data sets are {', '.join(datasets.NAMES)}"
+        )
+    return (_parquet if path.suffix.lower() in PARQUET else _csv)(source, source), source
+
+
+def _csv(source: Any, name: str) -> pandas.DataFrame:
+    import pandas
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pandas.errors.ParserWarning)
+            frame = pandas.read_csv(source, index_col=False)
+    except pandas.errors.ParserWarning:
+        raise ValueError(f"{name} cannot be read as CSV: its rows have more cells than its header") from None
+    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name} cannot be read as CSV: {error}") from None
+    frame = _without_row_names(frame)
+    if all(_is_number(column) for column in frame.columns):
+        raise ValueError(f"{name} has no header line: its first line is all numbers; add the columns' names")
+    return frame
+
+
+def _parquet(source: Any, name: str) -> pandas.DataFrame:
+    import pandas
+
+    require_parquet(name)
+    import pyarrow
+
+    try:
+        frame = pandas.read_parquet(source, engine="pyarrow")
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{name} cannot be read as Parquet: {error}") from None
+    return frame.rename(columns=str)
+
+
+def require_parquet(name: str) -> None:
+    """Say what is missing where Parquet is asked for and cannot be had.
+
+    Raises:
+        ValueError: pyarrow is not installed.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("pyarrow") is None:
+        raise ValueError(
+            f"{name}: Parquet needs pyarrow, which is not installed; pip install 'bayesmix[parquet]', or use CSV"
+        )
+
+
+def require_netcdf() -> None:
+    """Say what is missing where netCDF is asked for and cannot be had.
+
+    Raises:
+        ValueError: h5netcdf is not installed.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("h5netcdf") is None:
+        raise ValueError(
+            "a posterior is kept as netCDF, which needs h5netcdf: pip install 'bayesmix[netcdf]'"
+        )
+
+
+def _without_row_names(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """Without a first column that has no name and counts the rows, as R and pandas write it."""
+    first = frame.columns[0]
+    if str(first) == "Unnamed: 0" and any(
+        list(frame[first]) == list(range(s, s + len(frame))) for s in (0, 1)
+    ):
+        say("bayesmix: the first column has no name and counts the rows, so it is left out")
+        return frame.drop(columns=first)
+    return frame
+
+
+def _numbers(frame: pandas.DataFrame, name: str) -> pandas.DataFrame:
+    """The table as float64, or the first cell that is no finite number."""
+    import pandas
+
+    if frame.empty:
+        raise ValueError(f"{name} has no rows")
+    for column in frame.columns:
+        values = np.asarray(pandas.to_numeric(frame[column], errors="coerce"), np.float64)
+        bad = np.flatnonzero(~np.isfinite(values))
+        if not bad.size:
+            continue
+        cell = frame[column].iloc[bad[0]]
+        what = "has no value" if pandas.isna(cell) else f"holds {str(cell)!r}, not a finite number,"
+        more = f" ({bad.size} of {len(frame)} rows are affected)" if bad.size > 1 else ""
+        raise ValueError(
+            f"{name}: column {str(column)!r} {what} in row {bad[0]}{more}; drop such rows, or use other columns by "
+            "--features (the first row is row 0)"
+        )
+    return frame.astype(np.float64)
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    return True
+
+
+def load_mixture(path: str) -> GaussianMixture:
+    """What `bayesmix fit` or `GaussianMixture.save` wrote.
+
+    Raises:
+        ValueError: no such file, or no mixture in it.
+    """
+    from bayesmix.mixture import GaussianMixture
+
+    if not Path(path).is_file():
+        raise ValueError(
+            f"there is no file {path!r}; bayesmix fit DATA --out FOLDER writes FOLDER/mixture.json"
+        )
+    return GaussianMixture.load(path)
+
+
+def load_posterior(path: str) -> xarray.DataTree:
+    """What `bayesmix sample` or `DataTree.to_netcdf` wrote, in memory.
+
+    Raises:
+        ValueError: no such file, or no posterior in it.
+    """
+    import xarray
+
+    if not Path(path).is_file():
+        raise ValueError(
+            f"there is no file {path!r}; bayesmix sample DATA --out FOLDER writes FOLDER/posterior.nc"
+        )
+    try:
+        with xarray.open_datatree(path, engine="h5netcdf") as tree:
+            loaded = tree.load()
+        loaded["posterior"]
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a posterior that bayesmix wrote: {error}") from None
+    return loaded
