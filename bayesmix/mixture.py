@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from bayesmix import density, peaks, quadratic, regions, tails
 from bayesmix.covariance import Covariance, covariance_values, structure_of
+from bayesmix.frames import frame_like
 from bayesmix.inputs import (
     as_count,
     as_key,
@@ -161,23 +162,45 @@ class GaussianMixture:
         """log p(x, z=k) in nats, of each point with each cluster."""
         return self._each(density.log_joint, x)
 
-    def log_density(self, x: Any) -> Float[Any, " n"]:
+    def log_density(self, x: Any, *, as_frame: bool = False) -> Float[Any, " n"]:
         """log p(x) in nats, of each point.
+
+        Args:
+            x: points (n, d); a table's columns are taken by name where the features have names.
+            as_frame: give a frame of x's own library (polars, pyarrow; else pandas, with the index of x) with the
+                column `log_density`.
 
         Example:
             >>> import bayesmix as bm
             >>> bm.GaussianMixture.of([1.0], [[0.0]], [[[1.0]]]).log_density([0.0]).round(4)
             array([-0.9189])
         """
-        return self._each(density.log_density, x)
+        return _framed(self._each(density.log_density, x), x, as_frame, "log_density")
 
-    def responsibilities(self, x: Any) -> Float[Any, "n k"]:
-        """p(z=k | x), the soft assignment of each point; rows add up to one."""
-        return self._each(density.responsibilities, x)
+    def responsibilities(self, x: Any, *, as_frame: bool = False) -> Float[Any, "n k"]:
+        """p(z=k | x), the soft assignment of each point; rows add up to one.
 
-    def classify(self, x: Any) -> Int[Any, " n"]:
-        """The most probable cluster of each point; a tie goes to the lowest index."""
-        return self._each(density.classify, x)
+        With `as_frame` as in `log_density`, with a column `cluster_0`, `cluster_1`, ... each.
+        """
+        names = [f"cluster_{j}" for j in range(self.n_components)]
+        return _framed(self._each(density.responsibilities, x), x, as_frame, *names)
+
+    def classify(self, x: Any, *, as_frame: bool = False) -> Int[Any, " n"]:
+        """The most probable cluster of each point; a tie goes to the lowest index.
+
+        With `as_frame` as in `log_density`, with the column `cluster`.
+
+        Example:
+            >>> import bayesmix as bm
+            >>> x = bm.datasets.load("old_faithful")
+            >>> mixture = bm.GaussianMixture.of([0.4, 0.6], x.iloc[[1, 0]], [[1, 40], [1, 40]], covariance="diag")
+            >>> x.head(3).join(mixture.classify(x.head(3), as_frame=True))
+               eruptions  waiting  cluster
+            0      3.600       79        1
+            1      1.800       54        0
+            2      3.333       74        1
+        """
+        return _framed(self._each(density.classify, x), x, as_frame, "cluster")
 
     def within(
         self,
@@ -420,7 +443,7 @@ class GaussianMixture:
             raise ValueError(
                 f"this is a batch of mixtures (means {self.means.shape}); map the method over it with jax.vmap"
             )
-        points = as_points(x, n_features=self.n_features).values
+        points = as_points(x, n_features=self.n_features, known=self.feature_names).values
         if points.size * self.n_components <= _FEW:
             with np.errstate(all="ignore"):
                 out = block(jax.tree.map(np.asarray, self._arrays()), np.ascontiguousarray(points.T), *more)
@@ -430,6 +453,12 @@ class GaussianMixture:
             out = to_numpy(_map_blocks(block, self._arrays(), points_last(points, size), more))
         out = np.moveaxis(out, -1, 1)
         return np.ascontiguousarray(out.reshape(-1, *out.shape[2:])[: points.shape[0]])
+
+
+def _framed(values: Any, x: Any, as_frame: bool, *names: str) -> Any:
+    if as_frame and is_traced(values):
+        raise ValueError("as_frame=True is for numbers; under jit, vmap or grad there is no frame to give")
+    return frame_like(x, values, names) if as_frame else values
 
 
 _FEW = 2**17  # numbers n k d that NumPy is done with before anything is compiled

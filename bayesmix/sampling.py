@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from bayesmix import switching
-from bayesmix.inputs import as_count, as_generator, as_key, as_name, as_points, key_words
+from bayesmix.inputs import Points, as_count, as_generator, as_key, as_name, as_points, key_words
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
 from bayesmix.prior import ConjugatePrior, require_site, weak_prior
@@ -176,8 +176,7 @@ def sample_posterior(
 def _problem(k: int, structure: str, x: Any, sample_weight: Any, prior: ConjugatePrior | None) -> Problem:
     """In float64, whatever the data's type: a posterior is k-sized."""
     points, names = as_points(x)
-    wide = x if points.dtype == np.float64 else points.astype(np.float64)
-    return prepare(k, structure, wide, sample_weight, 1e-4, prior)._replace(names=names)
+    return prepare(k, structure, Points(points.astype(np.float64), names), sample_weight, 1e-4, prior)
 
 
 def _given(labels: Any, n: int, k: int) -> np.ndarray:

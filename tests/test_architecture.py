@@ -16,6 +16,7 @@ from bayesmix.storage import STORAGES
 
 ROOT = Path(bm.__file__).parent
 LAYERS = (
+    ("frames",),
     ("inputs", "hierarchy", "compilation"),
     ("storage",),
     ("axes",),
