@@ -11,13 +11,10 @@ data) whatever the global JAX flag says and return NumPy arrays; under a user's 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -44,8 +41,6 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = ["GaussianMixture"]
-
-_FORMAT, _VERSION = "bayesmix.GaussianMixture", 1
 
 
 @partial(
@@ -364,36 +359,22 @@ class GaussianMixture:
         columns |= {f"sd {name}": deviations[:, j] for j, name in enumerate(names)}
         return pandas.DataFrame(columns, index=pandas.RangeIndex(self.n_components, name="cluster"))
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the mixture as JSON, every number with all its digits."""
-        document = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "dtype": str(np.asarray(self.means).dtype),
-            "covariance": self.structure,
-            "feature_names": list(self.feature_names) if self.feature_names else None,
-            "weights": np.asarray(self.weights).tolist(),
-            "means": np.asarray(self.means).tolist(),
-            "covariances": np.asarray(self.covariance.values).tolist(),
-        }
-        Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    def save(self, path: Any) -> None:
+        """Write the mixture as JSON, every number with all its digits; see `bayesmix.save`."""
+        from bayesmix.files import save
+
+        save(self, path)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> GaussianMixture:
+    def load(cls, path: Any) -> GaussianMixture:
         """Read what `save` wrote, to the last bit.
 
         Raises:
             ValueError: the file is no such JSON document, or its parameters make no mixture.
         """
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-            if document["format"] != _FORMAT or document["version"] != _VERSION:
-                raise KeyError(f"format {document['format']!r}, version {document['version']!r}")
-            dtype = np.dtype(as_name(document["dtype"], "dtype", ("float64", "float32")))
-            arrays = (np.asarray(document[name], dtype) for name in ("weights", "means", "covariances"))
-            return cls.of(*arrays, covariance=document["covariance"], feature_names=document["feature_names"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a mixture that bayesmix {_VERSION} wrote: {error}") from None
+        from bayesmix.files import load_mixture
+
+        return load_mixture(path)
 
     def _alone(self) -> GaussianMixture:
         """This mixture in float64, where it is one and known: what searches it cannot be traced."""
