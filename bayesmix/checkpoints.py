@@ -32,7 +32,7 @@ def fingerprint(*values: Any) -> str:
     """A short mark of arrays, by which two that differ are told apart."""
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(values):
-        array = np.ascontiguousarray(leaf)
+        array = np.asarray(leaf)
         found.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
     return f"#{found.hexdigest()[:32]}"
 
@@ -79,7 +79,7 @@ class Checkpoint:
         if not now and begin - self._written < _SHARE * self._took:
             return
         kept = {
-            name: np.ascontiguousarray(a, np.asarray(a).dtype.newbyteorder("<"))
+            name: np.asarray(a, np.asarray(a).dtype.newbyteorder("<"), order="C")
             for name, a in arrays().items()
         }
         told = [[name, a.dtype.str, list(a.shape)] for name, a in kept.items()]

@@ -218,6 +218,7 @@ def refit(
     with double_precision():
         observations = jax.device_put(observations)
     ends: list[_End] = []
+    joined: _End | None = None
     finished = len(keys)
     with tqdm(desc=title, total=len(keys), delay=2, disable=None, leave=False) as bar, patient() as patience:
         try:
@@ -233,7 +234,7 @@ def refit(
         except KeyboardInterrupt:
             if patience.again or not partial_on_interrupt or not ends:
                 raise
-            joined = _joined(ends)
+            joined = _joined(ends) if joined is None else joined
             still = (joined.code == CODE["thin"]).any(axis=1)
             finished = int(np.argmax(still)) if still.any() else len(still)
             if not finished:
