@@ -17,7 +17,7 @@ from bayesmix.trees import mixtures
 __all__ = ["HDF5", "read_tree", "write_tree"]
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
-_SEALED = "bayesmix_sealed"
+_SEALED, _VERSION = "bayesmix_sealed", 1
 _TIMES, _FREE = 64, 2**24  # a file may declare so many times its own size, and so many bytes besides
 _OBJECTS = 10_000
 
@@ -78,8 +78,10 @@ def read_tree(path: Path) -> Any:
             _survey(h5py, file, path.stat().st_size)
         with xarray.open_datatree(path, engine="h5netcdf") as opened:
             tree = opened.load().copy()
-        promised = tree.attrs.pop(_SEALED, None) is not None
-        if promised != sealed:
+        version = tree.attrs.pop(_SEALED, None)
+        if version not in (None, _VERSION):
+            raise ValueError(f"it is version {version!r:.40}, and this bayesmix knows version {_VERSION}")
+        if (version is not None) != sealed:
             raise ValueError("it is cut, or was altered since it was written: its sha256 is not at its end")
         _require(tree)
     except MemoryError:
@@ -115,10 +117,10 @@ def _survey(h5py: Any, file: Any, size: int) -> None:
 
 
 def _bytes(h5py: Any, item: Any) -> int:
-    """What an array takes in memory; texts of any length are looked at one by one."""
-    declared = item.size * item.dtype.itemsize if item.shape is not None else 0
-    if item.dtype.kind != "O" or declared > 2**20:
-        return declared
-    if h5py.check_string_dtype(item.dtype) is None:
-        raise ValueError("it holds objects that are no texts")
-    return sum(len(item[index]) for index in np.ndindex(*(item.shape or ()))) + declared
+    """What an array takes in memory; texts are looked at one by one, since many may be one and the same in the file."""
+    count = 0 if item.shape is None else item.size
+    if item.dtype.kind != "O":
+        return count * item.dtype.itemsize
+    if h5py.check_string_dtype(item.dtype) is None or count > _OBJECTS:
+        raise ValueError(f"it holds objects that are no texts, or more than {_OBJECTS} texts")
+    return sum(len(item[index]) for index in np.ndindex(*(item.shape or ())))

@@ -113,7 +113,7 @@ def test_an_interrupted_sampler_gives_back_its_draws_and_goes_on(tmp_path, monke
     assert whole["posterior"].attrs["status"] == "complete"
     for name in ("weights", "means"):
         assert_array_equal(part["posterior"][name], whole["posterior"][name][:, :20])
-    with pytest.raises(ValueError, match="another sample_posterior: key was .* n_draws was 40 and is 60"):
+    with pytest.raises(ValueError, match=r"another sample_posterior: key was .* n_draws was 40 and is 60"):
         bm.sample_posterior(MODEL, X, **{**run, "n_draws": 60, "key": 4}, checkpoint=path)
 
 
