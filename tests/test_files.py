@@ -291,19 +291,27 @@ def test_what_is_no_file_and_what_cannot_be_saved(tmp_path):
         bm.load(tmp_path / "large")
 
 
-def test_a_missing_extra_says_which_one_to_install(tmp_path):
+def test_without_the_extras_all_but_netcdf_works_and_that_says_what_to_install(tmp_path):
+    """As in an environment with the core dependencies alone."""
     bm.save(tree(), tmp_path / "draws.nc")
     code = (
         "import sys\n"
-        "sys.modules['h5netcdf'] = None\n"
+        "for name in ('h5netcdf', 'h5py', 'netCDF4', 'zarr', 'polars', 'pyarrow', 'sklearn', 'graphviz', 'hypothesis'):\n"
+        "    sys.modules[name] = None\n"
         "import bayesmix as bm\n"
-        "try:\n    bm.load('draws.nc')\n"
-        "except ImportError as error:\n    print(error)\n"
+        "x, z = bm.GaussianMixture.of([0.7, 0.3], [-5.0, 5.0], [1.0, 1.0]).simulate(60, key=0)\n"
+        "fit = bm.fit(bm.MixtureModel(2), x)\n"
+        "fit.save('fit.json')\n"
+        "assert bm.load('fit.json').bic == fit.bic\n"
+        "for call in (lambda: bm.load('draws.nc'), lambda: bm.save(bm.bootstrap(fit, x, key=0, n_draws=2), 'tree.nc')):\n"
+        "    try:\n        call()\n"
+        "    except ImportError as error:\n        print(error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert "h5netcdf is not installed: pip install 'bayesmix[netcdf]'" in done.stdout
+    assert done.stdout.count("h5netcdf is not installed: pip install 'bayesmix[netcdf]'") == 2
+    assert not (tmp_path / "tree.nc").exists()
 
 
 @pytest.mark.parametrize("name", FEW)
