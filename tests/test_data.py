@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 
 import bayesmix as bm
 from bayesmix.inputs import as_points
+from bayesmix.problem import problem_of
 
 NAMES = ("a", "b")
 X = np.array([[1.0, 2.5], [3.0, -4.0], [0.5, 6.0], [2.0, 1.0]])
@@ -183,11 +184,11 @@ def test_columns_are_taken_by_name():
 def test_a_refit_takes_its_data_by_name():
     x = bm.datasets.load("old_faithful")
     fit = bm.fit(bm.MixtureModel(2, "VVI"), x)
-    turned = x[["waiting", "eruptions"]]
-    assert_array_equal(
-        bm.bootstrap(fit, x, key=0, n_draws=4)["posterior"]["means"],
-        bm.bootstrap(fit, turned, key=0, n_draws=4)["posterior"]["means"],
-    )
+    problem = problem_of(fit, x[["waiting", "eruptions"]], None)
+    assert_array_equal(problem.points, x)
+    assert problem.names == ("eruptions", "waiting")
+    with pytest.raises(ValueError, match="x has other columns than the features 'eruptions', 'waiting'"):
+        bm.bootstrap(fit, x.rename(columns=str.upper), key=0, n_draws=4)
     assert list(fit.mixture.summary().columns) == [
         "weight",
         "mean eruptions",

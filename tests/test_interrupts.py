@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import bayesmix as bm
-from bayesmix import cells, chains, resample
+from bayesmix import cells, chains, gap, resample
 from bayesmix.checkpoints import Checkpoint
 from bayesmix.inputs import cores
 
@@ -132,6 +132,17 @@ def test_an_interrupted_bootstrap_gives_back_its_first_replicates(monkeypatch):
             bm.bootstrap(fit, X, key=0, n_draws=80)
         with pytest.raises(KeyboardInterrupt):  # a part of a jackknife is of no use
             bm.jackknife(fit, X)
+
+
+def test_an_interrupted_search_over_kmeans_gives_back_what_it_has(monkeypatch):
+    pressed_at(monkeypatch, gap, "kmeans", 30)  # 21 for each number of clusters
+    with pytest.warns(UserWarning, match="the search was interrupted: 1 of 3 numbers of clusters"):
+        part = bm.search(X, n_components=[1, 2, 3], covariance="kmeans")
+    assert list(part.fits) == list(part.gaps) == [1]
+    assert part.table["status"].tolist() == ["converged", "interrupted", "interrupted"]
+    assert part.best.mixture.n_components == 1
+    with pytest.raises(KeyboardInterrupt):
+        bm.search(X, n_components=[2], covariance="kmeans")
 
 
 def test_a_signal_is_answered_between_calls_and_the_second_at_once():
