@@ -60,10 +60,11 @@ def save(result: GaussianMixture | Fit | xarray.DataTree, path: Any) -> None:
         ImportError: a tree, where the extra `netcdf` is not installed.
 
     Example:
-        >>> import bayesmix as bm
+        >>> import tempfile, bayesmix as bm
+        >>> path = tempfile.mkdtemp() + "/mixture.json"
         >>> mixture = bm.GaussianMixture.of([0.7, 0.3], [[-5.0], [5.0]], [[[1.0]], [[1.0]]])
-        >>> bm.save(mixture, "mixture.json")
-        >>> bm.load("mixture.json").means.tolist()
+        >>> bm.save(mixture, path)
+        >>> bm.load(path).means.tolist()
         [[-5.0], [5.0]]
     """
     if isinstance(result, GaussianMixture):
@@ -86,10 +87,11 @@ def load(path: Any) -> GaussianMixture | Fit | xarray.DataTree:
         ImportError: a posterior, where the extra `netcdf` is not installed.
 
     Example:
-        >>> import bayesmix as bm
+        >>> import tempfile, bayesmix as bm
+        >>> path = tempfile.mkdtemp() + "/fit.json"
         >>> fit = bm.fit(bm.MixtureModel(3, "E"), bm.datasets.load("galaxies"))
-        >>> fit.save("fit.json")
-        >>> bm.load("fit.json").bic == fit.bic
+        >>> fit.save(path)
+        >>> bm.load(path).bic == fit.bic
         True
     """
     try:
