@@ -10,6 +10,7 @@ from bayesmix.compilation import enable_compilation_cache
 from bayesmix.diagnosis import Diagnosis, diagnose
 from bayesmix.em import fit
 from bayesmix.evidence import LogEvidence, log_evidence
+from bayesmix.files import load, save
 from bayesmix.hierarchical import HierarchicalPrior, hierarchical_prior
 from bayesmix.information import StandardErrors, standard_errors
 from bayesmix.limit import kmeans
@@ -58,6 +59,7 @@ __all__ = [
     "jackknife",
     "kmeans",
     "likelihood_ratio_test",
+    "load",
     "lkj_prior",
     "log_density",
     "log_evidence",
@@ -67,6 +69,7 @@ __all__ = [
     "relabel",
     "responsibilities",
     "same_cluster",
+    "save",
     "sample_posterior",
     "search",
     "standard_errors",

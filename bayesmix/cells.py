@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesmix import density
+from bayesmix.checkpoints import Checkpoint, restored, stored
 from bayesmix.covariance import Covariance
 from bayesmix.groups import (
     BATCH,
@@ -36,6 +37,7 @@ from bayesmix.groups import (
     winner,
 )
 from bayesmix.inputs import cores, double_precision
+from bayesmix.interrupts import patient
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
 from bayesmix.partitions import Starts
@@ -77,8 +79,9 @@ def fit_cells(
     max_steps: int,
     accelerate: bool | None,
     progress: Callable[[Cell], None],
-) -> dict[Cell, CellFit]:
-    """Fit every cell; `progress` is called as each ends.
+    checkpoint: Checkpoint | None = None,
+) -> tuple[dict[Cell, CellFit], bool]:
+    """Fit every cell; `progress` is called as each ends. After Ctrl-C those that ended, and that they are not all done.
 
     Args:
         x: all rows of positive weight (n, d), in the data's units.
@@ -90,6 +93,10 @@ def fit_cells(
         max_steps: of a start, about.
         accelerate: as in `fit`.
         progress: told of each cell.
+        checkpoint: written between rounds of calls, and gone on from.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C before any cell ended, or twice.
     """
     groups = group_cells(x, weight, cells, starts, hold, tol, accelerate)
 
@@ -105,11 +112,20 @@ def fit_cells(
         seen: set[Any] = set()
         firsts = [b for b in batches if not (_shape(b) in seen or seen.add(_shape(b)))]
         rest = [b for b in batches if not any(b is f for f in firsts)]
+
+        def step(batch: tuple[Group, np.ndarray, int, Options]) -> None:
+            patience.check()
+            advance_some(*batch)
+
         for part in (firsts, rest):
-            for _ in pool.map(lambda b: advance_some(*b), part):
+            for _ in pool.map(step, part):
                 pass
 
-    def finish(told: set[Cell]) -> None:
+    def keep(begun: int, rescues: int) -> None:
+        if checkpoint is not None:
+            checkpoint.write(lambda: _stored(groups, begun, rescues))
+
+    def finish(rescues: int) -> None:
         """Take on what goes on until nothing does."""
         while True:
             jobs = []
@@ -125,18 +141,55 @@ def fit_cells(
             if not jobs:
                 return
             run(jobs)
+            keep(len(groups), rescues)
 
-    with ThreadPoolExecutor(cores()) as pool:
-        run([(group, np.arange(len(group.of)), _FIRST) for group in groups])
-        told: set[Cell] = set()
-        finish(told)
-        for _ in range(_RESCUES):
-            added = [(group, split_smaller(group), _FIRST) for group in groups]
-            if not any(len(chosen) for _, chosen, _ in added):
-                break
-            run(added)
-            finish(told)
-    return _report(x, weight, groups)
+    told: set[Cell] = set()
+    kept = None if checkpoint is None else checkpoint.read()
+    begun, rescued = (0, 0) if kept is None else _restore(groups, kept)
+    interrupted = False
+    with patient() as patience:
+        try:
+            with ThreadPoolExecutor(cores()) as pool:
+                first = [(group, np.arange(len(group.of)), _FIRST) for group in groups]
+                if checkpoint is None:
+                    run(first)
+                else:  # group by group
+                    for number in range(begun, len(groups)):
+                        run(first[number : number + 1])
+                        keep(number + 1, 0)
+                finish(rescued)
+                for rescue in range(rescued, _RESCUES):
+                    added = [(group, split_smaller(group), _FIRST) for group in groups]
+                    if not any(len(chosen) for _, chosen, _ in added):
+                        break
+                    run(added)
+                    keep(len(groups), rescue + 1)
+                    finish(rescue + 1)
+        except KeyboardInterrupt:
+            if patience.again or not told:
+                raise
+            interrupted = True
+        if checkpoint is not None and not interrupted:
+            checkpoint.write(lambda: _stored(groups, len(groups), _RESCUES), now=True)
+    return _report(x, weight, groups, told), interrupted
+
+
+def _stored(groups: list[Group], begun: int, rescues: int) -> dict[str, np.ndarray]:
+    """How far the groups have come: of how many the first steps are done, and how many rescues are."""
+    arrays = {"done": np.array([begun, rescues])}
+    for i, group in enumerate(groups):
+        arrays |= stored(f"states{i}", group.states)
+        arrays |= {f"of{i}": group.of, f"whitened{i}": group.whitened, f"recent{i}": group.recent}
+    return arrays
+
+
+def _restore(groups: list[Group], kept: dict[str, np.ndarray]) -> tuple[int, int]:
+    for i, group in enumerate(groups):
+        group.states = restored(f"states{i}", group.states, kept)
+        group.of, group.whitened = kept[f"of{i}"], kept[f"whitened{i}"]
+        group.recent = kept[f"recent{i}"]
+    begun, rescues = kept["done"].tolist()
+    return begun, rescues
 
 
 def _shape(batch: tuple[Group, np.ndarray, int, Options]) -> Any:
@@ -144,11 +197,16 @@ def _shape(batch: tuple[Group, np.ndarray, int, Options]) -> Any:
     return group.problem.structure.storage, options
 
 
-def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group]) -> dict[Cell, CellFit]:
+def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group], told: set[Cell]) -> dict[Cell, CellFit]:
     """Winners in the data's units, with the sums over the data that the criteria need: one program for all."""
     wide = groups[0].problem
     largest = groups[0].states.mixture.means.shape[1]
-    winners = [(group, winner(group, index)) for group in groups for index in range(len(group.cells))]
+    winners = [
+        (group, winner(group, index))
+        for group in groups
+        for index, cell in enumerate(group.cells)
+        if cell in told
+    ]
     outer = [group.problem.units.leave(mixture_of_start(group, s)) for group, s in winners]
     padded = [_padded(wide.units.enter(_dense(mixture)), largest) for mixture in outer]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)

@@ -28,8 +28,10 @@ from jaxtyping import Array, Float
 from numpyro.infer import MCMC, NUTS
 from numpyro.infer.mcmc import MCMCKernel
 
+from bayesmix.checkpoints import Checkpoint, restored, stored
 from bayesmix.gibbs import GibbsKernel, GibbsState
 from bayesmix.inputs import cores, double_precision
+from bayesmix.interrupts import patient
 from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, potential
 from bayesmix.prior import ConjugatePrior
@@ -150,9 +152,15 @@ def _groups(plan: Plan) -> int:
 
 
 def run_chains(
-    plan: Plan, evidence: Evidence, starts: Any, words: np.ndarray, n_warmup: int, n_draws: int
+    plan: Plan,
+    evidence: Evidence,
+    starts: Any,
+    words: np.ndarray,
+    n_warmup: int,
+    n_draws: int,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """The draws (chains, n_draws, ...) and what is recorded of each.
+    """The draws (chains, n_draws, ...) and what is recorded of each; after Ctrl-C those that there are.
 
     Args:
         plan: what to run.
@@ -161,6 +169,10 @@ def run_chains(
         words: key data (chains, 2).
         n_warmup: steps before the draws.
         n_draws: of each chain, after warm-up.
+        checkpoint: written between chunks, and gone on from.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C before the first draw after warm-up, or twice.
     """
     from tqdm import tqdm
 
@@ -169,6 +181,9 @@ def run_chains(
     size = plan.n_chains // _groups(plan)
     together = size > 1
     lanes = [slice(c, c + size) if together else c for c in range(0, plan.n_chains, size)]
+    kept = None if checkpoint is None else checkpoint.read()
+    if kept is not None:
+        starts = restored("starts", starts, kept)
     begins = [jax.tree.map(itemgetter(lane), starts) for lane in lanes]
 
     def begin(lane: Any, start: Any) -> Any:
@@ -182,33 +197,72 @@ def run_chains(
             lambda a: np.asarray(a).reshape(size, chunk, *a.shape[1 + together :]), out
         )
 
-    parts, diverging = [], 0
+    def shapes(state: Any, start: Any) -> Any:
+        return _advance(state, start, evidence, plan, chunk, together)
+
+    def known() -> dict[str, np.ndarray]:
+        parts[:] = [_joined(parts)]
+        arrays = stored("starts", starts) | stored("parts", parts[0]) | {"done": np.array(done)}
+        for i, state in enumerate(states):
+            arrays |= stored(f"state{i}", state)
+        return arrays
+
+    parts: list[Any] = []
+    done = 0
     with (
+        patient() as patience,
         ThreadPoolExecutor(len(lanes)) as pool,
         tqdm(total=total, desc=plan.method, unit=" draws", delay=2, disable=None, leave=False) as bar,
     ):
         with double_precision():
             evidence = jax.device_put(evidence)
         states = _each(pool, begin, lanes, begins, new=True)
-        for first in range(0, total, chunk):
-            states, outs = zip(*_each(pool, turn, states, begins, new=first == 0))
-            parts.append(jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs))
-            seen = parts[-1][1].get("diverging", np.zeros((1, 0)))[
-                :, max(0, n_warmup - first) : total - first
-            ]
-            new = int(np.sum(seen))
-            if new and not bar.disable:
-                bar.write(f"{new} of the last {seen.size} transitions diverged")
-            diverging += new
-            bar.update(min(chunk, total - first))
-    if diverging:
+        if kept is not None:
+            with double_precision():
+                state, *out = jax.eval_shape(shapes, states[0], begins[0])
+            states = [restored(f"state{i}", state, kept) for i in range(len(lanes))]
+            done = int(kept["done"])
+            whole = jax.tree.map(
+                lambda a: np.zeros((plan.n_chains, done, *a.shape[1 + together :]), a.dtype), out
+            )
+            parts = [restored("parts", whole, kept)]
+            bar.update(min(done, total))
+        first = done
+        try:
+            while done < total:
+                patience.check()
+                states, outs = zip(*_each(pool, turn, states, begins, new=done == first))
+                parts.append(jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs))
+                seen = parts[-1][1].get("diverging", np.zeros((1, 0)))[
+                    :, max(0, n_warmup - done) : total - done
+                ]
+                new = int(np.sum(seen))
+                if new and not bar.disable:
+                    bar.write(f"{new} of the last {seen.size} transitions diverged")
+                bar.update(min(chunk, total - done))
+                done += chunk
+                if checkpoint is not None:
+                    checkpoint.write(known, now=done >= total)
+        except KeyboardInterrupt:
+            if patience.again:
+                raise
+            if checkpoint is not None and parts:
+                checkpoint.write(known, now=True)
+            if done <= n_warmup:
+                raise
+    draws, fields = jax.tree.map(lambda a: a[:, n_warmup:total], _joined(parts))
+    if diverging := int(np.sum(fields.get("diverging", 0))):
         warnings.warn(
-            f"{diverging} of {plan.n_chains * n_draws} transitions diverged, so the chains may miss a part "
+            f"{diverging} of {fields['diverging'].size} transitions diverged, so the chains may miss a part "
             "of the posterior: raise target_accept, or use a prior that is less flat, or a conjugate one and 'gibbs'",
             stacklevel=3,
         )
-    draws, fields = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, n_warmup:total], *parts)
     return draws, {name: fields[theirs] for theirs, name in _FIELDS[plan.method].items()}
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Chunks of draws (chains, ...), one after another."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
 
 
 def _each(pool: ThreadPoolExecutor, call: Callable[..., Any], *sequences: Any, new: bool) -> list[Any]:

@@ -177,7 +177,7 @@ def check_fit(
         (300, True)
     """
     mixture = mixture_of(fit)
-    points = as_points(x, n_features=mixture.n_features)
+    points = as_points(x, n_features=mixture.n_features, known=mixture.feature_names)
     weight = as_weights(sample_weight, points.values.shape[0])
     n_draws = as_count(n_draws, "n_draws", 99)
     n = round(float(weight.sum()))

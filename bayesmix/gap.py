@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesmix.inputs import as_count, as_generator, as_name
+from bayesmix.interrupts import patient
 from bayesmix.limit import kmeans
 from bayesmix.results import NAME, Fit
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CentreSearch", "search_centres", "silhouette"]
 
+_INTERRUPTED = "the search was interrupted before this number of clusters was finished"
 _REFERENCES = 20  # data sets without clusters
 _PAIRED = 5000  # rows whose distances the silhouette looks at, at most
 
@@ -41,7 +44,7 @@ class CentreSearch:
         criterion: "gap" or "silhouette".
         silhouettes: mean silhouette by k, NaN for one cluster.
         gaps: by k: the gap, and its standard error times √(1 + 1 / references).
-        reasons: k that could not be tried, and why.
+        reasons: k that could not be tried, or were not finished before Ctrl-C, and why.
     """
 
     fits: Mapping[int, Fit]
@@ -72,7 +75,12 @@ class CentreSearch:
             for k, fit in self.fits.items()
         ]
         rows += [
-            {"n_components": k, "status": "impossible", "reason": why} for k, why in self.reasons.items()
+            {
+                "n_components": k,
+                "status": "interrupted" if why == _INTERRUPTED else "impossible",
+                "reason": why,
+            }
+            for k, why in self.reasons.items()
         ]
         return pandas.DataFrame(rows)
 
@@ -125,15 +133,31 @@ def search_centres(
     paired = np.arange(len(x))[keep]
     if len(paired) > _PAIRED:
         paired = np.sort(generator.choice(paired, _PAIRED, replace=False))
-    for k in tqdm(counts, desc="k-means", unit=" k", delay=2, disable=None, leave=False):
-        if k > len(rows):
-            reasons[k] = f"x has {len(rows)} rows, fewer than {k} clusters"
-            continue
-        fits[k] = kmeans(x, k, sample_weight=weight, n_starts=n_starts, key=key)
-        silhouettes[k] = silhouette(x[paired], fits[k].labels[paired], weight[paired])
-        logs = [_log_inertia(kmeans(r, k, sample_weight=w, n_starts=n_starts, key=key)) for r in references]
-        error = float(np.std(logs) * np.sqrt(1 + 1 / _REFERENCES))
-        gaps[k] = float(np.mean(logs)) - _log_inertia(fits[k]), error
+    with patient() as patience:
+        try:
+            for k in tqdm(counts, desc="k-means", unit=" k", delay=2, disable=None, leave=False):
+                if k > len(rows):
+                    reasons[k] = f"x has {len(rows)} rows, fewer than {k} clusters"
+                    continue
+                patience.check()
+                fit = kmeans(x, k, sample_weight=weight, n_starts=n_starts, key=key)
+                logs = []
+                for r in references:
+                    patience.check()
+                    logs.append(_log_inertia(kmeans(r, k, sample_weight=w, n_starts=n_starts, key=key)))
+                silhouettes[k] = silhouette(x[paired], fit.labels[paired], weight[paired])
+                error = float(np.std(logs) * np.sqrt(1 + 1 / _REFERENCES))
+                gaps[k] = float(np.mean(logs)) - _log_inertia(fit), error
+                fits[k] = fit
+        except KeyboardInterrupt:
+            if patience.again or not fits:
+                raise
+            rest = [k for k in counts if k not in fits and k not in reasons]
+            reasons |= dict.fromkeys(rest, _INTERRUPTED)
+            warnings.warn(
+                f"the search was interrupted: {len(fits)} of {len(counts)} numbers of clusters are finished",
+                stacklevel=3,
+            )
     return CentreSearch(fits, chosen, silhouettes, gaps, reasons)
 
 

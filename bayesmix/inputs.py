@@ -16,6 +16,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from bayesmix.frames import default_names, first_of, numbers_of, order_of, quoted, refuse, table_of
+
 __all__ = ["Points", "as_count", "as_floats", "as_generator", "as_key", "as_name", "as_points", "as_weights"]
 __all__ += ["cores", "double_precision", "is_traced", "points_last", "to_numpy"]
 
@@ -84,17 +86,28 @@ def as_points(
     *,
     n_features: int | None = None,
     feature_names: Iterable[str] | None = None,
+    known: tuple[str, ...] | None = None,
 ) -> Points:
     """Data as an (n, d) float array; (n,) is one feature.
 
-    float32 stays float32; float64, integers, booleans and lists become float64.
+    float32 stays float32; float64, integers, booleans and lists become float64, and so do all columns of a table of
+    which one is no float32. A masked value, a null and `NA` are missing values. What is `Points` already passes.
+
+    Args:
+        x: an array, a table (see `frames`), or nested lists.
+        name: what x is called in errors.
+        n_features: how many columns there must be.
+        feature_names: what to call them, in place of their own names.
+        known: the features' names in the order in which they are needed: a table's columns are taken by name.
 
     Raises:
-        ValueError: not numeric, missing or infinite cells, empty, more than two axes, or not
-            `n_features` columns; the message names the argument, the column and the row.
+        ValueError: not numeric, missing or infinite cells, empty, more than two axes, not `n_features` columns, or
+            other columns than the known ones; the message names the argument and every column that is to blame.
     """
-    names = _column_names(x)
-    values = _as_float(x, name, names)
+    if isinstance(x, Points):
+        names, by_name, (values, blame) = x.names, True, (x.values, {})
+    else:
+        names, by_name, (values, blame) = _read(x, name)
     if values.ndim == 1:
         if n_features not in (None, 1):
             raise ValueError(
@@ -105,74 +118,101 @@ def as_points(
     if values.ndim != 2:
         raise ValueError(f"{name} must be (n, d) or (n,), points by features; it has shape {values.shape}")
     n, d = values.shape
+    if names is not None and len(names) != d:
+        names = None
+    order = order_of(names, known, name) if by_name and names is not None and known is not None else None
+    if order is not None and names is not None:
+        blame = {place: blame[j] for place, j in enumerate(order) if j in blame}
+        values, names = np.ascontiguousarray(values[:, order]), tuple(names[j] for j in order)
+        d = len(order)
     if n == 0 or d == 0:
         raise ValueError(f"{name} is empty: its shape is {values.shape}")
     if n_features is not None and d != n_features:
         raise ValueError(f"{name} has {d} features, but {n_features} are needed")
-    names = tuple(feature_names) if feature_names is not None else names
+    if feature_names is not None:
+        names = tuple(feature_names)
     if names is None or len(names) != d:
-        names = tuple(f"x{j}" for j in range(d))
-    if not np.isfinite(values).all():
-        row, column = np.argwhere(~np.isfinite(values))[0]
-        cell = values[row, column]
-        rows = int((~np.isfinite(values)).any(axis=1).sum())
-        raise ValueError(
-            f"{name} has {'a missing' if np.isnan(cell) else 'an infinite'} value ({cell}) in row {row}, "
-            f"column {names[column]!r} ({rows} of {n} rows are affected); drop or impute such rows first"
-        )
+        names = default_names(d)
+    refuse(values, names, name, blame)
     return Points(values, names)
 
 
-def _column_names(x: Any) -> tuple[str, ...] | None:
-    columns = getattr(x, "columns", None)
-    if columns is not None and not callable(columns):
-        return tuple(str(c) for c in columns)
-    series_name = getattr(x, "name", None)
-    return (str(series_name),) if isinstance(series_name, str) and hasattr(x, "to_numpy") else None
+def _read(x: Any, name: str) -> tuple[tuple[str, ...] | None, bool, tuple[np.ndarray, dict[int, str]]]:
+    """Column names, whether they say which column is which, and the numbers with what is to blame."""
+    try:
+        table = table_of(x)
+    except ValueError as error:
+        raise ValueError(f"{name} is {error}") from None
+    if table is None:
+        columns = getattr(x, "columns", None)
+        names = None if columns is None or callable(columns) else tuple(map(str, columns))
+        return names, True, _as_float(x, name)
+    names = table.names
+    if names is not None and len(set(names)) < len(names):
+        twice = sorted({column for column in names if names.count(column) > 1})
+        raise ValueError(f"{name} has several columns called {quoted(twice)}; rename or drop them")
+    if not table.by_name:
+        column, why = numbers_of(table.columns[0])
+        return (
+            names,
+            False,
+            (_precision(column if not why else np.zeros(len(column) or 1)), {0: why} if why else {}),
+        )
+    read = [numbers_of(column) for column in table.columns]
+    blame = {j: why for j, (_, why) in enumerate(read) if why}
+    good = [column for column, why in read if not why]
+    single = bool(good) and all(column.dtype.kind == "f" and column.itemsize <= 4 for column in good)
+    n = max((len(column) for column in good), default=1 if read else 0)
+    values = np.zeros((n, len(read)), np.float32 if single else np.float64)
+    with np.errstate(over="ignore"):
+        for j, (column, why) in enumerate(read):
+            if not why:
+                values[:, j] = column
+    return names, True, (values, blame)
 
 
-def _as_float(x: Any, name: str, names: tuple[str, ...] | None) -> np.ndarray:
-    if isinstance(x, np.ma.MaskedArray):
-        if np.ma.getmaskarray(x).any():
-            cell = np.argwhere(np.ma.getmaskarray(x))[0]
-            where = f"row {cell[0]}" + (f", column {cell[1]}" if len(cell) > 1 else "")
-            raise ValueError(
-                f"{name} has a masked value in {where}, which is a missing value; drop or impute such rows first"
-            )
-        x = x.data
+def _precision(values: np.ndarray) -> np.ndarray:
+    """float32 for floats that fit in it, else float64, in row order."""
+    single = values.dtype.itemsize <= 4 and values.dtype.kind not in "iub"
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float32 if single else np.float64)
+
+
+def _as_float(x: Any, name: str) -> tuple[np.ndarray, dict[int, str]]:
+    """An array of any shape as floats, missing values NaN; and which columns are no numbers, and why."""
+    missing = np.ma.getmaskarray(x) if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x) else None
     try:
         values = np.asarray(x)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} cannot be read as an array of numbers: {error}") from None
     if values.dtype.kind == "c":
         raise ValueError(f"{name} is complex ({values.dtype}); pass real numbers")
+    blame = {}
     if values.dtype.kind not in "fiub" and values.dtype != jax.numpy.bfloat16:
-        values = _from_objects(values, name, names)
-    single = values.dtype.itemsize <= 4 and values.dtype.kind not in "iub"
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(values, dtype=np.float32 if single else np.float64)
+        cells = values.reshape(values.shape[0], -1) if values.ndim else values.reshape(1, 1)
+        if missing is not None:
+            cells = cells.astype(object)
+            cells[missing.reshape(cells.shape)] = None
+        read = [_cells(column) for column in cells.T]
+        blame = {j: why for j, (_, why) in enumerate(read) if why}
+        columns = [np.zeros(len(cells)) if why else column for column, why in read]
+        values = np.stack(columns, axis=1).reshape(values.shape) if columns else np.zeros(values.shape)
+    values = _precision(values)
+    if missing is not None:
+        values = np.where(missing, values.dtype.type(np.nan), values)
+    return values, blame
 
 
-def _from_objects(values: np.ndarray, name: str, names: tuple[str, ...] | None) -> np.ndarray:
-    """Numbers out of an object or text array, or an error that names the first cell that is none."""
-    cells = values.reshape(values.shape[0], -1) if values.ndim else values.reshape(1, 1)
-    out = np.empty(cells.shape)
-    for (row, column), cell in np.ndenumerate(cells):
-        try:
-            if isinstance(cell, str | bytes | complex):
-                raise TypeError
-            out[row, column] = np.nan if cell is None else float(cell)
-        except (TypeError, ValueError):
-            what = names[column] if names is not None and len(names) == cells.shape[1] else column
-            raise ValueError(
-                f"{name} is not numeric: row {row}, column {what!r} holds {cell!r}; drop or encode that column"
-            ) from None
-    return out.reshape(values.shape)
+def _cells(column: np.ndarray) -> tuple[np.ndarray, str]:
+    """As `numbers_of`, with text cell by cell, so that the first is shown."""
+    return numbers_of(column.astype(object) if column.dtype.kind in "USTV" else column)
 
 
 def as_floats(values: Any, name: str, *, infinite: bool = False) -> np.ndarray:
     """An array of numbers of any shape, float64 or float32 by the rule of `as_points`; finite, or `infinite` too."""
-    array = _as_float(values, name, None)
+    array, blame = _as_float(values, name)
+    if blame:
+        raise ValueError(f"{name} is not numeric: {first_of(list(blame.values()))}; pass numbers")
     if np.isnan(array).any() or not (infinite or np.isfinite(array).all()):
         raise ValueError(f"{name} have a value that is not finite: {array.tolist()}")
     return array

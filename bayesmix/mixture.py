@@ -11,13 +11,10 @@ data) whatever the global JAX flag says and return NumPy arrays; under a user's 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -28,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from bayesmix import density, peaks, quadratic, regions, tails
 from bayesmix.covariance import Covariance, covariance_values, structure_of
 from bayesmix.evaluate import each_point
+from bayesmix.frames import frame_like
 from bayesmix.inputs import (
     as_count,
     as_key,
@@ -43,8 +41,6 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = ["GaussianMixture"]
-
-_FORMAT, _VERSION = "bayesmix.GaussianMixture", 1
 
 
 @partial(
@@ -163,23 +159,45 @@ class GaussianMixture:
         """log p(x, z=k) in nats, of each point with each cluster."""
         return self._each(density.log_joint, x)
 
-    def log_density(self, x: Any) -> Float[Any, " n"]:
+    def log_density(self, x: Any, *, as_frame: bool = False) -> Float[Any, " n"]:
         """log p(x) in nats, of each point.
+
+        Args:
+            x: points (n, d); a table's columns are taken by name where the features have names.
+            as_frame: give a frame of x's own library (polars, pyarrow; else pandas, with the index of x) with the
+                column `log_density`.
 
         Example:
             >>> import bayesmix as bm
             >>> bm.GaussianMixture.of([1.0], [[0.0]], [[[1.0]]]).log_density([0.0]).round(4)
             array([-0.9189])
         """
-        return self._each(density.log_density, x)
+        return _framed(self._each(density.log_density, x), x, as_frame, "log_density")
 
-    def responsibilities(self, x: Any) -> Float[Any, "n k"]:
-        """p(z=k | x), the soft assignment of each point; rows add up to one."""
-        return self._each(density.responsibilities, x)
+    def responsibilities(self, x: Any, *, as_frame: bool = False) -> Float[Any, "n k"]:
+        """p(z=k | x), the soft assignment of each point; rows add up to one.
 
-    def classify(self, x: Any) -> Int[Any, " n"]:
-        """The most probable cluster of each point; a tie goes to the lowest index."""
-        return self._each(density.classify, x)
+        With `as_frame` as in `log_density`, with a column `cluster_0`, `cluster_1`, ... each.
+        """
+        names = [f"cluster_{j}" for j in range(self.n_components)]
+        return _framed(self._each(density.responsibilities, x), x, as_frame, *names)
+
+    def classify(self, x: Any, *, as_frame: bool = False) -> Int[Any, " n"]:
+        """The most probable cluster of each point; a tie goes to the lowest index.
+
+        With `as_frame` as in `log_density`, with the column `cluster`.
+
+        Example:
+            >>> import bayesmix as bm
+            >>> x = bm.datasets.load("old_faithful")
+            >>> mixture = bm.GaussianMixture.of([0.4, 0.6], x.iloc[[1, 0]], [[1, 40], [1, 40]], covariance="diag")
+            >>> x.head(3).join(mixture.classify(x.head(3), as_frame=True))
+               eruptions  waiting  cluster
+            0      3.600       79        1
+            1      1.800       54        0
+            2      3.333       74        1
+        """
+        return _framed(self._each(density.classify, x), x, as_frame, "cluster")
 
     def within(
         self,
@@ -343,36 +361,22 @@ class GaussianMixture:
         columns |= {f"sd {name}": deviations[:, j] for j, name in enumerate(names)}
         return pandas.DataFrame(columns, index=pandas.RangeIndex(self.n_components, name="cluster"))
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the mixture as JSON, every number with all its digits."""
-        document = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "dtype": str(np.asarray(self.means).dtype),
-            "covariance": self.structure,
-            "feature_names": list(self.feature_names) if self.feature_names else None,
-            "weights": np.asarray(self.weights).tolist(),
-            "means": np.asarray(self.means).tolist(),
-            "covariances": np.asarray(self.covariance.values).tolist(),
-        }
-        Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    def save(self, path: Any) -> None:
+        """Write the mixture as JSON, every number with all its digits; see `bayesmix.save`."""
+        from bayesmix.files import save
+
+        save(self, path)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> GaussianMixture:
+    def load(cls, path: Any) -> GaussianMixture:
         """Read what `save` wrote, to the last bit.
 
         Raises:
             ValueError: the file is no such JSON document, or its parameters make no mixture.
         """
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-            if document["format"] != _FORMAT or document["version"] != _VERSION:
-                raise KeyError(f"format {document['format']!r}, version {document['version']!r}")
-            dtype = np.dtype(as_name(document["dtype"], "dtype", ("float64", "float32")))
-            arrays = (np.asarray(document[name], dtype) for name in ("weights", "means", "covariances"))
-            return cls.of(*arrays, covariance=document["covariance"], feature_names=document["feature_names"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a mixture that bayesmix {_VERSION} wrote: {error}") from None
+        from bayesmix.files import load_mixture
+
+        return load_mixture(path)
 
     def _alone(self) -> GaussianMixture:
         """This mixture in float64, where it is one and known: what searches it cannot be traced."""
@@ -422,8 +426,14 @@ class GaussianMixture:
             raise ValueError(
                 f"this is a batch of mixtures (means {self.means.shape}); map the method over it with jax.vmap"
             )
-        points = as_points(x, n_features=self.n_features).values
+        points = as_points(x, n_features=self.n_features, known=self.feature_names).values
         return each_point(block, self._arrays(), points, self.n_components, more)
+
+
+def _framed(values: Any, x: Any, as_frame: bool, *names: str) -> Any:
+    if as_frame and is_traced(values):
+        raise ValueError("as_frame=True is for numbers; under jit, vmap or grad there is no frame to give")
+    return frame_like(x, values, names) if as_frame else values
 
 
 _DISTANCES: dict[str, Callable[..., Array]] = {

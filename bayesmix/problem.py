@@ -95,8 +95,8 @@ def problem_of(fit: Any, x: Any, sample_weight: Any, tol: float = 1e-4) -> Probl
     if not isinstance(fit, Fit):
         raise ValueError(f"fit must be what bm.fit returned; it is {type(fit).__name__}")
     mixture = fit.mixture
-    as_points(x, n_features=mixture.n_features)
-    return prepare(mixture.n_components, mixture.structure, x, sample_weight, tol, fit.prior)
+    points = as_points(x, n_features=mixture.n_features, known=mixture.feature_names)
+    return prepare(mixture.n_components, mixture.structure, points, sample_weight, tol, fit.prior)
 
 
 def inside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:

@@ -192,7 +192,7 @@ def _answer(
         raise ValueError(f"probability must be between 0 and 1; it is {probability!r}")
     batch = flat_draws(mixtures(posterior))
     d = batch.n_features
-    arrays = [as_points(p, n_features=d).values.astype(np.float64) for p in points]
+    arrays = [as_points(p, n_features=d, known=batch.feature_names).values.astype(np.float64) for p in points]
     n = len(arrays[0])
     if any(len(a) != n for a in arrays):
         raise ValueError(

@@ -67,7 +67,10 @@ class HighestDensityRegion:
         Raises:
             ValueError: points that do not fit the mixture.
         """
-        points = as_points(x, n_features=self.mixture.n_features).values.astype(np.float64)
+        mixture = self.mixture
+        points = as_points(x, n_features=mixture.n_features, known=mixture.feature_names).values.astype(
+            np.float64
+        )
         return self.mixture.log_density(points) >= self.log_level
 
 

@@ -18,7 +18,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -35,6 +35,7 @@ from bayesmix.covariance import Structure
 from bayesmix.drive import begin, remember
 from bayesmix.initialize import Start
 from bayesmix.inputs import cores, double_precision, points_last
+from bayesmix.interrupts import Patience, patient
 from bayesmix.loop import Options, Rules, State, climb, map_starts
 from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem
@@ -170,8 +171,11 @@ def refit(
     source: GaussianMixture,
     max_steps: int = 10_000,
     title: str = "replicates",
+    partial_on_interrupt: bool = False,
 ) -> Refits:
     """Run the loop on each replicate, and judge where it ended.
+
+    With `partial_on_interrupt`, after Ctrl-C the first replicates, as many as are finished.
 
     Args:
         problem: the data.
@@ -182,6 +186,10 @@ def refit(
         source: what "parametric" draws from, in loop units.
         max_steps: of each run.
         title: of the progress bar.
+        partial_on_interrupt: whether fewer replicates than keys are of use.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C where they are not, or before any is finished, or twice.
     """
     from tqdm import tqdm
 
@@ -209,27 +217,49 @@ def refit(
 
     with double_precision():
         observations = jax.device_put(observations)
-    with tqdm(desc=title, total=len(keys), delay=2, disable=None, leave=False) as bar:
-        ends = _each(batch, slices, options, bar)
-        thin = np.flatnonzero((ends.code == CODE["thin"]).any(axis=1))
-        if thin.size:  # too thin for raw moments: again, in whitened coordinates
+    ends: list[_End] = []
+    joined: _End | None = None
+    finished = len(keys)
+    with tqdm(desc=title, total=len(keys), delay=2, disable=None, leave=False) as bar, patient() as patience:
+        try:
+            for _, end in _each(batch, slices, options, bar, patience):
+                ends.append(end)
+            joined = _joined(ends)
+            thin = np.flatnonzero((joined.code == CODE["thin"]).any(axis=1))
             slices = [thin[i : i + _BATCH] for i in range(0, len(thin), _BATCH)]
-            again = _each(batch, slices, options._replace(whitened=True), bar)
-            for old, new in zip(jax.tree.leaves(ends), jax.tree.leaves(again)):
-                old[thin] = new
-    return _best(problem, ends)
+            # Too thin for raw moments: again, in whitened coordinates.
+            for rows, again in _each(batch, slices, options._replace(whitened=True), bar, patience):
+                for old, new in zip(jax.tree.leaves(joined), jax.tree.leaves(again)):
+                    old[rows] = new
+        except KeyboardInterrupt:
+            if patience.again or not partial_on_interrupt or not ends:
+                raise
+            joined = _joined(ends) if joined is None else joined
+            still = (joined.code == CODE["thin"]).any(axis=1)
+            finished = int(np.argmax(still)) if still.any() else len(still)
+            if not finished:
+                raise
+    return _best(problem, jax.tree.map(lambda a: a[:finished], joined))
 
 
-def _each(batch: Callable, slices: list[np.ndarray], options: Options, bar: Any) -> _End:
+def _each(
+    batch: Callable, slices: list[np.ndarray], options: Options, bar: Any, patience: Patience
+) -> Iterator[tuple[np.ndarray, _End]]:
     """The batches on as many threads as there are cores, each a call of the same program; in order."""
-    first = batch(slices[0], options)
-    bar.update(len(slices[0]))
-    done = [first]
+
+    def step(rows: np.ndarray) -> tuple[np.ndarray, _End]:
+        patience.check()
+        return batch(rows, options)
+
     with ThreadPoolExecutor(cores()) as pool:
-        for rows, ends in pool.map(lambda rows: batch(rows, options), slices[1:]):
-            bar.update(len(rows))
-            done.append((rows, ends))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *[ends for _, ends in done])
+        for part in (slices[:1], slices[1:]):  # the first by itself, lest two threads compile one program
+            for rows, ends in pool.map(step, part):
+                bar.update(len(rows))
+                yield rows, ends
+
+
+def _joined(ends: list[_End]) -> _End:
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *ends)
 
 
 def _best(problem: Problem, ends: _End) -> Refits:

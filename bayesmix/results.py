@@ -222,6 +222,16 @@ class Fit:
             rows["inertia"] = f"{self.inertia:.6g}"
         return pandas.DataFrame({"value": rows})
 
+    def save(self, path: Any) -> None:
+        """Write all of the fit as JSON, every number with all its digits; `bayesmix.load` reads it back.
+
+        Raises:
+            ValueError: a batch of fits, or parameters that are not finite.
+        """
+        from bayesmix.files import save
+
+        save(self, path)
+
     def _why(self) -> str:
         if self.inertia is not None:
             return "k-means"

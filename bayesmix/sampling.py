@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from bayesmix import switching
-from bayesmix.inputs import as_count, as_generator, as_key, as_name, as_points, key_words
+from bayesmix.checkpoints import Checkpoint, fingerprint
+from bayesmix.inputs import Points, as_count, as_generator, as_key, as_name, as_points, key_words
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
 from bayesmix.prior import ConjugatePrior, require_site, weak_prior
@@ -48,6 +49,7 @@ def sample_posterior(
     predictive: bool = False,
     permute: bool = False,
     target_accept: float = 0.8,
+    checkpoint: Any = None,
 ) -> xarray.DataTree:
     """Draws from p(weights, means, covariances | x), and of z.
 
@@ -73,17 +75,20 @@ def sample_posterior(
             `z_predictive` in `allocations`, since ArviZ plots all that is predictive.
         permute: "gibbs": permute the labels at random after each sweep.
         target_accept: "nuts": acceptance rate that the step size is tuned to.
+        checkpoint: "nuts" and "gibbs": a file that says how far the chains have come, written as they go on; the same
+            call with the same file goes on from there, to the same draws.
 
     Returns:
         A tree that ArviZ reads. `posterior`: weights, means, covariances (chain, draw, cluster, ...), the hierarchical
         prior's `rate`, LKJ's `deviations`, and a program's own sites. `sample_stats`: `lp`, the log joint density, and
         what the sampler records. `log_likelihood` x of each point, z summed out. `log_prior`. `allocations`: z of each
         draw, and after relabelling the mean responsibilities. `observed_data`. Attributes: method, versions, key,
-        prior, relabelling.
+        prior, relabelling, and status: "complete", or after Ctrl-C, with a warning, how many draws there are.
 
     Raises:
         ValueError: bad data or options; a structure whose covariances share a part, or for "gibbs" a prior that is not
-            conjugate.
+            conjugate; a checkpoint of something else.
+        KeyboardInterrupt: Ctrl-C before the first draw after warm-up, or twice.
 
     References:
         Diebolt & Robert (1994), Estimation of finite mixture distributions through Bayesian sampling, JRSS B 56.
@@ -120,6 +125,8 @@ def sample_posterior(
         raise ValueError(
             "init is for priors whose sites are known; chains of a program start at the best of draws from it"
         )
+    if checkpoint is not None and method not in ("nuts", "gibbs"):
+        raise ValueError(f"checkpoint is for the chains of 'nuts' and 'gibbs'; {method!r} has none")
     if permute and method != "gibbs":
         raise ValueError("permute is for method='gibbs'; NUTS has no sweep after which to permute labels")
     if conjugate is not None:
@@ -162,7 +169,35 @@ def sample_posterior(
             method, story, evidence, start, for_chains, n_warmup, shape
         )
     else:
-        raw, record = run_chains(plan, evidence, starts, words, n_warmup, n_draws)
+        told = {
+            "x": fingerprint(problem.points),
+            "sample_weight": fingerprint(problem.weight),
+            "labels": fingerprint(given),
+            "n_components": k,
+            "covariance": structure,
+            "prior": fingerprint(prior)
+            if prior is not None
+            else getattr(resolved.prior, "__qualname__", "program"),
+            "init": "none" if init is None else fingerprint(init),
+            "method": method,
+            "key": known["key"],
+            "n_chains": n_chains,
+            "n_warmup": n_warmup,
+            "n_draws": n_draws,
+            "permute": permute,
+            "target_accept": target_accept,
+            "numpyro": known["inference_library_version"],
+        }
+        kept = Checkpoint.at(checkpoint, "sample_posterior", told)
+        raw, record = run_chains(plan, evidence, starts, words, n_warmup, n_draws, kept)
+        drawn = jax.tree.leaves(raw)[0].shape[1]
+        if drawn < n_draws:
+            known["status"] = f"interrupted: {drawn} of {n_draws} draws a chain"
+            warnings.warn(
+                f"the sampler was interrupted: each chain has {drawn} of {n_draws} draws"
+                + ("" if kept is None else f"; the same call goes on from {str(kept.path)!r}"),
+                stacklevel=2,
+            )
     mixture, sites = draws_of(plan, evidence, problem, raw)
     tree = posterior_tree(
         plan, evidence, problem, given, prior, mixture, sites, record, key, pointwise, predictive
@@ -176,8 +211,7 @@ def sample_posterior(
 def _problem(k: int, structure: str, x: Any, sample_weight: Any, prior: ConjugatePrior | None) -> Problem:
     """In float64, whatever the data's type: a posterior is k-sized."""
     points, names = as_points(x)
-    wide = x if points.dtype == np.float64 else points.astype(np.float64)
-    return prepare(k, structure, wide, sample_weight, 1e-4, prior)._replace(names=names)
+    return prepare(k, structure, Points(points.astype(np.float64), names), sample_weight, 1e-4, prior)
 
 
 def _given(labels: Any, n: int, k: int) -> np.ndarray:
@@ -227,6 +261,7 @@ def _attributes(
         "key": str(np.asarray(jax.random.key_data(as_key(key))).tolist()),
         "prior": "program" if prior is None else family if word == family else f"{family}, {word}",
         "relabelling": "none",
+        "status": "complete",
         "bayesmix_version": __version__,
         "inference_library": "numpyro",
         "inference_library_version": numpyro.__version__,

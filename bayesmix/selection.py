@@ -8,19 +8,22 @@ A cell that is collapsed, spurious or degenerate stays in the table with its rea
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from bayesmix.acceleration import asked
 from bayesmix.cells import CellFit, fit_cells
+from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.gap import CentreSearch, search_centres
 from bayesmix.groups import Cell
-from bayesmix.inputs import as_count, as_name, as_points, as_weights
+from bayesmix.inputs import as_count, as_key, as_name, as_points, as_weights
 from bayesmix.partitions import partition
 from bayesmix.results import CODE, Fit
 from bayesmix.verdict import sentence
@@ -49,7 +52,7 @@ class Search:
     Attributes:
         cells: the fit of each (n_components, structure).
         criterion: what ranks them, a name of `CRITERIA`.
-        reasons: cells that could not be tried, and why.
+        reasons: cells that could not be tried, or were not finished before Ctrl-C, and why.
     """
 
     cells: Mapping[Cell, CellFit]
@@ -71,7 +74,13 @@ class Search:
 
         rows = [self._row(cell, found) for cell, found in self.cells.items()]
         rows += [
-            {"n_components": k, "covariance": name, "status": "impossible", "clean": False, "reason": reason}
+            {
+                "n_components": k,
+                "covariance": name,
+                "status": "interrupted" if reason == _INTERRUPTED else "impossible",
+                "clean": False,
+                "reason": reason,
+            }
             for (k, name), reason in self.reasons.items()
         ]
         table = pandas.DataFrame(rows)
@@ -203,6 +212,9 @@ class Search:
         return f"Search(n_components={k}, covariance={names}, {clean} of {len(self.cells)} cells clean)"
 
 
+_INTERRUPTED = "the search was interrupted before this cell was finished"
+
+
 def _rank(found: CellFit) -> tuple[bool, float]:
     return found.verdict.clean, found.log_likelihood
 
@@ -220,6 +232,7 @@ def search(
     tol: float = 1e-3,
     max_steps: int = 10_000,
     accelerate: bool | None = None,
+    checkpoint: Any = None,
 ) -> Search | CentreSearch:
     """Fit every number of clusters with every structure, and rank them.
 
@@ -238,13 +251,17 @@ def search(
         tol: as in `fit`: a cell ends when less than this many nats are left to gain.
         max_steps: of a cell, about.
         accelerate: as in `fit`; by default where the data are large enough for it to be worth compiling.
+        checkpoint: a file that says how far the search has come, written as it goes on; the same call with the same
+            file goes on from there, to the same result. Not for "kmeans".
 
     Returns:
         A `Search`: `.table`, `.best`, `.top(n)`, `.fit(k, structure)`, `.plot()`, `.merge(other)`; a `CentreSearch`
-        with the same for "kmeans". More clusters than rows are listed with that reason.
+        with the same for "kmeans". More clusters than rows are listed with that reason. After Ctrl-C, with
+        a warning, the cells that are finished; the others are listed with that reason.
 
     Raises:
-        ValueError: bad data or options.
+        ValueError: bad data or options, or a checkpoint of a search of something else.
+        KeyboardInterrupt: Ctrl-C before any cell was finished, or twice.
 
     References:
         Fraley & Raftery (2002), Model-based clustering, discriminant analysis and density estimation, JASA 97.
@@ -262,6 +279,8 @@ def search(
     counts = _counts(n_components)
     n_starts = as_count(n_starts, "n_starts")
     if isinstance(covariance, str) and covariance == "kmeans":
+        if checkpoint is not None:
+            raise ValueError("checkpoint is for searches of mixtures; one over k-means starts again")
         return search_centres(
             points, weight, counts, n_starts=max(n_starts, 10), criterion=criterion, key=key
         )
@@ -297,9 +316,25 @@ def search(
                 bar.set_description(f"{cell.covariance}, {cell.n_components}", refresh=False)
                 bar.update()
 
+            kept = Checkpoint.at(
+                checkpoint,
+                "search",
+                {
+                    "x": fingerprint(points),
+                    "sample_weight": fingerprint(weight),
+                    "n_components": counts,
+                    "covariance": structures,
+                    "n_starts": n_starts,
+                    "hold": list(hold),
+                    "key": np.asarray(jax.random.key_data(as_key(key))).tolist(),
+                    "tol": float(tol),
+                    "max_steps": max_steps,
+                    "accelerate": wanted,
+                },
+            )
             within = [k for k in counts if k <= len(rows)]
             starts = partition(rows, weight[keep], within, n_starts, key)
-            fits = fit_cells(
+            fits, interrupted = fit_cells(
                 rows,
                 weight[keep],
                 fitted,
@@ -309,11 +344,20 @@ def search(
                 max_steps=max_steps,
                 accelerate=wanted,
                 progress=progress,
+                checkpoint=kept,
             )
             found = {
                 cell: replace(fits[cell], mixture=replace(fits[cell].mixture, feature_names=names))
                 for cell in fitted
+                if cell in fits
             }
+        if interrupted:
+            reasons |= {cell: _INTERRUPTED for cell in fitted if cell not in found}
+            warnings.warn(
+                f"the search was interrupted: {len(found)} of {len(fitted)} cells are finished"
+                + ("" if kept is None else f"; the same call goes on from {str(kept.path)!r}"),
+                stacklevel=2,
+            )
     return Search(found, chosen, reasons, points, weight, hold, max_steps)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,16 @@ __all__ = ["bootstrap", "jackknife", "ordered"]
 _KINDS = ("weighted", "nonparametric", "parametric")
 
 
-def _refit(problem: Problem, fit: Fit, kind: str, keys: np.ndarray, title: str) -> Refits:
-    """The loop on each replicate, from the fit."""
+def _refit(
+    problem: Problem, fit: Fit, kind: str, keys: np.ndarray, title: str, *, partial: bool = False
+) -> Refits:
+    """The loop on each replicate, from the fit; after Ctrl-C, where a part is of use, those that are finished."""
     start = inside(problem, fit.mixture)
     options = Options(METHODS[fit.method].responsibilities if fit.method == "hard" else "soft", fit.hold)
-    return refit(problem, kind, keys, stacked([[Start(start)]], options), options, source=start, title=title)
+    states = stacked([[Start(start)]], options)
+    return refit(
+        problem, kind, keys, states, options, source=start, title=title, partial_on_interrupt=partial
+    )
 
 
 def ordered(
@@ -72,11 +78,13 @@ def bootstrap(
         A tree with the group `posterior` (weights, means, covariances; chain, draw, cluster, ...), which ArviZ
         summarises and plots, and `sample_stats`: the objective, steps, whether the replicate is `clean` (not
         collapsed or spurious), whether it `converged`, and whether its labels were `permuted`. The attributes count
-        those that are not clean; none is dropped.
+        those that are not clean; none is dropped. After Ctrl-C, with a warning, the first replicates, as many as are
+        finished; the attribute `status` says so.
 
     Raises:
         ValueError: not a fit, other data, a kind that is not known, or for "nonparametric" and "parametric" weights
             that do not add up to a whole number of rows.
+        KeyboardInterrupt: Ctrl-C before any replicate was finished, or twice.
 
     Example:
         >>> import bayesmix as bm
@@ -95,7 +103,13 @@ def bootstrap(
             f"kind={kind!r} draws a whole number of rows, and the weights add up to {total:.6g}; "
             "use kind='weighted'"
         )
-    refits = _refit(problem, fit, kind, key_data(key, n_draws), f"{kind} bootstrap")
+    refits = _refit(problem, fit, kind, key_data(key, n_draws), f"{kind} bootstrap", partial=True)
+    done, status = len(refits.steps), "complete"
+    if done < n_draws:
+        status = f"interrupted: {done} of {n_draws} replicates"
+        warnings.warn(
+            f"the bootstrap was interrupted: {done} of {n_draws} replicates are finished", stacklevel=2
+        )
     mixture, order = ordered(problem, refits.mixture, fit.mixture)
     converged = np.isin(refits.names, ("converged", "few_rows"))
     stats = {
@@ -107,7 +121,8 @@ def bootstrap(
     }
     attributes = {
         "method": f"{kind} bootstrap",
-        "n_draws": n_draws,
+        "n_draws": done,
+        "status": status,
         "n_not_clean": int((~refits.clean).sum()),
         "n_not_converged": int((~converged).sum()),
         "n_permuted": int(stats["permuted"].sum()),

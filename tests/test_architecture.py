@@ -16,6 +16,8 @@ from bayesmix.storage import STORAGES
 
 ROOT = Path(bm.__file__).parent
 LAYERS = (
+    ("frames", "documents", "interrupts"),
+    ("checkpoints",),
     ("inputs", "hierarchy", "compilation"),
     ("evaluate",),
     ("storage", "agreement"),
@@ -27,7 +29,8 @@ LAYERS = (
     ("mixture", "datasets"),
     ("prior", "statistics", "units", "chart", "trees", "allocations", "convergence", "laws"),
     ("distribution", "programs", "results", "initialize", "labels", "penalty", "greedy"),
-    ("hierarchical", "lkj", "conjugate"),
+    ("hierarchical", "lkj", "conjugate", "archives"),
+    ("files",),
     ("model",),
     ("replicates", "gibbs", "potential", "quantities", "clustering"),
     ("discrepancy", "chains", "approximations", "diagnosis"),
@@ -76,8 +79,13 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # Within a layer: a prior declares its sites by `distribution`.
 SIDEWAYS = {("programs", "distribution")}
-# A result's one-line `.plot()` imports the figures when it is called, never at its module's top.
-FIGURES = {("merging", "plots"), ("checks", "plots"), ("selection", "plots"), ("gap", "plots")}
+# A result's one-line `.plot()`, `.save()` and `.load()` import what they call then, never at their module's top.
+FIGURES = {("mixture", "files"), ("results", "files")} | {
+    ("merging", "plots"),
+    ("checks", "plots"),
+    ("selection", "plots"),
+    ("gap", "plots"),
+}
 LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}
 # Modules whose top may import more, because they are themselves loaded only where they are used.
 HEAVY_TOPS = {

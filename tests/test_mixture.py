@@ -340,7 +340,7 @@ CALLS = {
     "no mapping": (lambda m: m.condition([1.0]), "given must map"),
     "missing": (lambda m: m.log_density([[0.0, 1.0], [np.nan, 1.0]]), r"row 1, column 'x0' \(1 of 2 rows"),
     "infinite": (lambda m: m.log_density([[0.0, np.inf]]), "an infinite value"),
-    "masked": (lambda m: m.log_density(np.ma.array([[0.0, 1.0]], mask=[[0, 1]])), "masked value in row 0, column 1"),
+    "masked": (lambda m: m.log_density(np.ma.array([[0.0, 1.0]], mask=[[0, 1]])), "a missing value in row 0, column 'x1'"),
     "complex": (lambda m: m.log_density(np.ones((1, 2), complex)), "complex"),
     "empty": (lambda m: m.log_density(np.ones((0, 2))), "empty"),
 }  # fmt: skip

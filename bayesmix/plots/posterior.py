@@ -51,7 +51,7 @@ def plot_density_band(
     x = (
         np.asarray(posterior["observed_data"]["x"])
         if x is None
-        else as_points(x, n_features=len(names)).values
+        else as_points(x, n_features=len(names), known=tuple(names)).values
     )
     axes = panels(ax, len(names), (4.6, 3.2), "plot_density_band")
     middle = jax.tree.map(lambda leaf: np.median(leaf, axis=(0, 1)), batch)  # says how fine the histogram is

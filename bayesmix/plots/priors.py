@@ -69,7 +69,9 @@ def plot_prior(
         raise ValueError(f"n_draws is {n_draws}, but the tree has {len(batch.weights)} draws")
     points, z = (flat_draws(draws["prior_predictive"][name])[:n_draws] for name in ("x", "z"))
     points, small = points[:, :, columns], batch.marginal(columns)
-    data = None if x is None else as_points(x, n_features=batch.n_features).values[:, columns]
+    data = None
+    if x is not None:
+        data = as_points(x, n_features=batch.n_features, known=batch.feature_names).values[:, columns]
     extra = "" if data is None else " and the data"
     axes = panels(ax, n_draws + (data is not None), (3.6, 3.0), f"a prior of {n_draws} draws{extra}")
     limits = _limits(points, jax.tree.map(lambda leaf: leaf[:n_draws], small), data)
