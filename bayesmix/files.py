@@ -217,10 +217,7 @@ def _optional(value: Any) -> Any:
 # Each field of a fit: how it is told, and how it is read.
 _FIT: dict[str, tuple[Callable[[Any], Any], Callable[[Any, str], Any]]] = {
     "mixture": (_mixture_fields, lambda v, what: v),
-    "objective": (
-        plain,
-        lambda v, what: array_from(v, (None,), np.float64, what, infinite=True) if v != [] else np.zeros(0),
-    ),
+    "objective": (plain, lambda v, what: _trace(v, what)),
     **dict.fromkeys(
         ("log_likelihood", "classification_log_likelihood", "entropy", "n_observations"),
         (lambda v: plain(float(v)), number_from),
@@ -236,8 +233,16 @@ _FIT: dict[str, tuple[Callable[[Any], Any], Callable[[Any, str], Any]]] = {
     ),
     "prior": (_told_prior, lambda v, what: _prior(v)),
     "best_visited": (lambda v: None if v is None else _mixture_fields(v), lambda v, what: v),
+    "traces": (
+        lambda v: [plain(trace) for trace in v],
+        lambda v, what: tuple(_trace(trace, what) for trace in _list(v, what)),
+    ),
     "inertia": (_optional, lambda v, what: None if v is None else number_from(v, what)),
 }
+
+
+def _trace(value: Any, what: str) -> np.ndarray:
+    return array_from(value, (None,), np.float64, what, infinite=True) if value != [] else np.zeros(0)
 
 
 def _list(value: Any, what: str) -> list[Any]:

@@ -157,9 +157,11 @@ def _clusters(posterior: xarray.DataTree) -> pandas.DataFrame:
 
 
 def _netcdf(posterior: xarray.DataTree) -> bytes:
+    from bayesmix.files import save
+
     with TemporaryDirectory() as folder:
         path = Path(folder, "posterior.nc")
-        posterior.to_netcdf(path, engine="h5netcdf")
+        save(posterior, path)
         return path.read_bytes()
 
 

@@ -188,36 +188,39 @@ def _is_number(text: object) -> bool:
 
 
 def load_mixture(path: str) -> GaussianMixture:
-    """What `bayesmix fit` or `GaussianMixture.save` wrote.
+    """What `bayesmix fit`, `GaussianMixture.save` or `Fit.save` wrote.
 
     Raises:
         ValueError: no such file, or no mixture in it.
     """
+    from bayesmix.files import load
     from bayesmix.mixture import GaussianMixture
+    from bayesmix.results import Fit
 
     if not Path(path).is_file():
         raise ValueError(
             f"there is no file {path!r}; bayesmix fit DATA --out FOLDER writes FOLDER/mixture.json"
         )
-    return GaussianMixture.load(path)
+    found = load(path)
+    found = found.mixture if isinstance(found, Fit) else found
+    if not isinstance(found, GaussianMixture):
+        raise ValueError(f"{path} holds a posterior, not a mixture")
+    return found
 
 
 def load_posterior(path: str) -> xarray.DataTree:
-    """What `bayesmix sample` or `DataTree.to_netcdf` wrote, in memory.
+    """What `bayesmix sample` or `bm.save` wrote, in memory.
 
     Raises:
         ValueError: no such file, or no posterior in it.
     """
-    import xarray
+    from bayesmix.files import load
 
     if not Path(path).is_file():
         raise ValueError(
             f"there is no file {path!r}; bayesmix sample DATA --out FOLDER writes FOLDER/posterior.nc"
         )
-    try:
-        with xarray.open_datatree(path, engine="h5netcdf") as tree:
-            loaded = tree.load()
-        loaded["posterior"]
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a posterior that bayesmix wrote: {error}") from None
-    return loaded
+    found = load(path)
+    if not hasattr(found, "children") or "posterior" not in found.children:
+        raise ValueError(f"{path} holds no posterior")
+    return found

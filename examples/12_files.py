@@ -1,6 +1,6 @@
 """A fit in a file that any language reads, and a search that is stopped half way and goes on.
 
-Run: python examples/11_files.py
+Run: python examples/12_files.py
 """
 
 import json
