@@ -160,7 +160,7 @@ def test_posteriors_side_by_side(sampled, posterior, tmp_path):
         ("galaxies", ["one.nc", "two.nc"], "one.nc is a posterior of other data than galaxies"),
         ("old_faithful", ["one.nc"], "two posteriors at least"),
         ("old_faithful", ["-k", 2], "two posteriors at least"),
-        ("old_faithful", ["bad.nc", "one.nc"], "bad.nc is not a posterior"),
+        ("old_faithful", ["bad.nc", "one.nc"], "bad.nc is not a mixture, fit or posterior"),
     ],
 )
 def test_posteriors_that_cannot_be_compared(sampled, tmp_path, monkeypatch, data, words, expected):

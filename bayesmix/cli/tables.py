@@ -214,6 +214,8 @@ def load_posterior(path: str) -> xarray.DataTree:
     Raises:
         ValueError: no such file, or no posterior in it.
     """
+    import xarray
+
     from bayesmix.files import load
 
     if not Path(path).is_file():
@@ -221,6 +223,6 @@ def load_posterior(path: str) -> xarray.DataTree:
             f"there is no file {path!r}; bayesmix sample DATA --out FOLDER writes FOLDER/posterior.nc"
         )
     found = load(path)
-    if not hasattr(found, "children") or "posterior" not in found.children:
+    if not isinstance(found, xarray.DataTree) or "posterior" not in found.children:
         raise ValueError(f"{path} holds no posterior")
     return found
