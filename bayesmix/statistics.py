@@ -225,11 +225,13 @@ def _natural(mixture: GaussianMixture, factor: tuple[Array, Array]) -> Float[Arr
 
 def _raw(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> tuple[Array, Callable]:
     """Natural parameters Θ, and the block function that uses them."""
-    features = with_one if mixture.covariance.row.shared else mixture.covariance.storage.features
+    shared, features = mixture.covariance.row.shared, mixture.covariance.storage.features
 
     def block(natural: Array, x: Array, weight: Array, assign: Assign, key: Any) -> tuple[Array, Array]:
-        t = features(x)
-        r, objective = assign(natural @ t, weight, key)
+        t = with_one(x) if shared else features(x)
+        # The constant is added last where it can be, so that points on a grid that tie do so exactly.
+        logits = natural[:, 1:] @ x + natural[:, :1] if shared else natural @ t
+        r, objective = assign(logits, weight, key)
         return t @ r.T, objective  # faster than r @ t.T
 
     return (beta * _natural(mixture, factor)).astype(dtype), block

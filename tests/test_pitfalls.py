@@ -36,9 +36,15 @@ DEGENERATE = {
 
 # Hard steps differ from soft ones in the responsibilities only, so a few structures do; and so they do for the case with
 # a shape, and so programs, of its own, and for data that are only odd.
-BOTH = [("soft", name) for name in NAMES] + [("hard", name) for name in FEW]
+BOTH = [("soft", name) for name in NAMES] + [("hard", name) for name in ("V", "EII", "VVV")]
 ODD = ("n <= d", "n = k", "one far point", "a grid", "duplicated rows", "collinear columns")
-CASES = [(case, *both) for case in DEGENERATE for both in BOTH if case not in ODD or both[1] in FEW]
+OWN_SHAPE = {"n <= d": ("VVI", "EEE", "VVV"), "n = k": FEW}
+CASES = [
+    (case, *both)
+    for case in DEGENERATE
+    for both in BOTH
+    if both[1] in (OWN_SHAPE.get(case, FEW) if case in ODD else NAMES)
+]
 
 
 @pytest.mark.parametrize(("case", "method", "name"), CASES)
@@ -108,7 +114,7 @@ def test_a_cluster_narrower_than_the_rounding_of_its_column_is_spurious():
 def test_the_best_of_many_random_starts_is_never_floored_or_spurious():
     for dataset, name in (("galaxies", "V"), ("iris", "VVV")):
         x = bm.datasets.load(dataset)
-        for k in (1, 2, 3, 5, 9):
+        for k in (1, 3, 9):
             fit = bm.fit(bm.MixtureModel(k, name), x, init="random", n_starts=100)
             assert not fit.spurious, (dataset, k, fit.status)
             assert fit.mixture.weights.min() * len(x) > x.shape[1] + 1

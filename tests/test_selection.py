@@ -20,9 +20,8 @@ FITS = {
     "faithful_waiting": 1,
     "galaxies_mass_velocity": 0,
     "ruspini": None,
-    "usarrests": None,
 }
-SLOW = ("iris", "ruspini", "usarrests")
+SLOW = ("iris", "ruspini")
 
 
 def reference_data(name):
