@@ -303,13 +303,15 @@ def test_gibbs_and_nuts_agree_on_overlapping_clusters():
     )  # fmt: skip
     x = simulate_points(truth, 60, rng)
     found = {}
-    for method, chains in (("gibbs", COUNT), ("nuts", 90)):
+    for method, chains in (("gibbs", COUNT), ("nuts", 60)):
         repeated = np.broadcast_to(x, (chains, *x.shape[1:]))
         draws, _ = sample(method, repeated, prior, "VVV", 5)
         found[method] = estimates(np.stack(list(quantities(draws, repeated, prior, "VVV").values()), axis=-1))
     (gibbs, error), (nuts, other) = found["gibbs"], found["nuts"]
     assert (np.abs(gibbs - nuts) < 4 * np.hypot(error, other)).all()
-    assert (other < 0.15 * nuts[1]).all()  # the comparison says something
+    # The comparison says something; a spread with heavy tails is known less well, and how well is not known either.
+    known = [name != "sd" for name, _ in SUMMARY]
+    assert (other[known] < 0.12 * nuts[1]).all()
 
 
 # Published draws.

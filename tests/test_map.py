@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import FEW, NAMES, K, data
+from cases import NAMES, K, data
 from numpy.testing import assert_allclose
 from reference import load, rows
 from scipy import stats
