@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bayesmix.covariance import Covariance, Structure
-from bayesmix.inputs import as_points
+from bayesmix.inputs import as_points, chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
 from bayesmix.storage import STORAGES, per_cluster
@@ -92,16 +92,12 @@ SEEDS: dict[str, Callable[[np.ndarray, np.ndarray, int, np.random.Generator], np
 }
 
 
-def _chunks(n: int, size: int = 65536) -> Iterator[slice]:
-    return (slice(i, min(i + size, n)) for i in range(0, n, size))
-
-
 def nearest(x: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest mean of each row (n,), a tie to the lowest index, and the squared distance to it."""
     labels = np.empty(x.shape[0], np.int64)
     squared = np.empty(x.shape[0])
     half = np.einsum("kd,kd->k", means, means) / 2
-    for rows in _chunks(x.shape[0]):
+    for rows in chunks_of(x.shape[0]):
         labels[rows] = np.argmax(x[rows] @ means.T - half, axis=1)
         squared[rows] = ((x[rows] - means[labels[rows]]) ** 2).sum(axis=1)
     return labels, squared

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jax.core import Tracer
 from bayesmix.frames import default_names, first_of, numbers_of, order_of, quoted, refuse, table_of
 
 __all__ = ["Points", "as_count", "as_floats", "as_generator", "as_key", "as_name", "as_points", "as_weights"]
-__all__ += ["cores", "double_precision", "is_traced", "points_last", "to_numpy"]
+__all__ += ["chunks_of", "cores", "double_precision", "is_traced", "points_last", "to_numpy"]
 
 
 class Points(NamedTuple):
@@ -27,6 +27,11 @@ class Points(NamedTuple):
 
     values: np.ndarray
     names: tuple[str, ...]
+
+
+def chunks_of(n: int) -> Iterator[slice]:
+    """The rows in stretches that fit into a processor's cache, for passes that need nothing of the data's size."""
+    return (slice(first, min(first + 65536, n)) for first in range(0, n, 65536))
 
 
 def is_traced(*trees: Any) -> bool:

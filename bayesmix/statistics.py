@@ -31,7 +31,7 @@ from jaxtyping import Array, Float
 
 from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
-from bayesmix.inputs import points_last
+from bayesmix.inputs import chunks_of, points_last
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES, numbers, per_cluster, with_one
 
@@ -83,8 +83,7 @@ def observe(x: np.ndarray, weight: np.ndarray, structure: Structure) -> Observat
     size = 2 ** int(math.log2(min(1024, max(256, 24576 // features))))
     second = None
     if structure.shared:
-        chunks = (slice(i, i + 65536) for i in range(0, n, 65536))
-        second = sum(_second_moment(x[rows], weight[rows], structure) for rows in chunks)
+        second = sum(_second_moment(x[rows], weight[rows], structure) for rows in chunks_of(n))
         second = np.asarray(second)[None]
     return Observations(points_last(x, size), points_last(weight.astype(x.dtype), size), second)
 

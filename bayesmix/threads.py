@@ -2,7 +2,7 @@
 
 XLA runs a program of small blocks on one core. Here the host turns the loop: the E-step of each part of the blocks is
 a call of its own, in a thread of its own, and statistics add; the end of the step and the next M-step are one small
-program. That costs about a millisecond a step, and no other program is compiled than would be without it.
+program. That costs about a millisecond a step, and no more programs are compiled than would be without it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
-from operator import add
+from operator import add, itemgetter
 from typing import Any
 
 import jax
@@ -88,7 +88,7 @@ def advance_by_parts(
 
     ended = []
     for s, limit in enumerate(limits.tolist()):
-        state = jax.tree.map(lambda a: a[s], states)  # noqa: B023
+        state = jax.tree.map(itemgetter(s), states)
         if state.code == 0 and (limit > 0 or state.skip):
             state = climb(state, limit, new and not ended)
         else:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bayesmix.covariance import Covariance, Structure
+from bayesmix.inputs import chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES
 
@@ -80,18 +81,13 @@ def _power_of_two(scale: np.ndarray) -> np.ndarray:
     return np.exp2(np.round(np.log2(scale)))
 
 
-_ROWS = 65536
-
-
 def standardize(
     x: np.ndarray, weight: np.ndarray, names: tuple[str, ...], structure: Structure
 ) -> tuple[np.ndarray, Units]:
     """The data in the units of the loop, in their own precision, and those units."""
     total, d = weight.sum(), x.shape[1]
     first = x[0].astype(np.float64)
-    parts = [
-        slice(i, i + _ROWS) for i in range(0, len(x), _ROWS)
-    ]  # nothing of the data's size but the result
+    parts = list(chunks_of(len(x)))  # nothing of the data's size is made but the result
     origin = first + sum(weight[rows] @ (x[rows] - first) for rows in parts) / total
     u = x - origin
     constant = np.array([(column == column[0]).all() for column in x.T])

@@ -426,6 +426,30 @@ def test_density_contours_hold_the_mass_that_they_name():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["25%", "50%", "75%", "95%"]
 
 
+@pytest.mark.parametrize(
+    "plot", [plots.plot_density, plots.plot_classification, plots.plot_uncertainty], ids=lambda f: f.__name__
+)
+def test_a_table_is_drawn_by_its_names_and_not_by_their_order(plot):
+    straight = pandas.DataFrame(THREE_POINTS, columns=["a", "b"])
+    expected, drawn = (
+        {
+            tuple(row)
+            for cloud in plot(MIXTURE, x, ax=empty()).collections
+            for row in cloud.get_offsets().tolist()
+        }
+        for x in (straight, straight[["b", "a"]])
+    )
+    assert drawn == expected >= {tuple(row) for row in THREE_POINTS.tolist()}
+
+
+def test_a_merge_reads_a_table_by_its_names():
+    x = pandas.DataFrame(MIXTURE.simulate(30, key=0)[0], columns=["a", "b"])
+    shades = [
+        plots.plot_merge_likelihood(MIXTURE, t, ax=empty()).images[0].get_array() for t in (x, x[["b", "a"]])
+    ]
+    assert shades[0].filled(0) == pytest.approx(shades[1].filled(0), nan_ok=True)
+
+
 def test_density_of_one_feature_is_a_curve_over_ticks():
     ax = plots.plot_density(MIXTURE, [[1.0, 5.0], [2.0, 6.0]], features=["b"], ax=empty())
     curve, ticks = ax.lines

@@ -5,25 +5,36 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import typer
 
-from bayesmix.cli.files import Output, write
+from bayesmix.cli.files import Output, saved_bytes, write
 from bayesmix.cli.outcome import (
     Choice,
     agreement_of,
     cluster_rows,
     clusters_picture,
     cross_table,
-    mixture_bytes,
 )
 from bayesmix.cli.pages import choice_page
-from bayesmix.cli.shared import emit, show
+from bayesmix.cli.shared import NOT_CLEAN, emit, say, show
 from bayesmix.cli.tables import Data
 
-__all__ = ["finish"]
+__all__ = ["finish", "finish_without"]
+
+
+def finish_without(reason: str, output: Output, document: Mapping[str, Any]) -> NoReturn:
+    """Say why nothing is chosen, write nothing, and end the command.
+
+    Raises:
+        typer.Exit: always, with the code that says so.
+    """
+    say(f"bayesmix: {reason}")
+    if output.as_json:
+        emit({**document, "chosen": None, "mixture": None, "labels": None, "files": []})
+    raise typer.Exit(NOT_CLEAN)
 
 
 def finish(choice: Choice, data: Data, output: Output, document: Mapping[str, Any]) -> None:
@@ -38,8 +49,10 @@ def finish(choice: Choice, data: Data, output: Output, document: Mapping[str, An
     pictures = [clusters_picture(mixture, data.x), *choice.pictures]
     files: dict[Path, bytes] = {}
     if output.folder is not None:
-        files[output.folder / "mixture.json"] = mixture_bytes(mixture)
-        files |= output.tables({"clusters": cluster_rows(fit, data.x), **choice.tables})
+        files[output.folder / "mixture.json"] = saved_bytes(mixture, ".json")
+        files |= output.tables(
+            {"clusters": cluster_rows(fit.labels, mixture.responsibilities(data.x)), **choice.tables}
+        )
         files |= {output.folder / f"{picture.name}.png": picture.png() for picture in pictures}
     if output.report is not None:
         files[output.report] = choice_page(choice, data, agreement, pictures, output.command).encode()
@@ -50,7 +63,7 @@ def finish(choice: Choice, data: Data, output: Output, document: Mapping[str, An
             {
                 **document,
                 "chosen": choice.record,
-                "mixture": json.loads(mixture_bytes(mixture)),
+                "mixture": json.loads(saved_bytes(mixture, ".json")),
                 "labels": known,
             }
             | {"files": list(files)}

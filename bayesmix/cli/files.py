@@ -16,7 +16,17 @@ from bayesmix.cli.tables import PARQUET, require_parquet
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["SINGLE", "TABLES", "Output", "check_file", "check_folder", "drawn", "table_bytes", "write"]
+__all__ = [
+    "SINGLE",
+    "TABLES",
+    "Output",
+    "check_file",
+    "check_folder",
+    "drawn",
+    "saved_bytes",
+    "table_bytes",
+    "write",
+]
 
 SINGLE = (6.4, 4.8)  # inches, of a figure with one panel
 TABLES = (".csv", *PARQUET)
@@ -112,6 +122,18 @@ def table_bytes(frame: pandas.DataFrame, suffix: str) -> bytes:
     content = io.BytesIO()
     (frame.reset_index() if named else frame).to_parquet(content, engine="pyarrow", index=False)
     return content.getvalue()
+
+
+def saved_bytes(result: Any, suffix: str) -> bytes:
+    """What `bayesmix.save` writes."""
+    from tempfile import TemporaryDirectory
+
+    from bayesmix.files import save
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder, f"result{suffix}")
+        save(result, path)
+        return path.read_bytes()
 
 
 def drawn(

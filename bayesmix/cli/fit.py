@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bayesmix.cli.chosen import finish
+from bayesmix.cli.chosen import finish, finish_without
 from bayesmix.cli.files import Output
 from bayesmix.cli.outcome import Choice, Picture
 from bayesmix.cli.shared import (
-    NOT_CLEAN,
     CountsOption,
     CovarianceOption,
     DataArgument,
@@ -23,8 +22,6 @@ from bayesmix.cli.shared import (
     ReportOption,
     bad_input_ends,
     counts_of,
-    emit,
-    say,
     show,
     words_of,
 )
@@ -88,20 +85,19 @@ def fit_command(
             typer.echo(reason)
     document = {
         "command": "fit",
-        "data": {"name": read.name, "n_rows": len(read.x), "features": list(read.x.columns)},
+        "data": read.document(),
         "criterion": criterion,
         "key": key,
         "fits": records,
     }
     if best is None:
-        say(
-            "bayesmix: none of these fits is clean, for the reasons above, so none is chosen and nothing is "
+        finish_without(
+            "none of these fits is clean, for the reasons above, so none is chosen and nothing is "
             "written; ask for fewer clusters, for --prior weak, or for a structure with equal volumes such as "
-            "--covariance tied"
+            "--covariance tied",
+            output,
+            document,
         )
-        if as_json:
-            emit({**document, "chosen": None, "mixture": None, "labels": None, "files": []})
-        raise typer.Exit(NOT_CLEAN)
     record = next(row for row in records if row["chosen"])
     pictures = _pictures(fits, fits[best], criterion)
     finish(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,7 +26,6 @@ __all__ = [
     "clusters_picture",
     "cross_table",
 ]
-__all__ += ["mixture_bytes"]
 
 _SMALL = (5.0, 3.75)  # inches
 
@@ -119,15 +117,6 @@ def cross_table(agreement: Agreement) -> pandas.DataFrame:
     return table
 
 
-def mixture_bytes(mixture: GaussianMixture) -> bytes:
-    """What `GaussianMixture.save` writes."""
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        mixture.save(Path(folder, "mixture.json"))
-        return Path(folder, "mixture.json").read_bytes()
-
-
 def clusters_picture(mixture: GaussianMixture, x: Any) -> Picture:
     from bayesmix import plots
 
@@ -148,10 +137,9 @@ def _panels(d: int) -> tuple[tuple[int, int], tuple[float, float]]:
     return (side, side), ((2.4 * side, 2.2 * side) if side > 1 else SINGLE)
 
 
-def cluster_rows(fit: Fit, x: pandas.DataFrame) -> pandas.DataFrame:
-    """Each row's most probable cluster and its probability of each."""
+def cluster_rows(labels: Any, r: np.ndarray) -> pandas.DataFrame:
+    """Each row's cluster and its probability of each (n, k)."""
     import pandas
 
-    r = fit.mixture.responsibilities(x)
-    columns = {"cluster": fit.labels} | {f"p{k}": r[:, k] for k in range(r.shape[1])}
-    return pandas.DataFrame(columns, index=pandas.RangeIndex(len(x), name="row"))
+    columns = {"cluster": labels} | {f"p{k}": r[:, k] for k in range(r.shape[1])}
+    return pandas.DataFrame(columns, index=pandas.RangeIndex(len(r), name="row"))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from bayesmix.cli.files import Output, write
-from bayesmix.cli.outcome import Agreement, Picture, agreement_of, cross_table
+from bayesmix.cli.files import Output, saved_bytes, write
+from bayesmix.cli.outcome import Agreement, Picture, agreement_of, cluster_rows, cross_table
 from bayesmix.cli.pages import as_text, posterior_page
 from bayesmix.cli.shared import (
     DONE,
@@ -100,7 +99,7 @@ def sample_command(
     pictures = _pictures(raw, posterior)
     files: dict[Path, bytes] = {}
     if output.folder is not None:
-        files[output.folder / "posterior.nc"] = _netcdf(posterior)
+        files[output.folder / "posterior.nc"] = saved_bytes(posterior, ".nc")
         files |= output.tables({"summary": summary, "diagnosis": diagnosis.table, "clusters": clusters})
         files |= {output.folder / f"{picture.name}.png": picture.png() for picture in pictures}
     if output.report is not None:
@@ -113,7 +112,7 @@ def sample_command(
         emit(
             {
                 "command": "sample",
-                "data": {"name": read.name, "n_rows": len(read.x), "features": list(read.x.columns)},
+                "data": read.document(),
                 "n_components": n_components,
                 "covariance": posterior["posterior"].attrs["covariance"],
                 "prior": prior,
@@ -147,22 +146,13 @@ def _summary(posterior: xarray.DataTree) -> pandas.DataFrame:
 
 def _clusters(posterior: xarray.DataTree) -> pandas.DataFrame:
     """Each row's most probable cluster, and its probability of each: means over the relabelled draws."""
-    import pandas
-
     group = posterior["allocations"]
-    n = group.sizes["obs_id"]
-    r = np.asarray(group["responsibilities"]) if "responsibilities" in group else np.ones((n, 1))
-    columns = {"cluster": r.argmax(axis=1)} | {f"p{k}": r[:, k] for k in range(r.shape[1])}
-    return pandas.DataFrame(columns, index=pandas.RangeIndex(n, name="row"))
-
-
-def _netcdf(posterior: xarray.DataTree) -> bytes:
-    from bayesmix.files import save
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "posterior.nc")
-        save(posterior, path)
-        return path.read_bytes()
+    r = (
+        np.asarray(group["responsibilities"])
+        if "responsibilities" in group
+        else np.ones((group.sizes["obs_id"], 1))
+    )
+    return cluster_rows(r.argmax(axis=1), r)
 
 
 def _say_found(

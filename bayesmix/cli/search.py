@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bayesmix.cli.chosen import finish
+from bayesmix.cli.chosen import finish, finish_without
 from bayesmix.cli.files import Output
 from bayesmix.cli.outcome import Choice, Picture
 from bayesmix.cli.shared import (
-    NOT_CLEAN,
     CountsOption,
     DataArgument,
     FeaturesOption,
@@ -22,9 +21,7 @@ from bayesmix.cli.shared import (
     ReportOption,
     bad_input_ends,
     counts_of,
-    emit,
     plural,
-    say,
     show,
     words_of,
 )
@@ -91,7 +88,7 @@ def search_command(
     table: Any = found.table
     document = {
         "command": "search",
-        "data": {"name": read.name, "n_rows": len(read.x), "features": list(read.x.columns)},
+        "data": read.document(),
         "criterion": criterion,
         "key": key,
         "cells": table,
@@ -110,13 +107,12 @@ def search_command(
         )
         _say_reasons(table, reasons, top)
     if not table["clean"].any():
-        say(
-            "bayesmix: none of these cells is clean, for the reasons above, so none is chosen and nothing is written; "
-            "search fewer clusters, or structures with equal volumes such as --covariance EEE"
+        finish_without(
+            "none of these cells is clean, for the reasons above, so none is chosen and nothing is written; "
+            "search fewer clusters, or structures with equal volumes such as --covariance EEE",
+            output,
+            document,
         )
-        if as_json:
-            emit({**document, "chosen": None, "mixture": None, "labels": None, "files": []})
-        raise typer.Exit(NOT_CLEAN)
     pictures = [Picture("search", _CAPTION, lambda ax: found.plot(ax=ax))]
     record = table.iloc[0].to_dict()
     words = criterion.upper().replace("_", ", ")

@@ -40,6 +40,10 @@ class Data(NamedTuple):
         rows, features = self.x.shape
         return f"{rows} rows, {features} feature{'s' if features > 1 else ''}"
 
+    def document(self) -> dict[str, Any]:
+        """For scripts."""
+        return {"name": self.name, "n_rows": len(self.x), "features": list(self.x.columns)}
+
 
 def read_data(source: str, *, labels: str | None = None, features: Sequence[str] | None = None) -> Data:
     """The table: the known classes taken out, then the features, all of them by default, as numbers.

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.inputs import as_points
 from bayesmix.mixture import GaussianMixture
 from bayesmix.plots.clusters import limits
-from bayesmix.plots.hills import chosen
+from bayesmix.plots.hills import chosen, rows_of
 from bayesmix.plots.style import ellipse, new_axes, style_of
 
 if TYPE_CHECKING:
@@ -52,15 +51,14 @@ def plot_classification(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['0  (2)', '1  (1)']
     """
-    small, data, labels, ax = _prepare(mixture, x, features, ax)
+    small, data, r, ax = _prepare(mixture, x, features, ax)
+    labels = r.argmax(axis=1)
     if data.shape[1] == 2:
         ends = [limits(data[:, j], small, j) for j in range(2)]
         if mixture.n_features == 2 and mixture.n_components > 1:
             _shade(ax, small, ends)
         ax.set(xlim=ends[0], ylim=ends[1])
-        for cluster, (mean, covariance) in enumerate(zip(small.means, small.covariances)):
-            color = style_of(cluster)[0]
-            ax.add_patch(ellipse(mean, covariance, 1, edgecolor=color, linewidth=1.8))
+        _draw_ellipses(ax, small)
     for cluster in np.unique(labels):
         color, marker = style_of(int(cluster))
         mine = data[labels == cluster]
@@ -104,9 +102,10 @@ def plot_uncertainty(
         >>> ax.get_legend().get_title().get_text()
         '1 - max r'
     """
-    small, data, labels, ax = _prepare(mixture, x, features, ax)
-    doubt = 1 - mixture.responsibilities(x).max(axis=1)
+    small, data, r, ax = _prepare(mixture, x, features, ax)
+    doubt = 1 - r.max(axis=1)
     if data.shape[1] == 1:
+        labels = r.argmax(axis=1)
         for cluster in np.unique(labels):
             color, marker = style_of(int(cluster))
             mine = labels == cluster
@@ -115,9 +114,7 @@ def plot_uncertainty(
         ax.set(ylabel="1 - max r", ylim=(0, None))
         ax.legend(title="cluster", frameon=False)
         return ax
-    for cluster, (mean, covariance) in enumerate(zip(small.means, small.covariances)):
-        color = style_of(cluster)[0]
-        ax.add_patch(ellipse(mean, covariance, 1, edgecolor=color, linewidth=1.8))
+    _draw_ellipses(ax, small)
     most = 1 - 1 / max(mixture.n_components, 2)
     order = np.argsort(doubt)  # the doubtful ones on top
     edge = {"linewidths": 0.4, "edgecolors": "0.2"}
@@ -135,14 +132,19 @@ def plot_uncertainty(
 def _prepare(
     mixture: GaussianMixture, x: Any, features: Sequence[Any] | None, ax: Any
 ) -> tuple[GaussianMixture, np.ndarray, np.ndarray, Any]:
-    """The marginal and the data of the features drawn, the labels by all features, and Axes with names."""
-    small, columns, names = chosen(mixture, features)
-    points, given = as_points(x, n_features=mixture.n_features)
-    names = names if mixture.feature_names else [str(given[j]) for j in columns]
+    """The marginal and the data of the features drawn, responsibilities by all features, and Axes with names."""
+    small, columns, _ = chosen(mixture, features)
+    points, names = rows_of(mixture, x, columns)
     ax = new_axes(ax)
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[-1])
-    return small, points[:, columns], mixture.classify(points), ax
+    return small, points[:, columns], mixture.responsibilities(points), ax
+
+
+def _draw_ellipses(ax: Any, mixture: GaussianMixture) -> None:
+    for cluster, (mean, covariance) in enumerate(zip(mixture.means, mixture.covariances)):
+        color = style_of(cluster)[0]
+        ax.add_patch(ellipse(mean, covariance, 1, edgecolor=color, linewidth=1.8))
 
 
 def _area(doubt: Any, most: float) -> Any:

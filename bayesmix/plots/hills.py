@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesmix.frames import default_names
 from bayesmix.inputs import as_points
 from bayesmix.mixture import GaussianMixture
 from bayesmix.plots.clusters import limits
@@ -15,7 +16,7 @@ from bayesmix.plots.style import COLORS, mixed_colors, new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["chosen", "mass_levels", "plot_density", "plot_hills"]
+__all__ = ["chosen", "mass_levels", "plot_density", "plot_hills", "rows_of"]
 
 _GRID = 120
 _HILLS = 90  # points of the surface in each direction
@@ -56,9 +57,8 @@ def plot_density(
     small, columns, names = chosen(mixture, features)
     data = np.empty((0, len(columns)))
     if x is not None:
-        points, given = as_points(x, n_features=mixture.n_features)
+        points, names = rows_of(mixture, x, columns)
         data = points[:, columns]
-        names = names if mixture.feature_names else [str(given[j]) for j in columns]
     ax = new_axes(ax)
     ax.set_xlabel(names[0])
     if len(columns) == 1:
@@ -146,8 +146,15 @@ def chosen(
     if not 1 <= len(shown) <= 2:
         raise ValueError(f"this figure shows one or two features; features has {len(shown)}")
     columns = [mixture._feature(feature) for feature in shown]
-    names = mixture.feature_names or tuple(f"x{j}" for j in range(mixture.n_features))
+    names = mixture.feature_names or default_names(mixture.n_features)
     return mixture.marginal(shown), columns, [names[j] for j in columns]
+
+
+def rows_of(mixture: GaussianMixture, x: Any, columns: list[int]) -> tuple[np.ndarray, list[str]]:
+    """Data (n, d), a table's columns by name, and what the drawn columns are called."""
+    points, given = as_points(x, n_features=mixture.n_features, known=mixture.feature_names)
+    names = mixture.feature_names or given
+    return points, [names[j] for j in columns]
 
 
 def mass_levels(density: np.ndarray) -> np.ndarray:

@@ -150,7 +150,7 @@ def plot_merge_likelihood(mixture: GaussianMixture, x: Any, *, ax: Any = None) -
     """
     if mixture.means.ndim != 2 or mixture.n_components < 2:
         raise ValueError("plot_merge_likelihood needs one mixture of two clusters or more")
-    loss = _lost(mixture, as_points(x, n_features=mixture.n_features).values)
+    loss = _lost(mixture, as_points(x, n_features=mixture.n_features, known=mixture.feature_names).values)
     k = mixture.n_components
     ax = new_axes(ax)
     shade = np.log1p(np.maximum(loss, 0))
