@@ -1,7 +1,7 @@
 """Axes of covariances: of one matrix, rotations, and the common ones of several scatters.
 
 Common axes are turned all pairs at once by Newton's method near the minimum, and pair by pair to the lowest point over
-each angle elsewhere, so nothing can raise the criterion.
+each angle elsewhere, so nothing can raise the criterion by more than its rounding.
 
 References:
     Flury & Gautschi (1986), An algorithm for simultaneous orthogonal transformation of several positive definite
@@ -29,6 +29,9 @@ TINY = 1e-300
 _ROUNDS = 500  # turns of the common axes, at most
 _STILL = 1e-9  # largest angle of a last turn
 _SMALL_TURN = 0.2  # largest angle of a step of Newton that is taken
+_ROUNDING = (
+    1e-14  # relative, of the criterion: so near the minimum Newton's step is right and cannot be seen to be
+)
 _ANGLES = 16  # points of a grid of angles over half a turn of 2 θ
 
 
@@ -79,7 +82,7 @@ def common_axes(
     """The axes D that VVE, where volumes are varying, else EVE give scatters W_k; and diag(Dᵀ W_k D).
 
     They begin at the axes of the previous covariances, which share them. Newton's step for every pair at once is
-    taken where it is small and lowers the criterion; otherwise the axes are turned pair by pair.
+    taken where it is small and does not raise the criterion; otherwise the axes are turned pair by pair.
     """
     k, d = scatter.shape[:2]
 
@@ -99,7 +102,8 @@ def common_axes(
         axes, turned, _, rounds = carry
         turn, angle = _newton(turned, terms)
         moved = jnp.swapaxes(turn, -1, -2) @ turned @ turn
-        lower = _criterion(moved, terms) <= _criterion(turned, terms)
+        before = _criterion(turned, terms)
+        lower = _criterion(moved, terms) <= before + _ROUNDING * jnp.abs(before)
         axes, turned, angle = lax.cond(
             lower & (angle < _SMALL_TURN),
             lambda: (axes @ turn, moved, angle),

@@ -52,7 +52,7 @@ if len(sys.argv) > 1:
     nearest = np.linalg.norm(modes.points[:, None] - line, axis=2).argmin(axis=1)
     right.plot(along[nearest], np.exp(modes.log_density), "o", color=plots.COLORS[2], markersize=6)
     right.set(xlabel="way along the ridgeline", ylabel="density", ylim=(0, 0.5))
-    figure.savefig(Path(sys.argv[1]) / "three_peaks.png", dpi=110)
+    figure.savefig(Path(sys.argv[1]) / "ridgeline.png", dpi=110)
 
 assert len(modes) == 3
 assert set(modes.cluster_mode) == {1, 2}  # no cluster's mean climbs to the highest

@@ -257,9 +257,11 @@ def test_draws_have_the_moments_of_their_laws(word, structure):
     g, a, rate = prior.rate_shape, prior.shape, sample["rate"]
     if full:
         assert_law(rate[:, 0, 0], stats.gamma(g, scale=1 / prior.rate_rate[0]))
-        ratio = np.linalg.slogdet(rate)[1] - np.linalg.slogdet(sample["covariances"][:, 1])[1]
+        known = np.linalg.cond(rate) < 1e10  # a nearly singular B has no determinant in float64
+        ratio = (np.linalg.slogdet(rate)[1] - np.linalg.slogdet(sample["covariances"][:, 1])[1])[known]
         expected = special.digamma(a - np.arange(d) / 2).sum()  # of log |B Σ⁻¹|, for a Wishart of 2 a degrees
-        assert abs(ratio.mean() - expected) < 4.5 * ratio.std() / np.sqrt(3000)
+        assert len(ratio) > 2900  # whose law is the same, since B Σ⁻¹ does not depend on B
+        assert abs(ratio.mean() - expected) < 4.5 * ratio.std() / np.sqrt(len(ratio))
         left = 1 / np.linalg.inv(rate)[:, 2, 2]  # what the other features leave: a gamma of fewer degrees
         assert_law(left, stats.gamma(g - (d - 1) / 2, scale=1 / prior.rate_rate[2]))
     else:
@@ -496,7 +498,13 @@ def test_galaxies_are_richardson_and_greens():
     mean, error = mean_and_error(ours)
     theirs = {name: np.ravel(reference[name]) for name in ("posterior_mean", "mcse_of_mean", "posterior_sd")}
     assert (np.abs(mean - theirs["posterior_mean"]) < 4.5 * np.hypot(error, theirs["mcse_of_mean"])).all()
-    assert_allclose(ours.std(axis=(0, 1)), theirs["posterior_sd"], rtol=0.25)  # heavy tails
+    squares = (
+        ours - mean
+    ) ** 2  # heavy-tailed: what their mean is worth is read off our draws, and for theirs too
+    variance, own_error = mean_and_error(squares)
+    their_error = squares.std(axis=(0, 1)) * theirs["mcse_of_mean"] / theirs["posterior_sd"]
+    assert (np.abs(variance - theirs["posterior_sd"] ** 2) < 4.5 * np.hypot(own_error, their_error)).all()
+    assert np.median(np.hypot(own_error, their_error) / variance) < 0.1
     for name, probability in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95)):
         share = (ours < np.ravel(reference[name])).mean(axis=(0, 1))
         error = np.sqrt(probability * (1 - probability) * (1 / 1500 + 1 / 2000))
