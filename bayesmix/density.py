@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bayesmix.covariance import Covariance
+from bayesmix.elementary import exp_below, log_above
 from bayesmix.storage import numbers
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ def draw_cluster(key: Array, logits: Float[Array, "k b"]) -> tuple[Array, Array]
     """
     k = logits.shape[0]
     top = jnp.max(logits, axis=0)
-    below = jnp.tril(jnp.ones((k, k), logits.dtype)) @ jnp.exp(logits - top)
+    below = jnp.tril(jnp.ones((k, k), logits.dtype)) @ exp_below(logits - top)
     # The last cluster is whatever is left, so that rounding never leaves a point without one.
     z = jnp.sum(jax.random.uniform(key, top.shape, logits.dtype) * below[-1] >= below[:-1], axis=0)
-    return z, top + jnp.log(below[-1])
+    return z, top + log_above(below[-1])
 
 
 def precision_factor(covariance: Covariance, n_features: int) -> tuple[Array, Array]:

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float
 
 from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
+from bayesmix.elementary import exp_below, log_above
 from bayesmix.inputs import chunks_of, points_last
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES, numbers, per_cluster, with_one
@@ -102,9 +103,9 @@ Assign = Callable[[Array, Array, Any], tuple[Array, Array]]
 def _soft(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
     """r = softmax; the free energy is then the log-likelihood."""
     top = jnp.max(logits, axis=0)
-    unnormalised = jnp.exp(logits - top)
+    unnormalised = exp_below(logits - top)
     total = jnp.sum(unnormalised, axis=0)
-    return unnormalised * (weight / total), jnp.sum(weight * (top + jnp.log(total)))
+    return unnormalised * (weight / total), jnp.sum(weight * (top + log_above(total)))
 
 
 def _hard(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ LAYERS = (
     ("checkpoints",),
     ("inputs", "hierarchy", "compilation"),
     ("evaluate",),
-    ("storage", "agreement"),
+    ("storage", "agreement", "elementary"),
     ("axes",),
     ("estimate",),
     ("covariance",),
