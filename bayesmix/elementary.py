@@ -1,9 +1,9 @@
 """exp and log of softmax sums, for XLA on a processor.
 
-It computes float64 logarithms one by one and takes twice as long as it need over exponentials: together half of an EM
-step with few features. Here the argument is split into a power of two, which is set or read as bits, and a remainder near
-zero or one, whose Taylor series is summed: straight-line code, which becomes vector instructions. exp is right to 1 unit in
-the last place, log to 3. Other precisions and other devices have XLA's own functions.
+It computes float64 logarithms one by one and takes twice as long as it need over exponentials: together half of an
+EM step with few features. Here the argument is split into a power of two, which is set or read as bits, and a
+remainder near zero or one, whose Taylor series is summed: straight-line code, which becomes vector instructions. exp
+is right to 1 unit in the last place, log to 3. Other precisions and other devices have XLA's own functions.
 """
 
 from __future__ import annotations

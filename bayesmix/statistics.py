@@ -80,8 +80,8 @@ def observe(x: np.ndarray, weight: np.ndarray, structure: Structure) -> Observat
     """Blocks of the rows of x (n, d), which should be centred and scaled, with weights (n,)."""
     n, d = x.shape
     features = 1 + d + (0 if structure.shared else STORAGES[structure.storage].size(d))
-    # Features of a block in about 200 kB: measured best of 128 to 4,096 points at d = 2, 4, 10 and 32.
-    size = 2 ** int(math.log2(min(1024, max(256, 24576 // features))))
+    # Features of a block in about 200 kB: measured best of 128 to 8,192 points at d = 2, 4, 10 and 32.
+    size = 2 ** int(math.log2(min(2048 if features <= 8 else 1024, max(256, 24576 // features))))
     second = None
     if structure.shared:
         second = sum(_second_moment(x[rows], weight[rows], structure) for rows in chunks_of(n))
