@@ -65,20 +65,21 @@ def advance_by_parts(
     Otherwise each thread would compile the same program.
     """
 
+    # Handed over once: at each of the calls it would take longer than the M-step.
+    beta, rules, numbers = jax.device_put((beta, rules, [np.int32(i) for i in range(len(parts))]))
+
     def pass_over(turn: Turn, part: int) -> Statistics:
         with double_precision():
-            return jax.block_until_ready(_part(turn, parts[part], np.int32(part), beta, options))
+            return jax.block_until_ready(_part(turn, parts[part], numbers[part], beta, options))
 
     def climb(state: State, limit: int, alone: bool) -> State:
         last = int(state.step) + limit
-        state = state._replace(filled=np.zeros_like(state.filled))
-        turn, statistics = jax.tree.map(
-            lambda a: np.zeros(a.shape, a.dtype),
-            jax.eval_shape(partial(_look_ahead, options=options), state, parts[0], beta, rules),
-        )
+        state = jax.device_put(state._replace(filled=np.zeros_like(state.filled)))
+        ahead = _look_ahead.eval_shape(state, parts[0], beta, rules, options)
+        turn, statistics = jax.device_put(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), ahead))
         sums = [statistics] * len(parts)
         begun = False
-        while not begun or (state.code == 0 and (state.step < last or state.skip)):
+        while not begun or (int(state.code) == 0 and (int(state.step) < last or bool(state.skip))):
             if begun:
                 others = [] if alone else [pool.submit(pass_over, turn, i) for i in range(1, len(parts))]
                 sums = [pass_over(turn, i) for i in range(len(parts) - len(others))]
@@ -99,6 +100,7 @@ def advance_by_parts(
     return jax.tree.map(lambda *leaves: np.stack(leaves), *ended)
 
 
+@partial(jax.jit, static_argnames="options")  # never compiled: its traces are kept
 def _look_ahead(
     state: State, part: Observations, beta: Any, rules: Rules, options: Options
 ) -> tuple[Turn, Statistics]:
