@@ -29,9 +29,7 @@ TINY = 1e-300
 _ROUNDS = 500  # turns of the common axes, at most
 _STILL = 1e-9  # largest angle of a last turn
 _SMALL_TURN = 0.2  # largest angle of a step of Newton that is taken
-_ROUNDING = (
-    1e-14  # relative, of the criterion: so near the minimum Newton's step is right and cannot be seen to be
-)
+_ROUNDING = 1e-14  # of the criterion: so near the minimum Newton's step is right, and cannot be seen to be
 _ANGLES = 16  # points of a grid of angles over half a turn of 2 θ
 
 

@@ -47,7 +47,7 @@ def exp_below(x: Array) -> Array:
     if not _own(x):
         return jnp.exp(x)
     y = jnp.maximum(x, _LEAST)
-    shifted = y / math.log(2) + _SHIFT
+    shifted = y * math.log2(math.e) + _SHIFT
     n = shifted - _SHIFT
     power = _bits((_bits(shifted, jnp.int64) << 52) + (_BIAS << 52), jnp.float64)  # 2^n
     return jnp.where(x < _LEAST, 0, _series(_EXP, (y - n * _LN2[0]) - n * _LN2[1]) * power)

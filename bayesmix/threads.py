@@ -24,7 +24,7 @@ from bayesmix.statistics import Observations, Statistics
 __all__ = ["advance_by_parts", "parts_of"]
 
 _WORTH = (
-    2e7  # products n k p of a pass, some six milliseconds on one core; handing parts to threads takes two
+    2e7  # products n k p of a pass, some six milliseconds on one core; a shared step costs up to two more
 )
 
 
