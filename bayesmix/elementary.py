@@ -9,6 +9,7 @@ is right to 1 unit in the last place, log to 3. Other precisions and other devic
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def _own(x: Array) -> bool:
     return x.dtype == jnp.float64 and jax.default_backend() == "cpu"
 
 
-def _bits(x: Array, dtype: type) -> Array:
+def _bits(x: Array, dtype: Any) -> Array:
     return jax.lax.bitcast_convert_type(x, dtype)
 
 

@@ -23,9 +23,8 @@ from bayesmix.statistics import Observations, Statistics
 
 __all__ = ["advance_by_parts", "parts_of"]
 
-_WORTH = (
-    2e7  # products n k p of a pass, some six milliseconds on one core; a shared step costs up to two more
-)
+# Products n k p of a pass, some six milliseconds on one core: to share a step costs up to two.
+_WORTH = 2e7
 
 
 def parts_of(observations: Observations, products: float) -> list[Observations]:
