@@ -22,6 +22,7 @@ covariances, 1 + 2 d for diagonal, 2 + d for spherical, 1 + d for tied ones and 
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -316,14 +317,12 @@ def main():
     rates = machine()
     stamp |= {f"{name}_per_second": float(f"{rate:.4g}") for name, rate in rates.items()}
     rows = []
-    for kind, row in run(options, rates):
+    last = (("cold", cold(options.repeats)) for _ in range("cold" in options.tasks))
+    for kind, row in itertools.chain(run(options, rates), last):
         show(kind, row)
         rows.append((kind, row))
-    if "cold" in options.tasks:
-        rows.append(("cold", cold(options.repeats)))
-        show(*rows[-1])
-    if options.json:
-        write([{"benchmark": kind} | row | stamp for kind, row in rows], options.json)
+        if options.json:  # after each row, so that a run that is cut short leaves what it measured
+            write([{"benchmark": kind} | row | stamp for kind, row in rows], options.json)
     if options.figure:
         draw(rows, options.figure)
 
