@@ -504,7 +504,9 @@ def test_galaxies_are_richardson_and_greens():
     variance, own_error = mean_and_error(squares)
     their_error = squares.std(axis=(0, 1)) * theirs["mcse_of_mean"] / theirs["posterior_sd"]
     assert (np.abs(variance - theirs["posterior_sd"] ** 2) < 4.5 * np.hypot(own_error, their_error)).all()
-    assert np.median(np.hypot(own_error, their_error) / variance) < 0.1
+    assert (
+        np.median(np.hypot(own_error, their_error) / variance) < 0.15
+    )  # so 4.5 errors are a third of a deviation
     for name, probability in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95)):
         share = (ours < np.ravel(reference[name])).mean(axis=(0, 1))
         error = np.sqrt(probability * (1 - probability) * (1 / 1500 + 1 / 2000))
