@@ -43,8 +43,9 @@ def _series(coefficients: list[float], x: Array) -> Array:
     return total
 
 
+@jax.custom_jvp
 def exp_below(x: Array) -> Array:
-    """exp(x) of x <= 0: exactly 0 below -708, 1 at 0, NaN of NaN. For loops that nobody differentiates."""
+    """exp(x) of x <= 0: exactly 0 below -708, 1 at 0, NaN of NaN."""
     if not _own(x):
         return jnp.exp(x)
     y = jnp.maximum(x, _LEAST)
@@ -54,8 +55,9 @@ def exp_below(x: Array) -> Array:
     return jnp.where(x < _LEAST, 0, _series(_EXP, (y - n * _LN2[0]) - n * _LN2[1]) * power)
 
 
+@jax.custom_jvp
 def log_above(x: Array) -> Array:
-    """log(x) of x >= 1: exactly 0 at 1, NaN of NaN and infinity. For loops that nobody differentiates."""
+    """log(x) of x >= 1: exactly 0 at 1, NaN of NaN and infinity."""
     if not _own(x):
         return jnp.log(x)
     n = (_bits(x, jnp.int64) + _ROOT_BITS) >> 52  # x = 2^n m, m between the roots of 1/2 and 2
@@ -63,3 +65,15 @@ def log_above(x: Array) -> Array:
     exponent = _bits(n + (_SHIFT_BITS - _BIAS), jnp.float64) - _SHIFT
     s = (m - 1) / (m + 1)
     return exponent * _LN2[0] + (s * _series(_LOG, s * s) + exponent * _LN2[1])
+
+
+# Bits have no derivative.
+@exp_below.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    value = exp_below(*primals)
+    return value, value * tangents[0]
+
+
+@log_above.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return log_above(*primals), tangents[0] / primals[0]
