@@ -97,7 +97,7 @@ def test_enumeration_is_the_average_over_the_prior(structure):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "chains"), [("gibbs", COUNT), ("nuts", 100)])
+@pytest.mark.parametrize(("method", "chains"), [("gibbs", COUNT), ("nuts", 60)])
 def test_two_clusters_are_those_of_enumeration(method, chains):
     """Many short chains on the same points, in the programs that calibration below has compiled."""
     prior = prior_of("VVV", degrees_of_freedom=7.0, concentration=[3.0, 1.0])
@@ -162,7 +162,7 @@ MUTATIONS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.parametrize("name", ["degrees_of_freedom + 1", "scale LᵀL"])  # Geweke's test below finds all
 def test_a_wrong_prior_fails_calibration(name):
     wrong = study("gibbs", "VVV", COUNT, 1, believed=prior_of("VVV", **MUTATIONS[name]), search=False)
     assert worst(wrong.ranks)[0] < LEVEL

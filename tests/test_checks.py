@@ -108,9 +108,9 @@ def test_pairwise_distances_are_of_all_pairs_or_of_five_hundred_points():
 @pytest.mark.slow
 @pytest.mark.parametrize("mixture", [APART, TOUCHING], ids=["two features", "one feature"])
 def test_data_from_the_model_have_uniform_tails(mixture):
-    """Forty data sets, each with its own simulations: all checks together, and each by itself."""
+    """Thirty data sets, each with its own simulations: all checks together, and each by itself."""
     runs = [
-        bm.check_fit(mixture, mixture.simulate(120, key=s)[0], n_draws=99, key=s + 500) for s in range(40)
+        bm.check_fit(mixture, mixture.simulate(120, key=s)[0], n_draws=99, key=s + 500) for s in range(30)
     ]
     for name in runs[0].checks:
         tails = np.array([run.checks[name].tail for run in runs])

@@ -26,7 +26,7 @@ def same(a, b, rtol=1e-6):
     assert_allclose(a.mixture.covariances, b.mixture.covariances, rtol=rtol, atol=rtol)
 
 
-BOTH = [("soft", name) for name in NAMES] + [("hard", name) for name in FEW]
+BOTH = [("soft", name) for name in NAMES] + [("hard", name) for name in ("V", "EEE", "VVI")]
 
 
 @pytest.mark.parametrize(("method", "name"), BOTH)
@@ -168,11 +168,11 @@ def test_the_order_of_rows_and_clusters_does_not_matter(name):
     assert_allclose(fit.log_likelihood, fitted(name).log_likelihood, rtol=1e-9)
 
 
-# Starts and responsibilities do not depend on how a structure is constrained: a few of them, some in every way.
+# Starts and responsibilities do not depend on how a structure is constrained: a few of them, one in every way.
 WAYS = [("soft", "kmeans", name) for name in FEW]
 WAYS += [
     (method, init, name)
-    for name in ("E", "EEI", "VVV")
+    for name in ("EEI",)
     for method, init in (("hard", "kmeans"), ("soft", "k-means++"), ("hard", "random"))
 ]
 

@@ -64,7 +64,7 @@ def test_a_weight_is_so_many_copies():
     model = bm.MixtureModel(
         2, "V", bm.ConjugatePrior.of(mean=[0.0], degrees_of_freedom=3.0, scale=1.0, mean_count=0.1)
     )
-    options = {"key": 2, "method": "gibbs", "n_draws": 4000, "relabelling": None}
+    options = {"key": 2, "method": "gibbs", "n_draws": 2500, "relabelling": None}
     weighted = bm.sample_posterior(model, x, sample_weight=np.full(40, 3.0), **options)
     copies = bm.sample_posterior(model, np.repeat(x, 3), **options)
     for read in (

@@ -464,11 +464,11 @@ def conditional_sweeps(x, prior, n, rng):
 
 @pytest.mark.slow
 def test_several_features_agree_with_a_gibbs_sampler_of_the_same_posterior():
-    tree, x = posterior(n_draws=3000), overlapping()[0]
+    tree, x = posterior(n_draws=2000), overlapping()[0]
     ours = numbers_of(tree)
     prior = bm.hierarchical_prior(x, n_components=2)
     rng = np.random.default_rng(0)
-    theirs = np.stack([conditional_sweeps(x, prior, 2500, rng)[300:] for _ in range(2)])
+    theirs = np.stack([conditional_sweeps(x, prior, 2000, rng)[300:] for _ in range(2)])
     (mean, error), (other, other_error) = mean_and_error(ours), mean_and_error(theirs)
     assert (np.abs(mean - other) < 4.5 * np.hypot(error, other_error)).all(), (
         mean,
