@@ -90,7 +90,7 @@ def agglomerate(
     second = np.einsum("mn,ni,nj->mij", one_hot, x, x, optimize=True)
     scatter = second - count[:, None, None] * means[:, :, None] * means[:, None, :]
     center = weight @ x / weight.sum()
-    typical = weight @ ((x - center) ** 2).sum(axis=1) / (weight.sum() * d)
+    typical = weight @ ((x - center) ** 2).sum(axis=1) / (weight.sum() * d) or 1.0  # no two rows differ
 
     def cost(count: np.ndarray, scatter: np.ndarray) -> np.ndarray:
         trace = np.trace(scatter, axis1=-2, axis2=-1)

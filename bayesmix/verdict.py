@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ class Verdict(NamedTuple):
     """A name of `STATUS`, and a reason per cluster for those that are not clean."""
 
     name: str
-    reasons: Mapping[int, str] = MappingProxyType({})
+    reasons: Mapping[int, str] = {}
 
     @property
     def clean(self) -> bool:

@@ -1,6 +1,9 @@
 """The search over k and structures: mclust's own tables, honest refusals, and starts that do not depend on luck."""
 
+import pickle
+
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import load, rows
@@ -170,6 +173,12 @@ def test_two_searches_of_the_same_data_merge(found):
         found.merge(bm.search(x.iloc[:-1], n_components=[2], covariance=["EEE"]))
 
 
+def test_a_search_is_pickled_whole(found):
+    again = pickle.loads(pickle.dumps(found))
+    pd.testing.assert_frame_equal(again.table, found.table)
+    assert_array_equal(again.best.labels, found.best.labels)
+
+
 def test_the_same_key_gives_the_same_search_and_another_unit_the_same_choice():
     x = bm.datasets.load("old_faithful").to_numpy()
     options = {"n_components": [2, 3], "covariance": ["VVV", "VEI", "EEE"]}
@@ -251,6 +260,12 @@ def test_agglomeration_makes_mclusts_partitions_and_ward_scipys(name):
                 assert len(np.unique(labels)) == k
                 if result["model"] == "EII":
                     assert adjusted_rand_score(labels, fcluster(linked, k, "maxclust")) == 1.0
+
+
+def test_rows_that_do_not_differ_are_agglomerated_too():
+    """No union costs anything; pytest makes an error of a logarithm of zero."""
+    found = agglomerate(np.zeros((6, 2)), np.ones(6), [1, 2, 4])
+    assert [len(np.unique(found[k])) for k in (1, 2, 4)] == [1, 2, 4]
 
 
 def test_agglomeration_of_many_points_begins_with_wards_groups():
