@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.scipy.special import gammaln, multigammaln
 from jaxtyping import Array, Float
 
@@ -29,7 +28,7 @@ from bayesmix.covariance import Covariance, Structure
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.statistics import Statistics
-from bayesmix.storage import inverse_cholesky, per_cluster
+from bayesmix.storage import STORAGES, inverse_cholesky, per_cluster
 
 __all__ = ["Law", "Parameters", "conditional_law", "draw", "log_densities", "mixture_of", "parameters_of"]
 
@@ -140,14 +139,10 @@ def _log_gamma(uniform: Float[Array, "u n"], shape: Float[Array, " n"]) -> Float
 
 def _spread(cholesky: Array, standard: Array, axes: int) -> Array:
     """Noise of covariance (C Cᵀ)⁻¹ out of standard noise (k, d): C⁻ᵀ ε."""
-    k, d = standard.shape
     if axes < 2:
         return standard / (cholesky if axes == 1 else cholesky[:, None])
-    factor = jnp.broadcast_to(cholesky, (k, d, d))
-    solved = lax.linalg.triangular_solve(
-        factor, standard[..., None], left_side=True, lower=True, transpose_a=True
-    )
-    return solved[..., 0]
+    storage = STORAGES["full"]
+    return storage.apply(jnp.swapaxes(storage.inverse(cholesky), -1, -2), standard)
 
 
 def _dirichlet_constant(law: Law) -> Array:
@@ -177,9 +172,8 @@ def log_densities(law: Law, at: Parameters, row: Structure) -> tuple[Float[Array
     trace = jnp.sum(precision[:, None] * law.scale, axis=axes)  # (k|1, laws|1)
     nu = law.degrees
     if storage.axes == 2:
-        constant = (
-            nu / 2 * jnp.linalg.slogdet(law.scale)[1] - nu * d / 2 * math.log(2) - multigammaln(nu / 2, d)
-        )
+        log_scale = 2 * jnp.sum(jnp.log(storage.diagonal(storage.cholesky(law.scale))), axis=-1)
+        constant = nu / 2 * log_scale - nu * d / 2 * math.log(2) - multigammaln(nu / 2, d)
         covariance = constant + (nu + d + 1) / 2 * log_det[:, None] - trace / 2
     else:
         logs = jnp.log(law.scale / 2).reshape(len(nu), -1).sum(axis=1)

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from bayesmix.axes import TINY, common_axes, principal_axes, rebuild
-from bayesmix.storage import per_cluster
+from bayesmix.storage import STORAGES, per_cluster
 
 __all__ = ["each", "eev", "eve", "eve_or_vve", "evi", "evv", "pooled", "vee", "vei", "vev", "vve"]
 
@@ -44,10 +44,12 @@ def _geometric_mean(cells: Float[Array, "k d"]) -> Float[Array, " k"]:
 
 
 def _volume(matrices: Float[Array, "k d d"]) -> Float[Array, " k"]:
-    """|M|^(1/d), of matrices of any size."""
+    """|M|^(1/d), of matrices of any size; 0 of one that is singular."""
+    storage = STORAGES["full"]
     size = jnp.maximum(jnp.trace(matrices, axis1=-2, axis2=-1), TINY)
-    unit = matrices / size[..., None, None]
-    return size * jnp.exp(jnp.linalg.slogdet(unit)[1] / matrices.shape[-1])
+    pivots = storage.diagonal(storage.cholesky(matrices / size[..., None, None]))
+    logs = 2 * jnp.mean(jnp.log(pivots), axis=-1)
+    return jnp.where(jnp.isnan(logs), 0, size * jnp.exp(logs))
 
 
 def _common_shape(
@@ -119,10 +121,9 @@ def evv(
 
 def _inverse(matrix: Float[Array, "d d"]) -> tuple[Array, Array]:
     """M⁻¹ and |M|^(1/d) of a positive-definite matrix."""
-    d = matrix.shape[0]
-    factor = jnp.linalg.cholesky(matrix)
-    root = lax.linalg.triangular_solve(factor, jnp.eye(d, dtype=matrix.dtype), left_side=True, lower=True)
-    return root.T @ root, jnp.exp(2 * jnp.mean(jnp.log(jnp.diagonal(factor))))
+    storage = STORAGES["full"]
+    factor = storage.cholesky(matrix)
+    return storage.gram(storage.inverse(factor)), jnp.exp(2 * jnp.mean(jnp.log(storage.diagonal(factor))))
 
 
 def eev(

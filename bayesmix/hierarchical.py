@@ -119,9 +119,10 @@ class HierarchicalPrior(ProgramPrior):
             # The Cholesky factor of the rate with its features in reverse order: U Uᵀ = rate with U upper, so U⁻ᵀ is
             # the lower factor of the rate's inverse as it stands; a draw may be too thin to be factored again.
             prior = site.law(2 * self.rate_shape, 2 * jnp.diag(rate_rate[::-1]), d)
-            upper = _reversed(jnp.asarray(numpyro.sample("rate_root", prior)))
+            root = jnp.asarray(numpyro.sample("rate_root", prior))
+            upper = _reversed(root)
             numpyro.deterministic("rate", upper @ transposed(upper))
-            lower = transposed(jnp.linalg.inv(upper))
+            lower = transposed(_reversed(self.row.form.inverse(root)))
             law = dist.WishartCholesky(2 * self.shape, scale_tril=lower / jnp.sqrt(2))
         else:
             rate: Any = numpyro.sample("rate", site.law(2 * self.rate_shape, 2 * rate_rate, d))

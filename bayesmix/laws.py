@@ -22,7 +22,7 @@ from numpyro.distributions.util import validate_sample
 
 from bayesmix.covariance import Structure
 from bayesmix.inputs import is_traced
-from bayesmix.storage import inverse_cholesky
+from bayesmix.storage import STORAGES, inverse_cholesky
 
 __all__ = ["MeansByPrecision", "WishartCholeskyByRate", "transposed"]
 
@@ -44,7 +44,8 @@ class WishartCholeskyByRate(dist.Distribution):
     def log_prob(self, value: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
         nu, d = self.degrees_of_freedom, self.event_shape[-1]
         numbers = jnp if is_traced(self.rate) else np  # float32 may not hold a thin rate
-        root = jnp.asarray(numbers.linalg.cholesky(numbers.asarray(self.rate)))
+        rate: Any = numbers.asarray(self.rate)
+        root = jnp.asarray(STORAGES["full"].cholesky(rate))
         volume = jnp.sum(jnp.log(jnp.diagonal(root)))
         normaliser = multigammaln(nu / 2, d) + d * (nu / 2 - 1) * math.log(2) - nu * volume
         logs = jnp.log(jnp.diagonal(value, axis1=-2, axis2=-1)) @ (nu - 1 - jnp.arange(d))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from bayesmix.acceleration import Memory, Proposal, learn, propose
@@ -175,7 +176,7 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         redraws=redraws,
         failed=failed,
         best=best,
-        trace=state.trace.at[state.filled % state.trace.shape[0]].set(statistics.objective),
+        trace=lax.dynamic_update_index_in_dim(state.trace, statistics.objective, state.filled, 0),
         chain=chain,
         filled=state.filled + ((finite | ~accepted) & ~again),
         family=state.family,

@@ -59,6 +59,9 @@ class Storage(NamedTuple):
     part: Callable[[Any, Any], Any]  # the rows and columns of some features
 
 
+_SMALL = 4  # features, up to which matrices are factored without LAPACK
+
+
 @cache
 def _pairs(d: int) -> tuple[np.ndarray, np.ndarray]:
     """Which products x_i x_j a block keeps: the upper triangle, row by row."""
@@ -102,13 +105,43 @@ def _full_second(moments: Float[Array, "k q"], d: int) -> Float[Array, "k d d"]:
 def _full_cholesky(values: Any) -> Any:
     """NaN where a matrix is not positive definite."""
     if numbers(values) is jnp:
-        return jnp.linalg.cholesky(values)
+        return _small_cholesky(values) if values.shape[-1] <= _SMALL else jnp.linalg.cholesky(values)
     try:
         return np.linalg.cholesky(values)
     except np.linalg.LinAlgError:
         if values.ndim == 2:
             return np.full_like(values, np.nan)
         return np.stack([_full_cholesky(matrix) for matrix in values])
+
+
+def _assembled(entries: list[list[Array]]) -> Array:
+    """A lower triangular matrix (..., d, d) of its entries, row by row."""
+    zero, d = jnp.zeros_like(entries[0][0]), len(entries)
+    return jnp.stack([jnp.stack([*row, *[zero] * (d - len(row))], axis=-1) for row in entries], axis=-2)
+
+
+# A call of LAPACK for a few numbers takes longer than the numbers do, and to get them there and back is five kernels
+# to compile; written out they are one.
+def _small_cholesky(values: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
+    rows: list[list[Array]] = []
+    for i in range(values.shape[-1]):
+        row: list[Array] = []
+        for j in range(i + 1):
+            left = (values[..., i, j] + values[..., j, i]) / 2
+            for a, b in zip(row, rows[j] if j < i else row):
+                left = left - a * b
+            row.append(left / rows[j][j] if j < i else jnp.sqrt(jnp.where(left > 0, left, jnp.nan)))
+        rows.append(row)
+    return _assembled(rows)
+
+
+def _small_inverse(factor: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
+    rows: list[list[Array]] = []
+    for i in range(factor.shape[-1]):
+        pivot = 1 / factor[..., i, i]
+        row = [-pivot * sum(factor[..., i, m] * rows[m][j] for m in range(j, i)) for j in range(i)]
+        rows.append([*row, pivot])
+    return _assembled(rows)
 
 
 def _full_inverse(factor: Any) -> Any:
@@ -118,6 +151,8 @@ def _full_inverse(factor: Any) -> Any:
             known = (factor[..., i, None, :i] @ inverse[..., :i, :])[..., 0, :]
             inverse[..., i, :] = (identity[i] - known) / factor[..., i, i, None]
         return inverse
+    if factor.shape[-1] <= _SMALL:
+        return _small_inverse(factor)
     identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
     return lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
 
@@ -205,5 +240,6 @@ STORAGES: dict[str, Storage] = {
 def inverse_cholesky(scale: Any) -> Any:
     """Lower L, L Lᵀ = scale⁻¹ (..., d, d); in float64 where it can be: float32 may not hold a thin scale's inverse."""
     library = jnp if is_traced(scale) else np
-    inverse = _full_inverse(library.linalg.cholesky(library.asarray(scale)[..., ::-1, ::-1]))
+    turned = library.asarray(scale)[..., ::-1, ::-1]
+    inverse = _full_inverse(_full_cholesky(turned) if library is jnp else np.linalg.cholesky(turned))
     return library.tril(library.swapaxes(inverse[..., ::-1, ::-1], -1, -2))
