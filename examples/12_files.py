@@ -31,10 +31,10 @@ cells.advance_some = pressed
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     part = bm.search(x, **options)
+cells.advance_some = advance
 print(told[0].message)
 print(part.table[["n_components", "covariance", "bic", "status"]].round(2).to_string())
 
-cells.advance_some = advance
 search = bm.search(x, **options)
 print(
     "\nthe same call again\n"
