@@ -47,9 +47,8 @@ def _volume(matrices: Float[Array, "k d d"]) -> Float[Array, " k"]:
     """|M|^(1/d), of matrices of any size; 0 of one that is singular."""
     storage = STORAGES["full"]
     size = jnp.maximum(jnp.trace(matrices, axis1=-2, axis2=-1), TINY)
-    pivots = storage.diagonal(storage.cholesky(matrices / size[..., None, None]))
-    logs = 2 * jnp.mean(jnp.log(pivots), axis=-1)
-    return jnp.where(jnp.isnan(logs), 0, size * jnp.exp(logs))
+    volume = size * _geometric_mean(storage.diagonal(storage.cholesky(matrices / size[..., None, None]))) ** 2
+    return jnp.where(jnp.isnan(volume), 0, volume)
 
 
 def _common_shape(
@@ -123,7 +122,7 @@ def _inverse(matrix: Float[Array, "d d"]) -> tuple[Array, Array]:
     """M⁻¹ and |M|^(1/d) of a positive-definite matrix."""
     storage = STORAGES["full"]
     factor = storage.cholesky(matrix)
-    return storage.gram(storage.inverse(factor)), jnp.exp(2 * jnp.mean(jnp.log(storage.diagonal(factor))))
+    return storage.gram(storage.inverse(factor)), _geometric_mean(storage.diagonal(factor)) ** 2
 
 
 def eev(
