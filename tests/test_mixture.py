@@ -130,7 +130,7 @@ def test_results_do_not_depend_on_the_global_flag():
 STORED = {(row.storage, row.shared, row.n_features): name for name, row in STRUCTURES.items()}
 
 
-@pytest.mark.parametrize("name", ["EII", "VVI", "VVV"])  # each storage; shared or not
+@pytest.mark.parametrize("name", ["V", "EII", "VVI", "EEE", "VVV"])  # each storage; shared or not
 def test_methods_under_jit_vmap_and_grad(name):
     m, (x, _) = mixture(name), data(name)
     with jax.enable_x64(True):
