@@ -22,7 +22,6 @@ covariances, 1 + 2 d for diagonal, 2 + d for spherical, 1 + d for tied ones and 
 """
 
 import argparse
-import itertools
 import json
 import statistics
 import subprocess
@@ -220,6 +219,8 @@ def run(options, rates):
             for contender in contenders.values():
                 contender.close()
         yield kind, row_of(task, found, rates if task["task"] in ("iteration", "lloyd") else None)
+    if "cold" in options.tasks:
+        yield "cold", cold(options.repeats)
 
 
 def cold(repeats):
@@ -317,8 +318,7 @@ def main():
     rates = machine()
     stamp |= {f"{name}_per_second": float(f"{rate:.4g}") for name, rate in rates.items()}
     rows = []
-    last = (("cold", cold(options.repeats)) for _ in range("cold" in options.tasks))
-    for kind, row in itertools.chain(run(options, rates), last):
+    for kind, row in run(options, rates):
         show(kind, row)
         rows.append((kind, row))
         if options.json:  # after each row, so that a run that is cut short leaves what it measured
