@@ -8,9 +8,6 @@ of freedom and scale,
     means | Σ    ~ Normal((κ m + n x̄) / (κ + n), Σ / (κ + n))
 
 A shared Σ adds up counts and scatters. Without data it is the prior. Everything is in the units of the loop.
-
-References:
-    Marsaglia & Tsang (2000), A simple method for generating gamma variables, ACM TOMS 26.
 """
 
 from __future__ import annotations
@@ -29,11 +26,9 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.statistics import Statistics
 from bayesmix.storage import STORAGES, inverse_cholesky, per_cluster
+from bayesmix.variates import PER_GAMMA, log_gamma_of, normal_of, uniform
 
 __all__ = ["Law", "Parameters", "conditional_law", "draw", "log_densities", "mixture_of", "parameters_of"]
-
-
-_TRIES = 13  # proposals for a gamma number
 
 
 class Parameters(NamedTuple):
@@ -99,42 +94,18 @@ def draw(key: Array, law: Law, row: Structure) -> Parameters:
     if axes:
         shapes = shapes - (jnp.arange(d) / 2 if axes == 2 else jnp.zeros(d))
     both = jnp.concatenate([jnp.ravel(shapes), law.concentration])
-    counts = (3 * _TRIES + 1) * both.size, 2 * law.center.size, 2 * law.scale.size * (axes == 2)
-    uniform = 1 - jax.random.uniform(key, (sum(counts),), float)  # above 0, so that its log is finite
-    gamma, mean, below = jnp.split(uniform, np.cumsum(counts)[:-1])
-    logs = _log_gamma(gamma.reshape(-1, both.size), both)
+    counts = PER_GAMMA * both.size, 2 * law.center.size, 2 * law.scale.size * (axes == 2)
+    gamma, mean, below = jnp.split(uniform(key, (sum(counts),)), np.cumsum(counts)[:-1])
+    logs = log_gamma_of(gamma.reshape(-1, both.size), both)
     weights = jax.nn.softmax(logs[shapes.size :])
     root = jnp.exp(logs[: shapes.size].reshape(shapes.shape) / 2) * math.sqrt(2)  # of chi-squares
     if axes == 2:  # Bartlett: the lower factor of a Wishart
-        normal = jnp.tril(_normal(below.reshape(2, *law.scale.shape)), -1)
+        normal = jnp.tril(normal_of(below.reshape(2, *law.scale.shape)), -1)
         cholesky = inverse_cholesky(law.scale) @ (normal + root[:, :, None] * jnp.eye(d))
     else:
         cholesky = root / jnp.sqrt(law.scale)
-    standard = _normal(mean.reshape(2, *law.center.shape)) / jnp.sqrt(law.strength)[:, None]
+    standard = normal_of(mean.reshape(2, *law.center.shape)) / jnp.sqrt(law.strength)[:, None]
     return Parameters(weights, law.center + _spread(cholesky, standard, axes), cholesky)
-
-
-def _normal(uniform: Float[Array, "2 ..."]) -> Array:
-    """Normal numbers out of pairs of uniform ones, by Box and Muller."""
-    return jnp.sqrt(-2 * jnp.log(uniform[0])) * jnp.cos(2 * math.pi * uniform[1])
-
-
-def _log_gamma(uniform: Float[Array, "u n"], shape: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Logs of gamma numbers: the first of `_TRIES` proposals that passes Marsaglia and Tsang's test.
-
-    Each passes with a probability of at least 0.95, so that none passes less often than a 53-bit number rounds to zero;
-    a loop until one passes would take three times as long to compile.
-    """
-    enlarged = jnp.where(shape < 1, shape + 1, shape)
-    scale = enlarged - 1 / 3
-    normal = _normal(uniform[:-1].reshape(3, _TRIES, -1))
-    cube = (1 + normal / jnp.sqrt(9 * scale)) ** 3
-    log_cube = jnp.log(jnp.where(cube > 0, cube, 1))
-    test = normal**2 / 2 + scale * (1 - cube + log_cube)
-    passes = (cube > 0) & (jnp.log(uniform[2 * _TRIES : -1]) < test)
-    first = jnp.argmax(passes, axis=0)
-    chosen = jnp.take_along_axis(log_cube, first[None], axis=0)[0]
-    return jnp.log(scale) + chosen + jnp.where(shape < 1, jnp.log(uniform[-1]) / shape, 0)
 
 
 def _spread(cholesky: Array, standard: Array, axes: int) -> Array:

@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
 
 __all__ = [
-    "classify", "condition", "draw_cluster", "inverse_factor", "log_density", "log_determinant", "log_joint", "log_sum",
-    "precision_factor", "report", "responsibilities", "simulate", "within_euclidean", "within_mahalanobis",
+    "BLOCK", "classify", "condition", "draw_cluster", "inverse_factor", "log_density", "log_determinant",
+    "log_joint", "log_sum", "precision_factor", "report", "responsibilities", "simulate",
+    "within_euclidean", "within_mahalanobis",
 ]  # fmt: skip
+
+BLOCK = 4096  # points that are drawn together
 
 
 def log_sum(logits: Float[Array, "k b"]) -> Float[Array, " b"]:
@@ -149,8 +152,11 @@ def within_euclidean(mixture: GaussianMixture, x: Array, radius: float) -> Array
 
 
 def simulate(mixture: GaussianMixture, key: Array, n: int) -> tuple[Array, Array]:
-    """Block by block, so that no (n, d, d) array of factors is ever made."""
-    k, d, size = mixture.n_components, mixture.n_features, min(n, 4096)
+    """Block by block, so that no (n, d, d) array of factors is ever made.
+
+    Up to one block, fewer draws are the first of more: JAX's numbers go by their place in the array.
+    """
+    k, d, size = mixture.n_components, mixture.n_features, min(n, BLOCK)
     means = jnp.asarray(mixture.means)
     storage = mixture.covariance.storage
     factor = storage.cholesky(jnp.asarray(mixture.covariance.values))

@@ -28,7 +28,7 @@ from numpyro.distributions.util import validate_sample
 
 from bayesmix.covariance import Covariance, Structure
 from bayesmix.density import log_joint, log_sum, precision_factor
-from bayesmix.laws import MeansByPrecision, WishartCholeskyByRate, transposed
+from bayesmix.laws import Dirichlet, Gamma, MeansByPrecision, WishartCholeskyByRate, transposed
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior, require_site
 from bayesmix.storage import inverse_cholesky
@@ -92,13 +92,16 @@ class MixtureDistribution(dist.Distribution):
 
 
 def scale_trils(mixture: GaussianMixture, factor: Array) -> Float[Array, "k d d"]:
-    """Every cluster's lower Cholesky factor, dense, from W: by QR, which keeps what squaring would lose."""
+    """Every cluster's lower Cholesky factor, dense, from W: by QR, which keeps what squaring would lose.
+
+    With its features in reverse order W is Q R, so Σ⁻¹ is RᵀR, and the reverse of R⁻¹ is lower.
+    """
     k, d = mixture.n_components, mixture.n_features
     storage = mixture.covariance.storage
     if storage.axes == 2:
-        root = jnp.linalg.qr(transposed(jnp.linalg.inv(factor)), mode="r")
+        root = transposed(jnp.linalg.qr(factor[..., ::-1], mode="r"))
         sign = jnp.sign(jnp.diagonal(root, axis1=-2, axis2=-1))
-        dense = transposed(sign[..., None] * root)
+        dense = transposed(storage.inverse(root * sign[..., None, :]))[..., ::-1, ::-1]
     else:
         dense = storage.dense(1 / factor, d)
     return jnp.broadcast_to(dense, (k, d, d))
@@ -120,12 +123,12 @@ SITES: dict[str, Site] = {
     ),
     "diagonal": Site(
         "precisions",
-        lambda nu, scale, d: dist.Gamma(nu / 2, jnp.broadcast_to(jnp.asarray(scale) / 2, (d,))).to_event(1),
+        lambda nu, scale, d: Gamma(nu / 2, jnp.broadcast_to(jnp.asarray(scale) / 2, (d,))).to_event(1),
         jnp.sqrt,
     ),
     "spherical": Site(
         "precision",
-        lambda nu, scale, d: dist.Gamma(nu / 2, jnp.asarray(scale) / 2),
+        lambda nu, scale, d: Gamma(nu / 2, jnp.asarray(scale) / 2),
         jnp.sqrt,
     ),
 }
@@ -149,7 +152,7 @@ def declare(
         means: the law of a cluster's mean, given the covariances and W.
     """
     every = jnp.broadcast_to(jnp.asarray(concentration, float), (n_components,))
-    weights: Any = numpyro.sample("weights", dist.Dirichlet(every))
+    weights: Any = numpyro.sample("weights", Dirichlet(every))
     shared = covariance() if row.shared else None
     with numpyro.plate("cluster", n_components):
         values, factor = covariance() if shared is None else (part[None] for part in shared)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -118,12 +119,12 @@ def run(
                 if states.memory is None and (pays(work) if accelerate is None else accelerate):
                     states = remember(states)
                 if len(parts) == 1:
-                    states = advance(states, budget, parts[0], np.float64(beta), rules, options)
+                    states = _one_by_one(states, budget, parts[0], np.float64(beta), rules, options)
                 else:
                     states = advance_by_parts(
                         states, budget, parts, np.float64(beta), rules, options, pool, new=new
                     )
-                states = jax.tree.map(np.array, states)
+                    states = jax.tree.map(np.array, states)
                 new = False
             seconds = time.perf_counter() - clock
             done = int(states.step.sum() - before)
@@ -144,6 +145,24 @@ def run(
         [np.concatenate(c) if c else np.zeros(0) for c in chains],
         options.whitened,
     )
+
+
+def _one_by_one(
+    states: State, budget: np.ndarray, observations: Observations, beta: Any, rules: Rules, options: Options
+) -> State:
+    """`advance`, each start in a call of its own: one program serves any number of them, and compiles in less time."""
+    beta, rules = jax.device_put((beta, rules))
+    states = jax.tree.map(np.array, states._replace(filled=np.zeros_like(states.filled)))
+    going = np.flatnonzero((states.code == 0) & ((budget > 0) | states.skip))
+    parts = [slice(s, s + 1) for s in going.tolist()]
+    ends = [
+        advance(jax.tree.map(itemgetter(part), states), budget[part], observations, beta, rules, options)
+        for part in parts
+    ]
+    for part, end in zip(parts, ends, strict=True):
+        for old, new in zip(jax.tree.leaves(states), jax.tree.leaves(end), strict=True):
+            old[part] = new
+    return states
 
 
 def remember(states: State) -> State:

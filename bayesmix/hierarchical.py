@@ -109,10 +109,9 @@ class HierarchicalPrior(ProgramPrior):
 
     def _covariance(self) -> Callable[[], tuple[Array, Array]]:
         import numpyro
-        import numpyro.distributions as dist
 
         from bayesmix.distribution import SITES, by_precision
-        from bayesmix.laws import transposed
+        from bayesmix.laws import WishartCholesky, transposed
 
         site, d, rate_rate = SITES[self.row.storage], self.n_features, jnp.asarray(self.rate_rate, float)
         if self.row.storage == "full":
@@ -123,7 +122,7 @@ class HierarchicalPrior(ProgramPrior):
             upper = _reversed(root)
             numpyro.deterministic("rate", upper @ transposed(upper))
             lower = transposed(_reversed(self.row.form.inverse(root)))
-            law = dist.WishartCholesky(2 * self.shape, scale_tril=lower / jnp.sqrt(2))
+            law = WishartCholesky(2 * self.shape, scale_tril=lower / jnp.sqrt(2))
         else:
             rate: Any = numpyro.sample("rate", site.law(2 * self.rate_shape, 2 * rate_rate, d))
             law = site.law(2 * self.shape, 2 * rate, d)

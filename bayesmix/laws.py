@@ -1,7 +1,8 @@
 """Laws of precisions and means in terms of Cholesky factors, whose densities take products alone.
 
 NumPyro's `WishartCholesky` and `MultivariateNormal` solve by their scale in each density and gradient; a chain that
-samples C, C Cᵀ = Σ⁻¹, has nothing to solve.
+samples C, C Cᵀ = Σ⁻¹, has nothing to solve. Gamma numbers come from `variates`: NumPyro's, by `jax.random.gamma`, take
+seconds to compile.
 
 This module imports NumPyro; import it where it is used.
 """
@@ -23,8 +24,11 @@ from numpyro.distributions.util import validate_sample
 from bayesmix.covariance import Structure
 from bayesmix.inputs import is_traced
 from bayesmix.storage import STORAGES, inverse_cholesky
+from bayesmix.variates import log_gamma, normal_of, uniform
 
-__all__ = ["MeansByPrecision", "WishartCholeskyByRate", "transposed"]
+__all__ = [
+    "Dirichlet", "Gamma", "MeansByPrecision", "WishartCholesky", "WishartCholeskyByRate", "bartlett", "transposed",
+]  # fmt: skip
 
 
 class WishartCholeskyByRate(dist.Distribution):
@@ -52,8 +56,36 @@ class WishartCholeskyByRate(dist.Distribution):
         return logs - jnp.sum((root.T @ value) ** 2, axis=(-1, -2)) / 2 - normaliser
 
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n d d"]:
-        root = inverse_cholesky(self.rate)
-        return dist.WishartCholesky(self.degrees_of_freedom, scale_tril=root).sample(key, sample_shape)
+        assert key is not None
+        d = self.event_shape[-1]
+        return inverse_cholesky(self.rate) @ bartlett(key, self.degrees_of_freedom, d, sample_shape)
+
+
+class WishartCholesky(dist.WishartCholesky):
+    """NumPyro's, with draws that compile faster."""
+
+    def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n d d"]:
+        assert key is not None
+        batch, d = (*sample_shape, *self.batch_shape), self.event_shape[-1]
+        return self.scale_tril @ bartlett(key, self.concentration, d, batch)
+
+
+class Gamma(dist.Gamma):
+    """NumPyro's, with draws that compile faster."""
+
+    def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n"]:
+        assert key is not None
+        shapes = jnp.broadcast_to(self.concentration, (*sample_shape, *self.batch_shape))
+        return jnp.exp(log_gamma(key, shapes)) / self.rate
+
+
+class Dirichlet(dist.Dirichlet):
+    """NumPyro's, with draws that compile faster."""
+
+    def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n k"]:
+        assert key is not None
+        shapes = jnp.broadcast_to(self.concentration, (*sample_shape, *self.batch_shape, *self.event_shape))
+        return jax.nn.softmax(log_gamma(key, shapes), axis=-1)
 
 
 class MeansByPrecision(dist.Distribution):
@@ -90,6 +122,14 @@ class MeansByPrecision(dist.Distribution):
         form, turned = self.row.form, transposed if self.row.form.axes == 2 else lambda factor: factor
         root = turned(form.inverse(turned(self.factor)))
         return self.center + form.apply(root, noise / jnp.sqrt(self.count))
+
+
+def bartlett(key: Array, nu: Any, d: int, batch: tuple[int, ...]) -> Float[Array, "*n d d"]:
+    """Lower factors of Wishart draws of unit scale: normal numbers below roots of chi-squares of nu, nu - 1, ..."""
+    above, below = jax.random.split(key)
+    shapes = jnp.broadcast_to((jnp.asarray(nu, float)[..., None] - jnp.arange(d)) / 2, (*batch, d))
+    roots = jnp.sqrt(2 * jnp.exp(log_gamma(above, shapes)))
+    return jnp.tril(normal_of(uniform(below, (2, *batch, d, d))), -1) + roots[..., None] * jnp.eye(d)
 
 
 def transposed(factor: Array) -> Array:

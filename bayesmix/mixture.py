@@ -247,8 +247,11 @@ class GaussianMixture:
         n = as_count(n, "n")
         if is_traced(self, key):
             return density.simulate(self._arrays(), as_key(key), n)
+        blocks = -(-n // density.BLOCK)
+        padded = 1 << (n - 1).bit_length() if blocks == 1 else blocks * density.BLOCK  # few shapes to compile
         with double_precision():
-            return to_numpy(_simulate_compiled(self._arrays(), as_key(key), n))
+            x, z = to_numpy(_simulate_compiled(self._arrays(), as_key(key), padded))
+        return x[:n], z[:n]
 
     def marginal(self, features: Any) -> GaussianMixture:
         """The law of some of the features, by index or name: again a mixture, with the same weights."""

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import NAMES, data, mixture
+from nearby import jacobian, nearby
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 import bayesmix as bm
 from bayesmix.chart import chart
 from bayesmix.covariance import STRUCTURES, Covariance
-from bayesmix.inputs import to_numpy
+from bayesmix.mixture import _simulate_compiled
 
 
 def slow_log_joint(m, x):
@@ -113,6 +114,16 @@ def test_the_same_key_gives_the_same_draws_as_int_and_as_jax_key():
         for a, b in zip(first, m.simulate(10, key=key), strict=True):
             assert_array_equal(a, b)
     assert not np.array_equal(first[0], m.simulate(10, key=6)[0])
+
+
+def test_draws_of_up_to_a_block_share_programs_and_begin_alike():
+    m = mixture("VVI")
+    most = m.simulate(128, key=5)
+    compiled = _simulate_compiled._cache_size()
+    for n in (65, 100, 127):
+        for some, every in zip(m.simulate(n, key=5), most, strict=True):
+            assert_array_equal(some, every[:n])
+    assert _simulate_compiled._cache_size() == compiled
 
 
 def test_results_do_not_depend_on_the_global_flag():
@@ -270,25 +281,12 @@ def test_a_foreign_or_cut_file_is_one_error(tmp_path, text):
 def test_number_of_parameters_is_the_rank_of_the_parametrisation(name):
     """As many as there are directions in which (weights, means, covariances) can move."""
     m = mixture(name)
-    around = chart(m)
-    assert m.n_parameters == around.size
-
-    def parameters(vector):
-        moved = around.mixture(vector)
-        return jnp.concatenate([moved.weights, moved.means.ravel(), moved.covariances.ravel()])
-
-    @jax.jit
-    def everything(zero, away):
-        return jax.jacfwd(parameters)(zero), around.mixture(zero), around.mixture(away)
-
-    with jax.enable_x64(True):
-        away = np.random.default_rng(0).normal(size=around.size)
-        jacobian, again, far = to_numpy(everything(np.zeros(around.size), away))
-    assert np.linalg.matrix_rank(jacobian, tol=1e-8) == around.size
-    assert_allclose(again.covariances, m.covariances, rtol=1e-12, atol=1e-13)
-    bm.GaussianMixture.of(
-        far.weights, far.means, far.covariances, covariance=name
-    )  # of the structure anywhere
+    size = m.n_parameters
+    assert chart(m).size == size
+    assert np.linalg.matrix_rank(jacobian(m), tol=1e-8) == size
+    weights, means, covariances = nearby(m, np.random.default_rng(0).normal(size=(2, size)) * [[0], [1]])
+    assert_allclose(covariances[0], m.covariances, rtol=1e-12, atol=1e-13)
+    bm.GaussianMixture.of(weights[1], means[1], covariances[1], covariance=name)  # of the structure anywhere
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if STRUCTURES[name].constrained])
