@@ -10,7 +10,7 @@ This module imports NumPyro; import it where it is used.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,8 @@ class WishartCholesky(dist.WishartCholesky):
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n d d"]:
         assert key is not None
         batch, d = (*sample_shape, *self.batch_shape), self.event_shape[-1]
-        return self.scale_tril @ bartlett(key, self.concentration, d, batch)
+        scale_tril: Any = self.scale_tril
+        return scale_tril @ bartlett(key, self.concentration, d, batch)
 
 
 class Gamma(dist.Gamma):
@@ -75,8 +76,9 @@ class Gamma(dist.Gamma):
 
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n"]:
         assert key is not None
-        shapes = jnp.broadcast_to(self.concentration, (*sample_shape, *self.batch_shape))
-        return jnp.exp(log_gamma(key, shapes)) / self.rate
+        concentration, rate = cast(tuple[Array, Array], (self.concentration, self.rate))
+        shapes = jnp.broadcast_to(concentration, (*sample_shape, *self.batch_shape))
+        return jnp.exp(log_gamma(key, shapes)) / rate
 
 
 class Dirichlet(dist.Dirichlet):
