@@ -28,7 +28,7 @@ from bayesmix.trees import flat_draws, mixture_tree
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["draws_of", "posterior_tree"]
+__all__ = ["draws_of", "posterior_tree", "replicates"]
 
 _MOST = 10**8  # numbers of pointwise log-likelihood that are kept without asking
 
@@ -134,7 +134,7 @@ def posterior_tree(
     tree["log_prior"] = dataset(summed, {})
     allocations = {"z": z.reshape(*shape, n)}
     if predictive:
-        new, drawn = _replicates(flat, words[:, ::-1], n)
+        new, drawn = replicates(flat, words[:, ::-1], n)
         tree["posterior_predictive"] = dataset({"x": new.reshape(*shape, n, d)}, {"x": ["obs_id", "feature"]})
         allocations["z_predictive"] = drawn.reshape(*shape, n).astype(z.dtype)
     tree["allocations"] = dataset(allocations, {name: ["obs_id"] for name in allocations})
@@ -148,7 +148,7 @@ def posterior_tree(
     return tree
 
 
-def _replicates(mixtures: GaussianMixture, words: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def replicates(mixtures: GaussianMixture, words: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """As many points as the data have, and their clusters, from each draw."""
     with double_precision():
         return to_numpy(_simulate(mixtures._arrays(), words, n))

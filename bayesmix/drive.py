@@ -27,6 +27,7 @@ from bayesmix.threads import advance_by_parts, parts_of
 __all__ = ["Path", "begin", "remember", "run"]
 
 _CAPACITY = 256  # steps a call at most; the length of the trace that the device keeps
+_FIRST = 16  # steps of the first call
 
 
 def begin(starts: Sequence[Start], options: Options, seeds: np.ndarray | None = None) -> State:
@@ -91,17 +92,17 @@ def run(
 ) -> Path:
     """Take each start up to limits[s] steps further, with a progress bar where that takes over two seconds.
 
-    With `accelerate` None, from where the steps done and those of the next call cost more than compiling acceleration.
+    With `accelerate` None, from where the steps done and some more cost as much as compiling acceleration.
     """
     from tqdm import tqdm
 
     ends = states.step + limits
     each = observations.weight.size * states.statistics.moments[0].size
-    work = 0
+    taken = 0
     capacity = states.trace.shape[1] - 1
     traces: list[list[np.ndarray]] = [[] for _ in ends]
     chains: list[list[np.ndarray]] = [[] for _ in ends]
-    chunk = 16
+    chunk = _FIRST
     parts = parts_of(observations, each)
     with double_precision():
         parts = jax.device_put(parts)
@@ -115,8 +116,8 @@ def run(
             clock = time.perf_counter()
             with double_precision():
                 budget = np.where(states.code == 0, np.minimum(ends - states.step, min(chunk, capacity)), 0)
-                work += int(budget.sum()) * each
-                if states.memory is None and (pays(work) if accelerate is None else accelerate):
+                likely = taken + int(np.minimum(budget, _FIRST).sum())
+                if states.memory is None and (pays(likely * each) if accelerate is None else accelerate):
                     states = remember(states)
                 if len(parts) == 1:
                     states = _one_by_one(states, budget, parts[0], np.float64(beta), rules, options)
@@ -128,6 +129,7 @@ def run(
                 new = False
             seconds = time.perf_counter() - clock
             done = int(states.step.sum() - before)
+            taken += done
             bar.update(done)
             chunk = int(np.clip(chunk * 0.5 / max(seconds, 1e-3), 4, capacity))
             for s, filled in enumerate(states.filled):

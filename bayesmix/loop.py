@@ -5,8 +5,8 @@ EM, hard EM, stochastic EM, annealed EM and k-means differ in how p(z | x) becom
 energy  F(r, θ) = Σ_n Σ_k r_nk (log p(x_n, z=k | θ) - log r_nk)  over r and θ in turn.
 
 A step is an M-step, then the E-step at its result, in that order: so the state always holds the statistics and
-the objective of its own mixture. `advance` is the compiled part: a `lax.while_loop` a start, `lax.map` over starts,
-a limited number of steps a call; `drive` calls it from the host.
+the objective of its own mixture. `advance` is the compiled part: a `lax.while_loop` a start, a limited
+number of steps a call; `drive` calls it from the host for one start after another, `groups` for many cells at once.
 """
 
 from __future__ import annotations

@@ -248,7 +248,8 @@ class GaussianMixture:
         if is_traced(self, key):
             return density.simulate(self._arrays(), as_key(key), n)
         blocks = -(-n // density.BLOCK)
-        padded = 1 << (n - 1).bit_length() if blocks == 1 else blocks * density.BLOCK  # few shapes to compile
+        # Few sizes, because each is compiled.
+        padded = max(64, 1 << (n - 1).bit_length()) if blocks == 1 else blocks * density.BLOCK
         with double_precision():
             x, z = to_numpy(_simulate_compiled(self._arrays(), as_key(key), padded))
         return x[:n], z[:n]

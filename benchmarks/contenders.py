@@ -290,7 +290,44 @@ class Gmmx:
         )
 
 
-CONTENDERS = {"bayesmix": Bayesmix, "sklearn": Sklearn, "elkan": Elkan, "faiss": Faiss, "gmmx": Gmmx}
+class Pomegranate:
+    """Where it is installed (it brings PyTorch, so no group names it): full and diagonal covariances.
+
+    Like gmmx it would hold n k d² numbers, and is left out where they would not fit.
+    """
+
+    def iteration(self, task):
+        try:
+            import torch
+            from pomegranate.distributions import Normal
+            from pomegranate.gmm import GeneralMixtureModel
+        except ImportError:
+            return None
+        if task["kind"] not in ("full", "diag") or task["n"] * task["k"] * task["d"] > 2e8:
+            return None
+        torch.set_num_threads(int(task["cores"]))
+        x, means = data_of(task)
+        points = torch.from_numpy(x)
+        values = covariances(x, task["k"], task["kind"]).astype(x.dtype)
+
+        def run(steps):
+            parts = [
+                Normal(torch.from_numpy(m), torch.from_numpy(v), covariance_type=task["kind"])
+                for m, v in zip(means, values)
+            ]
+            GeneralMixtureModel(parts, max_iter=steps, tol=-math.inf).fit(points)
+
+        return per_step(run, most=50)
+
+
+CONTENDERS = {
+    "bayesmix": Bayesmix,
+    "sklearn": Sklearn,
+    "elkan": Elkan,
+    "faiss": Faiss,
+    "gmmx": Gmmx,
+    "pomegranate": Pomegranate,
+}
 
 
 def _whole(call):

@@ -1,4 +1,4 @@
-"""bayesmix beside scikit-learn, gmmx and faiss, and beside what the machine can do.
+"""bayesmix beside scikit-learn, gmmx, faiss and pomegranate, and beside what the machine can do.
 
     uv run --group benchmarks python benchmarks/suite.py [--tasks iteration fit ...] [--sizes 272,2,2 ...] [--repeats 5]
 
@@ -169,7 +169,8 @@ def tasks_of(options):
 
     each = [(s, kind, dtype) for dtype in options.dtypes for s in options.sizes for kind in options.kinds]
     for size, kind, dtype in each:
-        yield "iteration", ("bayesmix", "sklearn", "gmmx"), sized("iteration", size, kind=kind, dtype=dtype)
+        peers = ("bayesmix", "sklearn", "gmmx", "pomegranate")
+        yield "iteration", peers, sized("iteration", size, kind=kind, dtype=dtype)
     for size, kind, dtype in each:
         yield "fit", ("bayesmix", "sklearn"), sized("fit", size, kind=kind, dtype=dtype)
     for size in LLOYD:

@@ -20,7 +20,7 @@ LAYERS = (
     ("checkpoints",),
     ("inputs", "hierarchy", "compilation"),
     ("evaluate",),
-    ("storage", "agreement", "elementary"),
+    ("storage", "agreement", "elementary", "variates"),
     ("axes",),
     ("estimate",),
     ("covariance",),

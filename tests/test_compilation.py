@@ -47,12 +47,13 @@ def test_a_search_over_k_compiles_one_loop_and_the_next_none(compiled):
     assert compiled() == []
 
 
-def test_fits_compile_once_a_shape_whatever_n_tolerance_and_weights(compiled):
+def test_fits_compile_once_a_shape_whatever_n_starts_tolerance_and_weights(compiled):
     x = bm.datasets.load("old_faithful").to_numpy()
     bm.fit(bm.MixtureModel(2, "VII"), x)
     assert compiled() == ["jit(advance)"]
-    for n, tol in ((272, 1e-3), (260, 1e-6), (300 - 43, 1e-4)):
-        bm.fit(bm.MixtureModel(2, "VII"), x[:n] * 7, tol=tol, key=n, sample_weight=np.arange(n) + 1.0)
+    for n, tol, n_starts in ((272, 1e-3, 1), (260, 1e-6, 3), (300 - 43, 1e-4, 20)):
+        options = {"tol": tol, "n_starts": n_starts, "key": n, "sample_weight": np.arange(n) + 1.0}
+        bm.fit(bm.MixtureModel(2, "VII"), x[:n] * 7, **options)
     assert compiled() == []
 
 

@@ -145,7 +145,7 @@ def test_spurious_cells_are_shown_with_their_reason_and_never_chosen():
     assert {"VVV", "VII"} <= set(bad["covariance"])
     assert bad["reason"].str.contains('prior="weak"').all()
     assert found.best.mixture.structure == "EEE"
-    only = bm.search(x, n_components=[2], covariance="VVV")
+    only = bm.search(x, n_components=[2, 3], covariance="VVV")
     with pytest.raises(ValueError, match="none of the cells is clean"):
         _ = only.best
 

@@ -231,6 +231,30 @@ def test_pipelines_grids_pandas_and_files():
     np.testing.assert_allclose(np.bincount(z) / 500, best.weights_, atol=0.1)
 
 
+def test_the_posterior_predictive_law_is_sampled():
+    options = {"n_chains": 4, "n_warmup": 200, "n_draws": 300, "random_state": 0}
+    mixture = BayesianMixture(2, **options).fit(X)
+    x, z = mixture.sample(20_000)
+    draws = mixture.posterior_["posterior"].stack(draws=["chain", "draw"])
+    weights, means, covariances = (draws[name].to_numpy() for name in ("weights", "means", "covariances"))
+    second = (
+        np.einsum("ks,kijs->ij", weights, covariances + means[:, :, None] * means[:, None]) / weights.shape[1]
+    )
+    error = x.std(axis=0) / np.sqrt(len(x))
+    assert (
+        np.abs(x.mean(axis=0) - np.einsum("ks,kis->i", weights, means) / weights.shape[1]) < 5 * error
+    ).all()
+    np.testing.assert_allclose(x.T @ x / len(x), second, rtol=0.05)
+    np.testing.assert_allclose(np.bincount(z) / len(z), mixture.weights_, atol=5 * np.sqrt(0.25 / len(z)))
+    for j in range(2):
+        np.testing.assert_allclose(x[z == j].mean(axis=0), mixture.means_[j], atol=0.1 * x.std())
+    again = mixture.sample(100)
+    np.testing.assert_array_equal(again[0], mixture.sample(100)[0])
+    assert again[0].shape == (100, 2)
+    with pytest.raises(ValueError, match="n_samples"):
+        mixture.sample(0)
+
+
 def test_warm_start_goes_on_where_it_stopped():
     options = {"random_state": 0, "tol": 1e-12}
     with pytest.warns(ConvergenceWarning):

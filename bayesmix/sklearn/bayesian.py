@@ -6,17 +6,22 @@ import warnings
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
+import jax
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from bayesmix.covariance import ALIASES, STRUCTURES
 from bayesmix.diagnosis import diagnose
+from bayesmix.draws import replicates
+from bayesmix.inputs import as_generator, key_words
 from bayesmix.model import MixtureModel
 from bayesmix.questions import log_density, responsibilities
 from bayesmix.sampling import sample_posterior
-from bayesmix.sklearn.shared import Density, in_words, key_of, rows, weights_of, with_names
+from bayesmix.sklearn.shared import Density, in_words, key_of, rows, sample_size, weights_of, with_names
+from bayesmix.trees import flat_draws, mixtures
 
 __all__ = ["BayesianMixture"]
 
@@ -128,3 +133,15 @@ class BayesianMixture(Density):
         """log p(x | data) of each point (n,), in nats: the log of the density averaged over draws."""
         X = self._seen(X)
         return log_density(self.posterior_, X)["mean"].to_numpy()
+
+    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Draw points (n, d) of the posterior predictive law and their clusters (n,), each by a draw of its own."""
+        check_is_fitted(self)
+        n = sample_size(n_samples)
+        generator = as_generator(key_of(self.random_state))
+        batch = flat_draws(mixtures(self.posterior_))
+        which = generator.integers(
+            len(batch.weights), size=max(64, 1 << (n - 1).bit_length())
+        )  # few are compiled
+        x, z = replicates(jax.tree.map(lambda a: a[which], batch), key_words(generator, len(which)), 1)
+        return x[:n, 0], z[:n, 0]

@@ -19,7 +19,7 @@ from bayesmix.em import solve
 from bayesmix.model import MixtureModel
 from bayesmix.results import NAME, Fit
 from bayesmix.selection import CRITERIA, search
-from bayesmix.sklearn.shared import Density, in_words, key_of, rows, weights_of, with_names
+from bayesmix.sklearn.shared import Density, in_words, key_of, rows, sample_size, weights_of, with_names
 from bayesmix.sklearn.starts import given_parts
 
 __all__ = ["GaussianMixture"]
@@ -283,13 +283,7 @@ class GaussianMixture(Density):
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw points (n, d) and their clusters (n,), in random order; an int random_state gives the same again."""
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample."
-            )
-        few_sizes = max(64, 1 << (int(n_samples) - 1).bit_length())  # each is compiled
-        x, z = self.fit_.mixture.simulate(few_sizes, key=key_of(self.random_state))
-        return x[:n_samples], z[:n_samples]
+        return self.fit_.mixture.simulate(sample_size(n_samples), key=key_of(self.random_state))
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """-2 log L + p log n on these points; lower is better."""

@@ -11,7 +11,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from bayesmix.covariance import ALIASES
 
-__all__ = ["Density", "average", "in_words", "key_of", "rows", "weights_of", "with_names"]
+__all__ = ["Density", "average", "in_words", "key_of", "rows", "sample_size", "weights_of", "with_names"]
 
 _FLOATS = [np.float64, np.float32]
 
@@ -45,6 +45,15 @@ def with_names(estimator: Any, X: np.ndarray) -> Any:
 def key_of(random_state: Any) -> int:
     """An int key out of scikit-learn's random_state; an int always gives the same."""
     return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def sample_size(n_samples: Any) -> int:
+    """The number of points to draw, in scikit-learn's words where there are none."""
+    if n_samples < 1:
+        raise ValueError(
+            f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample."
+        )
+    return int(n_samples)
 
 
 def in_words(dense: np.ndarray, covariance_type: str) -> dict[str, np.ndarray]:
