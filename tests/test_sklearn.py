@@ -235,7 +235,7 @@ def test_the_posterior_predictive_law_is_sampled():
     options = {"n_chains": 4, "n_warmup": 200, "n_draws": 300, "random_state": 0}
     mixture = BayesianMixture(2, **options).fit(X)
     x, z = mixture.sample(20_000)
-    draws = mixture.posterior_["posterior"].stack(draws=["chain", "draw"])
+    draws = mixture.posterior_["posterior"].to_dataset().stack(draws=["chain", "draw"])
     weights, means, covariances = (draws[name].to_numpy() for name in ("weights", "means", "covariances"))
     second = (
         np.einsum("ks,kijs->ij", weights, covariances + means[:, :, None] * means[:, None]) / weights.shape[1]
