@@ -11,6 +11,7 @@ NumPy where they are given NumPy arrays, which for few points takes less time th
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +22,17 @@ from jaxtyping import Array, Float
 
 from bayesmix.covariance import Covariance
 from bayesmix.elementary import exp_below, log_above
+from bayesmix.inputs import chunks_of, cores
 from bayesmix.storage import numbers
 
 if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
 
 __all__ = [
-    "BLOCK", "classify", "condition", "draw_cluster", "inverse_factor", "log_density", "log_determinant",
-    "log_joint", "log_sum", "precision_factor", "report", "responsibilities", "simulate",
+    "classify", "condition", "draw_cluster", "inverse_factor", "log_density", "log_determinant",
+    "log_joint", "log_sum", "precision_factor", "report", "responsibilities", "simulate", "simulate_numbers",
     "within_euclidean", "within_mahalanobis",
 ]  # fmt: skip
-
-BLOCK = 4096  # points that are drawn together
 
 
 def log_sum(logits: Float[Array, "k b"]) -> Float[Array, " b"]:
@@ -152,11 +152,8 @@ def within_euclidean(mixture: GaussianMixture, x: Array, radius: float) -> Array
 
 
 def simulate(mixture: GaussianMixture, key: Array, n: int) -> tuple[Array, Array]:
-    """Block by block, so that no (n, d, d) array of factors is ever made.
-
-    Up to one block, fewer draws are the first of more: JAX's numbers go by their place in the array.
-    """
-    k, d, size = mixture.n_components, mixture.n_features, min(n, BLOCK)
+    """Traced, block by block, so that no (n, d, d) array of factors is ever made."""
+    k, d, size = mixture.n_components, mixture.n_features, min(n, 4096)
     means = jnp.asarray(mixture.means)
     storage = mixture.covariance.storage
     factor = storage.cholesky(jnp.asarray(mixture.covariance.values))
@@ -171,6 +168,37 @@ def simulate(mixture: GaussianMixture, key: Array, n: int) -> tuple[Array, Array
 
     x, z = jax.lax.map(block, jax.random.split(key, -(-n // size)))
     return x.reshape(-1, d)[:n], z.reshape(-1)[:n]
+
+
+def simulate_numbers(
+    mixture: GaussianMixture, generator: np.random.Generator, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same law in NumPy, which compiles nothing and draws faster, cluster by cluster."""
+    means, weights = np.asarray(mixture.means), np.asarray(mixture.weights, np.float64)
+    values: Any = np.asarray(mixture.covariance.values)
+    k, d = means.shape
+    storage = mixture.covariance.storage
+    factor = np.asarray(storage.cholesky(values))
+    factor = np.broadcast_to(factor, (k, *factor.shape[1:]))
+    reached = np.cumsum(weights)
+    last = int(np.flatnonzero(weights)[-1])
+    x, z = np.empty((n, d), means.dtype), np.empty(n, np.int64)
+
+    def draw(rows: slice, generator: np.random.Generator) -> None:
+        coins = generator.random(rows.stop - rows.start) * reached[-1]
+        drawn = np.minimum(np.searchsorted(reached, coins, side="right"), last)
+        noise, used = generator.standard_normal((coins.size, d), means.dtype), 0
+        for j in range(k):
+            own = np.flatnonzero(drawn == j)
+            some, used = noise[used : used + own.size], used + own.size
+            x[rows.start + own] = means[j] + (some @ factor[j].T if storage.axes == 2 else some * factor[j])
+        z[rows] = drawn
+
+    parts = list(chunks_of(n))
+    with ThreadPoolExecutor(cores()) as pool:  # a generator each, so that draws do not depend on the cores
+        for _ in pool.map(draw, parts, generator.spawn(len(parts))):
+            pass
+    return x, z
 
 
 def condition(

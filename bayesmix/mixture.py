@@ -28,6 +28,7 @@ from bayesmix.evaluate import each_point
 from bayesmix.frames import frame_like
 from bayesmix.inputs import (
     as_count,
+    as_generator,
     as_key,
     as_name,
     as_points,
@@ -239,7 +240,8 @@ class GaussianMixture:
 
         Args:
             n: how many points.
-            key: a JAX key or an int.
+            key: a JAX key or an int; it seeds NumPy's generator, and JAX's under jit, vmap or grad, so that draws there
+                are others of the same law.
 
         Returns:
             x (n, d) and z (n,); row i of x was drawn from cluster z[i].
@@ -247,12 +249,8 @@ class GaussianMixture:
         n = as_count(n, "n")
         if is_traced(self, key):
             return density.simulate(self._arrays(), as_key(key), n)
-        blocks = -(-n // density.BLOCK)
-        # Few sizes, because each is compiled.
-        padded = max(64, 1 << (n - 1).bit_length()) if blocks == 1 else blocks * density.BLOCK
-        with double_precision():
-            x, z = to_numpy(_simulate_compiled(self._arrays(), as_key(key), padded))
-        return x[:n], z[:n]
+        self._check_one()
+        return density.simulate_numbers(self, as_generator(key), n)
 
     def marginal(self, features: Any) -> GaussianMixture:
         """The law of some of the features, by index or name: again a mixture, with the same weights."""
@@ -426,12 +424,15 @@ class GaussianMixture:
             if points.ndim != 2 or points.shape[1] != self.n_features:
                 raise ValueError(f"x must be (n, {self.n_features}); it is {jnp.shape(x)}")
             return jnp.moveaxis(block(self._arrays(), points.T, *more), -1, 0)
+        self._check_one()
+        points = as_points(x, n_features=self.n_features, known=self.feature_names).values
+        return each_point(block, self._arrays(), points, self.n_components, more)
+
+    def _check_one(self) -> None:
         if self.means.ndim != 2:
             raise ValueError(
                 f"this is a batch of mixtures (means {self.means.shape}); map the method over it with jax.vmap"
             )
-        points = as_points(x, n_features=self.n_features, known=self.feature_names).values
-        return each_point(block, self._arrays(), points, self.n_components, more)
 
 
 def _framed(values: Any, x: Any, as_frame: bool, *names: str) -> Any:
@@ -446,5 +447,4 @@ _DISTANCES: dict[str, Callable[..., Array]] = {
 }
 
 
-_simulate_compiled = jax.jit(density.simulate, static_argnums=2)
 _condition_compiled = jax.jit(density.condition, static_argnums=(2, 3))

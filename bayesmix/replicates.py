@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from bayesmix.density import BLOCK
 from bayesmix.mixture import GaussianMixture
 
 __all__ = ["PAIRWISE", "Sample", "kolmogorov_smirnov", "look", "pairwise", "probabilities", "replicates"]
@@ -61,13 +60,10 @@ def look(mixture: GaussianMixture, x: np.ndarray, weight: np.ndarray, paired: An
 def replicates(
     mixture: GaussianMixture, n: int, n_draws: int, generator: np.random.Generator
 ) -> Iterator[Sample]:
-    """Simulated data sets of n rows, one after another, as many as a block holds drawn at once."""
-    together = max(1, BLOCK // n)
-    for first in range(0, n_draws, together):
-        count = min(together, n_draws - first)
-        x, _ = mixture.simulate(count * n, key=int(generator.integers(2**63)))
-        for part in x.astype(np.float64).reshape(count, n, -1):
-            yield look(mixture, part, np.ones(n), slice(_MOST_PAIRED))
+    """Simulated data sets of n rows, one after another."""
+    for seed in generator.integers(2**63, size=n_draws):
+        x = mixture.simulate(n, key=int(seed))[0].astype(np.float64)
+        yield look(mixture, x, np.ones(n), slice(_MOST_PAIRED))
 
 
 def some_rows(weight: np.ndarray, n: int, generator: np.random.Generator) -> Int[np.ndarray, " m"]:

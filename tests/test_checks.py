@@ -200,7 +200,7 @@ def test_a_correlation_that_the_structure_forbids_is_found():
 
 
 def test_an_outlier_is_the_worst_row():
-    x = APART.simulate(200, key=0)[0].copy()
+    x = APART.simulate(200, key=1)[0].copy()
     x[17] = [4.0, 40.0]
     check = bm.check_fit(APART, x)
     worst = check.worst
