@@ -37,13 +37,14 @@ def mixture(name):
 
 
 @cache
-def data(name):
+def data(name, key=3):
     """Points of the mixture and the clusters that they came from."""
-    x, z = mixture(name).simulate(N, key=3)
+    x, z = mixture(name).simulate(N, key=key)
     x.setflags(write=False)
     return x, z
 
 
 @cache
-def fitted(name):
-    return bm.fit(bm.MixtureModel(K, name), data(name)[0], init=data(name)[1], tol=1e-10)
+def fitted(name, key=3):
+    x, z = data(name, key)
+    return bm.fit(bm.MixtureModel(K, name), x, init=z, tol=1e-10)

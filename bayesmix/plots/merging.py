@@ -146,7 +146,7 @@ def plot_merge_likelihood(mixture: GaussianMixture, x: Any, *, ax: Any = None) -
         >>> mixture = bm.GaussianMixture.of([0.3, 0.4, 0.3], [[0.0], [9.0], [1.0]], [[[1.0]]] * 3)
         >>> ax = plots.plot_merge_likelihood(mixture, mixture.simulate(300, key=0)[0], ax=Figure().subplots())
         >>> [text.get_text() for text in ax.texts]
-        ['166', '-0.0959', '152']
+        ['192', '0.344', '167']
     """
     if mixture.means.ndim != 2 or mixture.n_components < 2:
         raise ValueError("plot_merge_likelihood needs one mixture of two clusters or more")
