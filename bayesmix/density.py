@@ -195,9 +195,12 @@ def simulate_numbers(
         z[rows] = drawn
 
     parts = list(chunks_of(n))
-    with ThreadPoolExecutor(cores()) as pool:  # a generator each, so that draws do not depend on the cores
-        for _ in pool.map(draw, parts, generator.spawn(len(parts))):
-            pass
+    own_generators = generator.spawn(len(parts))  # so that draws do not depend on the cores
+    if len(parts) == 1:  # a thread takes longer to start than few points take
+        draw(parts[0], own_generators[0])
+    else:
+        with ThreadPoolExecutor(cores()) as pool:
+            list(pool.map(draw, parts, own_generators))
     return x, z
 
 

@@ -278,7 +278,7 @@ def as_key(key: Any) -> jax.Array:
 
 
 def as_generator(key: Any) -> np.random.Generator:
-    """A NumPy generator for the few draws that are made before anything is compiled (starts)."""
+    """A NumPy generator for what is drawn outside compiled code: starts, simulated points."""
     return np.random.default_rng([int(word) for word in _key_words(key)])
 
 
