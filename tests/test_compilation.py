@@ -29,6 +29,7 @@ def compiled(monkeypatch):
         return taken
 
     handler, logger = Handler(), logging.getLogger("jax")
+    jax.clear_caches()  # whatever tests ran before in this process
     before = jax.config.jax_log_compiles
     jax.config.update("jax_log_compiles", True)
     logger.addHandler(handler)
