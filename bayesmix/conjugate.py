@@ -26,7 +26,7 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.statistics import Statistics
 from bayesmix.storage import STORAGES, inverse_cholesky, per_cluster
-from bayesmix.variates import PER_GAMMA, log_gamma_of, normal_of, uniform
+from bayesmix.variates import PER_GAMMA, log_gamma_of, normal_of, uniform, wishart_factor
 
 __all__ = ["Law", "Parameters", "conditional_law", "draw", "log_densities", "mixture_of", "parameters_of"]
 
@@ -99,9 +99,8 @@ def draw(key: Array, law: Law, row: Structure) -> Parameters:
     logs = log_gamma_of(gamma.reshape(-1, both.size), both)
     weights = jax.nn.softmax(logs[shapes.size :])
     root = jnp.exp(logs[: shapes.size].reshape(shapes.shape) / 2) * math.sqrt(2)  # of chi-squares
-    if axes == 2:  # Bartlett: the lower factor of a Wishart
-        normal = jnp.tril(normal_of(below.reshape(2, *law.scale.shape)), -1)
-        cholesky = inverse_cholesky(law.scale) @ (normal + root[:, :, None] * jnp.eye(d))
+    if axes == 2:
+        cholesky = inverse_cholesky(law.scale) @ wishart_factor(root, below.reshape(2, *law.scale.shape))
     else:
         cholesky = root / jnp.sqrt(law.scale)
     standard = normal_of(mean.reshape(2, *law.center.shape)) / jnp.sqrt(law.strength)[:, None]

@@ -24,6 +24,7 @@ from bayesmix.covariance import Covariance
 from bayesmix.elementary import exp_below, log_above
 from bayesmix.inputs import chunks_of, cores
 from bayesmix.storage import numbers
+from bayesmix.variates import indices
 
 if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
@@ -174,20 +175,17 @@ def simulate_numbers(
     mixture: GaussianMixture, generator: np.random.Generator, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same law in NumPy, which compiles nothing and draws faster, cluster by cluster."""
-    means, weights = np.asarray(mixture.means), np.asarray(mixture.weights, np.float64)
+    means, weights = np.asarray(mixture.means), np.asarray(mixture.weights)
     values: Any = np.asarray(mixture.covariance.values)
     k, d = means.shape
     storage = mixture.covariance.storage
     factor = np.asarray(storage.cholesky(values))
     factor = np.broadcast_to(factor, (k, *factor.shape[1:]))
-    reached = np.cumsum(weights)
-    last = int(np.flatnonzero(weights)[-1])
     x, z = np.empty((n, d), means.dtype), np.empty(n, np.int64)
 
     def draw(rows: slice, generator: np.random.Generator) -> None:
-        coins = generator.random(rows.stop - rows.start) * reached[-1]
-        drawn = np.minimum(np.searchsorted(reached, coins, side="right"), last)
-        noise, used = generator.standard_normal((coins.size, d), means.dtype), 0
+        drawn = indices(weights, rows.stop - rows.start, generator)
+        noise, used = generator.standard_normal((drawn.size, d), means.dtype), 0
         for j in range(k):
             own = np.flatnonzero(drawn == j)
             some, used = noise[used : used + own.size], used + own.size

@@ -22,6 +22,7 @@ from bayesmix.inputs import as_points, chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
 from bayesmix.storage import STORAGES, per_cluster
+from bayesmix.variates import indices
 
 __all__ = [
     "SEEDS",
@@ -45,19 +46,12 @@ class Start(NamedTuple):
     statistics: Statistics | None = None
 
 
-def _draw(weight: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices drawn with chances proportional to weight, never one of weight zero, however u rounds."""
-    cumulative = np.cumsum(weight, dtype=np.float64)
-    index = np.searchsorted(cumulative, rng.random(size) * cumulative[-1], side="right")
-    return np.minimum(index, np.flatnonzero(weight)[-1])
-
-
 def random_rows(x: np.ndarray, weight: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """k rows of different values, drawn by weight."""
     free = weight.copy()
     chosen = []
     for _ in range(k):
-        pick = _draw(free if free.any() else weight, 1, rng)[0]
+        pick = indices(free if free.any() else weight, 1, rng)[0]
         chosen.append(x[pick])
         free[(x == x[pick]).all(axis=1)] = 0
     return np.array(chosen)
@@ -72,14 +66,14 @@ def plus_plus(x: np.ndarray, weight: np.ndarray, k: int, rng: np.random.Generato
         # Equal rows are at distance zero, whatever the rounding of the three terms leaves.
         return np.where(away > 8 * np.finfo(x.dtype).eps * (lengths[rows][:, None] + lengths), away, 0)
 
-    chosen = _draw(weight, 1, rng)
+    chosen = indices(weight, 1, rng)
     away = squared(chosen)[0]
     for _ in range(k - 1):
         chances = weight * away
         if not chances.any():
-            chosen = np.append(chosen, _draw(weight, 1, rng))
+            chosen = np.append(chosen, indices(weight, 1, rng))
             continue
-        candidates = _draw(chances, 2 + int(math.log(k)), rng)
+        candidates = indices(chances, 2 + int(math.log(k)), rng)
         left = np.minimum(away, squared(candidates))
         best = int(np.argmin(left @ weight))
         chosen, away = np.append(chosen, candidates[best]), left[best]

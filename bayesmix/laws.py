@@ -24,7 +24,7 @@ from numpyro.distributions.util import validate_sample
 from bayesmix.covariance import Structure
 from bayesmix.inputs import is_traced
 from bayesmix.storage import STORAGES, inverse_cholesky
-from bayesmix.variates import log_gamma, normal_of, uniform
+from bayesmix.variates import log_gamma, uniform, wishart_factor
 
 __all__ = [
     "Dirichlet", "Gamma", "MeansByPrecision", "WishartCholesky", "WishartCholeskyByRate", "bartlett", "transposed",
@@ -127,11 +127,11 @@ class MeansByPrecision(dist.Distribution):
 
 
 def bartlett(key: Array, nu: Any, d: int, batch: tuple[int, ...]) -> Float[Array, "*n d d"]:
-    """Lower factors of Wishart draws of unit scale: normal numbers below roots of chi-squares of nu, nu - 1, ..."""
+    """Lower factors of Wishart draws of unit scale."""
     above, below = jax.random.split(key)
     shapes = jnp.broadcast_to((jnp.asarray(nu, float)[..., None] - jnp.arange(d)) / 2, (*batch, d))
-    roots = jnp.sqrt(2 * jnp.exp(log_gamma(above, shapes)))
-    return jnp.tril(normal_of(uniform(below, (2, *batch, d, d))), -1) + roots[..., None] * jnp.eye(d)
+    root = jnp.sqrt(2 * jnp.exp(log_gamma(above, shapes)))
+    return wishart_factor(root, uniform(below, (2, *batch, d, d)))
 
 
 def transposed(factor: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Normal and gamma numbers out of uniform ones, without a loop: a fraction of `jax.random`'s kernels to compile.
+"""Random numbers of other laws out of uniform ones, without a loop: a fraction of `jax.random`'s kernels to compile.
 
 References:
     Box & Muller (1958), A note on the generation of random normal deviates, Annals of Mathematical Statistics 29.
@@ -11,9 +11,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-__all__ = ["PER_GAMMA", "log_gamma", "log_gamma_of", "normal_of", "uniform"]
+__all__ = ["PER_GAMMA", "indices", "log_gamma", "log_gamma_of", "normal_of", "uniform", "wishart_factor"]
 
 _TRIES = 13  # proposals for a gamma number
 PER_GAMMA = 3 * _TRIES + 1  # uniform numbers that one takes
@@ -51,3 +52,15 @@ def log_gamma(key: Array, shape: Float[Array, ...]) -> Float[Array, ...]:
     """Logs of gamma numbers of these shapes and scale one."""
     flat = jnp.ravel(shape)
     return log_gamma_of(uniform(key, (PER_GAMMA, flat.size)), flat).reshape(shape.shape)
+
+
+def wishart_factor(root: Float[Array, "*n d"], uniform: Float[Array, "2 *n d d"]) -> Float[Array, "*n d d"]:
+    """Bartlett's lower factor of a Wishart of unit scale; `root` are roots of chi-squares of nu, nu - 1, ..."""
+    return jnp.tril(normal_of(uniform), -1) + root[..., None] * jnp.eye(root.shape[-1])
+
+
+def indices(weight: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices drawn with chances proportional to weight, never one of weight zero, however u rounds. NumPy's."""
+    reached = np.cumsum(weight, dtype=np.float64)
+    index = np.searchsorted(reached, rng.random(size) * reached[-1], side="right")
+    return np.minimum(index, np.flatnonzero(weight)[-1])
