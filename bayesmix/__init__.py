@@ -20,10 +20,11 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.prior import ConjugatePrior, weak_prior
 from bayesmix.questions import classify, log_density, responsibilities, same_cluster
+from bayesmix.ranking import Search
 from bayesmix.ratio_test import LikelihoodRatioTest, likelihood_ratio_test
 from bayesmix.results import Fit
 from bayesmix.sampling import sample_posterior
-from bayesmix.selection import Search, search
+from bayesmix.selection import search
 from bayesmix.stochastic import stochastic_chain
 from bayesmix.switching import relabel
 from bayesmix.trees import mixtures

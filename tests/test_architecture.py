@@ -47,7 +47,7 @@ LAYERS = (
     ("pointwise", "questions"),
     ("draws", "switching", "evidence"),
     ("sampling", "comparison"),
-    ("gap",),
+    ("gap", "ranking"),
     ("selection",),
     ("sklearn.shared", "sklearn.starts"),
     ("sklearn.gaussian", "sklearn.centers", "sklearn.bayesian"),
@@ -83,7 +83,7 @@ SIDEWAYS = {("programs", "distribution")}
 FIGURES = {("mixture", "files"), ("results", "files")} | {
     ("merging", "plots"),
     ("checks", "plots"),
-    ("selection", "plots"),
+    ("ranking", "plots"),
     ("gap", "plots"),
 }
 LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}

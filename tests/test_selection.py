@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 import bayesmix as bm
 from bayesmix.covariance import STRUCTURES
 from bayesmix.hierarchy import agglomerate, sphere, ward
-from bayesmix.selection import CRITERIA
+from bayesmix.ranking import CRITERIA
 from bayesmix.units import spurious_clusters
 
 FITS = {

@@ -64,7 +64,7 @@ def search_command(
     """
     import bayesmix as bm
     from bayesmix.inputs import as_name
-    from bayesmix.selection import CRITERIA, Search
+    from bayesmix.ranking import CRITERIA, Search
 
     with bad_input_ends():
         counts = counts_of(n_components)

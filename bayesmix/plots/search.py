@@ -8,7 +8,7 @@ import numpy as np
 
 from bayesmix.gap import CentreSearch
 from bayesmix.plots.style import COLORS, MARKERS, new_axes, whole_numbers
-from bayesmix.selection import Search
+from bayesmix.ranking import Search
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

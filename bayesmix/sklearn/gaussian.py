@@ -17,8 +17,9 @@ from bayesmix import mixture as parameters
 from bayesmix.covariance import ALIASES, STRUCTURES
 from bayesmix.em import solve
 from bayesmix.model import MixtureModel
+from bayesmix.ranking import CRITERIA
 from bayesmix.results import NAME, Fit
-from bayesmix.selection import CRITERIA, search
+from bayesmix.selection import search
 from bayesmix.sklearn.shared import Density, in_words, key_of, rows, sample_size, weights_of, with_names
 from bayesmix.sklearn.starts import given_parts
 
