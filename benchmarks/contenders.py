@@ -293,7 +293,7 @@ class Gmmx:
 class Pomegranate:
     """Where it is installed (it brings PyTorch, so no group names it): full and diagonal covariances.
 
-    Like gmmx it would hold n k d² numbers, and is left out where they would not fit.
+    It holds arrays of n k d numbers, and is left out where they would not fit.
     """
 
     def iteration(self, task):

@@ -140,8 +140,7 @@ class BayesianMixture(Density):
         n = sample_size(n_samples)
         generator = as_generator(key_of(self.random_state))
         batch = flat_draws(mixtures(self.posterior_))
-        which = generator.integers(
-            len(batch.weights), size=max(64, 1 << (n - 1).bit_length())
-        )  # few are compiled
+        size = max(64, 1 << (n - 1).bit_length())  # few sizes, so few programs
+        which = generator.integers(len(batch.weights), size=size)
         x, z = replicates(jax.tree.map(lambda a: a[which], batch), key_words(generator, len(which)), 1)
         return x[:n, 0], z[:n, 0]
