@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -38,14 +39,23 @@ def generic(k: int) -> np.ndarray:
     return 1 + np.modf(np.arange(1, k + 1) * math.sqrt(2))[0]
 
 
+@jax.custom_jvp
 def rotation(skew: Float[Array, "*k d d"]) -> Float[Array, "*k d d"]:
-    """Cayley's rotation (I - S)⁻¹ (I + S) of a skew-symmetric S.
+    """Cayley's rotation R = (I - S)⁻¹ (I + S) of a skew-symmetric S.
 
     As (I + S)(I - S) is positive definite, it is had by a Cholesky factor; pivots would be ten kernels to compile.
+    As (I - S)⁻¹ = (I + R) / 2, its derivatives are products: dR = (I + R) dS (I + R) / 2.
     """
     storage, forth = STORAGES["full"], jnp.eye(skew.shape[-1]) + skew
     root = storage.inverse(storage.cholesky(forth @ jnp.swapaxes(forth, -1, -2)))
     return storage.gram(root) @ (forth @ forth)
+
+
+@rotation.defjvp
+def _turned(point: tuple[Array], direction: tuple[Array]) -> tuple[Array, Array]:
+    turn = rotation(*point)
+    both = jnp.eye(turn.shape[-1]) + turn
+    return turn, both @ direction[0] @ both / 2
 
 
 def diagonal(matrices: Float[Array, "k d d"]) -> Float[Array, "k d"]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -32,7 +33,8 @@ __all__ = ["Chart", "chart"]
 class Chart(NamedTuple):
     """The map from vectors (p,) to mixtures; a pytree, `Chart.mixture` is what to trace."""
 
-    center: GaussianMixture
+    center: GaussianMixture  # no cluster of it is empty
+    root: Any  # Cholesky factors of its covariances, in their storage
     volumes: Any  # (k|1,)
     axes: Any  # (k|1, d, d), where the structure has any
     shapes: Any  # (k|1, d)
@@ -53,13 +55,8 @@ class Chart(NamedTuple):
 
         weights = jnp.asarray(center.weights)
         if "weights" not in self.held:
-            positive = jnp.log(jnp.where(weights > 0, weights, 1))
-            logits = positive + jnp.append(take(k - 1), 0)
-            terms = jnp.where(weights > 0, jnp.exp(logits - jnp.max(logits)), 0)
-            weights = terms / jnp.sum(terms)
-        storage = center.covariance.storage
-        root = storage.cholesky(jnp.asarray(center.covariance.values))
-        means = jnp.asarray(center.means) + storage.apply(root, take(k, d))
+            weights = jax.nn.softmax(jnp.log(weights) + jnp.append(take(k - 1), 0))
+        means = jnp.asarray(center.means) + center.covariance.storage.apply(self.root, take(k, d))
         if "covariance" in self.held:
             return replace(center, weights=weights, means=means)
         times = {"E": 1, "V": k, "I": 0}
@@ -90,7 +87,7 @@ def chart(mixture: GaussianMixture, hold: tuple[str, ...] = ()) -> Chart:
     """The chart around a mixture on ordinary arrays, in float64, and how long its vectors are."""
     row, k, d = mixture.covariance.row, mixture.n_components, mixture.n_features
     mixture = replace(mixture, feature_names=None)
-    values = np.asarray(mixture.covariance.values, np.float64)
+    values: Any = np.asarray(mixture.covariance.values, np.float64)
     held = dict.fromkeys(hold)
     size = (0 if "weights" in held else k - 1) + k * d
     size += 0 if "covariance" in held else row.n_parameters(k, d)
@@ -117,4 +114,5 @@ def chart(mixture: GaussianMixture, hold: tuple[str, ...] = ()) -> Chart:
         shapes = shapes[:1] if once["shape"] == "E" else shapes
     if axes is not None:
         axes = axes[:1] if once["axes"] == "E" else axes
-    return Chart(mixture, volumes, axes, shapes, held, size)
+    root = mixture.covariance.storage.cholesky(values)
+    return Chart(mixture, root, volumes, axes, shapes, held, size)

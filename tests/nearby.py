@@ -32,26 +32,27 @@ def nearby(mixture, vectors):
 
 
 def gradient(mixture, objective):
-    """Of a function of such parameters, that gives (m,) values, at the mixture itself."""
-    identity = np.eye(chart(mixture).size)
-    vectors = [step * _AWAY * identity for step, _ in _DIFFERENCES]
-    values = objective(*nearby(mixture, np.concatenate(vectors))).reshape(len(_DIFFERENCES), -1)
-    return np.array([factor for _, factor in _DIFFERENCES]) @ values / _AWAY
+    """Of a function of such parameters, that gives (m, ...) values, at the mixture itself: (p, ...)."""
+    p = mixture.n_parameters
+    vectors = np.concatenate([step * _AWAY * np.eye(p) for step, _ in _DIFFERENCES])
+    values = objective(*nearby(mixture, vectors))
+    factors = [factor for _, factor in _DIFFERENCES]
+    return np.tensordot(factors, values.reshape(len(factors), p, *values.shape[1:]), 1) / _AWAY
 
 
-def jacobian(mixture):
-    """Of all weights, means and covariances, put end to end, by the chart's vector: (numbers, p)."""
-
-    def flat(weights, means, covariances):
-        return np.concatenate(
-            [part.reshape(len(weights), -1) for part in (weights, means, covariances)], axis=1
-        )
-
-    identity = np.eye(chart(mixture).size)
+def hessian(mixture, objective):
+    """Of a function that gives (m,) values, at the mixture itself: (p, p)."""
+    p = mixture.n_parameters
+    a, b = np.tril_indices(p)
+    steps = _AWAY * np.eye(p)
     total = 0
-    for step, factor in _DIFFERENCES:
-        total = total + factor * flat(*nearby(mixture, step * _AWAY * identity)).T
-    return total / _AWAY
+    for sign, other in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        vectors = sign * steps[a] + other * steps[b]
+        parts = np.split(vectors, range(MOST, len(vectors), MOST))
+        total = total + sign * other * np.concatenate([objective(*nearby(mixture, some)) for some in parts])
+    out = np.zeros((p, p))
+    out[a, b] = out[b, a] = total / (2 * _AWAY) ** 2
+    return out
 
 
 def log_joint(weights, means, covariances, x):
