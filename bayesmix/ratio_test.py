@@ -21,12 +21,12 @@ import jax
 import numpy as np
 
 from bayesmix.em import fit
-from bayesmix.initialize import Start, splits
+from bayesmix.initialize import splits
 from bayesmix.inputs import as_count, as_points, key_data
 from bayesmix.loop import Options
 from bayesmix.model import MixtureModel
 from bayesmix.problem import Problem, inside, problem_of
-from bayesmix.resample import Refits, refit, stacked
+from bayesmix.resample import Refits, refit
 from bayesmix.results import Fit
 
 if TYPE_CHECKING:
@@ -187,13 +187,15 @@ def _test(x: np.ndarray, null: Fit, other: Fit, keys: np.ndarray) -> tuple[float
     options = Options("soft")
     k = source.n_components
 
-    def refits(problem: Problem, starts: list[list[Start]], k: int) -> Refits:
-        states, title = stacked(starts, options), f"{k} clusters, simulated"
-        return refit(problem, "parametric", keys, states, options, source=source, title=title)
+    def refits(problem: Problem, starts: list[list[GaussianMixture]], k: int) -> Refits:
+        each = [jax.tree.map(lambda *leaves: np.stack(leaves), *own) for own in starts]
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+        title = f"{k} clusters, simulated"
+        return refit(problem, "parametric", keys, batch, options, source=source, title=title)
 
-    small = refits(problem, [[Start(source)]], k)
+    small = refits(problem, [[source]], k)
     drawn = [jax.tree.map(itemgetter(b), small.mixture) for b in range(len(keys))]
-    large = refits(wider, [[Start(start), *map(Start, splits(mixture))] for mixture in drawn], k + 1)
+    large = refits(wider, [[start, *splits(mixture)] for mixture in drawn], k + 1)
     draws = 2 * (large.objective - small.objective)
     good = small.clean & large.clean & (draws >= -2 * _BELOW)
     statistic = 2 * float(other.log_likelihood - null.log_likelihood)

@@ -1,6 +1,6 @@
-"""Many data sets like this one, and the loop run on each: one compiled program.
+"""Many data sets like this one, and the loop run on each, by the program that fitted the first.
 
-A replicate is made inside the program from its key, in the blocks and units of the original data, so that memory does
+A replicate is made from its key, in the blocks and units of the original data, when its turn comes, so that memory does
 not grow with their number:
 
     weighted        the same rows with weights from a flat Dirichlet: Gamma(weight), scaled to the same total
@@ -18,69 +18,64 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from bayesmix import density
 from bayesmix.acceleration import pays
-from bayesmix.covariance import Structure
 from bayesmix.drive import begin, remember
 from bayesmix.initialize import Start
-from bayesmix.inputs import cores, double_precision, points_last
+from bayesmix.inputs import cores, double_precision
 from bayesmix.interrupts import Patience, patient
-from bayesmix.loop import Options, Rules, State, climb, map_starts
+from bayesmix.loop import Options, Rules, State, advance
 from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem
 from bayesmix.results import CODE
-from bayesmix.statistics import Observations
+from bayesmix.statistics import Observations, observe
+from bayesmix.units import suspect
+from bayesmix.variates import indices
 from bayesmix.verdict import Verdict, best, verdict
 
-__all__ = ["RESAMPLE", "Refits", "refit", "stacked"]
+__all__ = ["RESAMPLE", "Refits", "refit"]
 
-_PASSES = 50  # of a replicate, on average
-_BATCH = 32  # replicates a call: the progress bar moves by as many
-
-
-def _weighted(key: Array, observations: Observations, source: GaussianMixture, n: int) -> Observations:
-    weight = observations.weight
-    drawn = jax.random.gamma(key, jnp.where(weight > 0, weight, 1)) * (weight > 0)
-    return replace(observations, weight=drawn * (jnp.sum(weight) / jnp.sum(drawn)))
+_SAVED = 5  # passes of a replicate that acceleration would save, at least: it starts near its optimum
+_BATCH = 32  # replicates that a thread takes at a time: the progress bar moves by as many
 
 
-def _nonparametric(key: Array, observations: Observations, source: GaussianMixture, n: int) -> Observations:
-    weight = observations.weight.reshape(-1)
-    cumulative = jnp.cumsum(weight.astype(float))
-    places = jax.random.uniform(key, (n,), cumulative.dtype) * cumulative[-1]
-    rows = jnp.searchsorted(cumulative, places, side="right")
-    rows = jnp.minimum(rows, jnp.max(jnp.where(weight > 0, jnp.arange(weight.size), 0)))
-    counts = jnp.zeros_like(weight).at[rows].add(1)
-    return replace(observations, weight=counts.reshape(observations.weight.shape))
+def _weighted(words: np.ndarray, problem: Problem, source: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
+    drawn = np.random.default_rng(words).standard_gamma(problem.w)
+    return problem.x, drawn * (problem.w.sum() / drawn.sum())
 
 
-def _parametric(key: Array, observations: Observations, source: GaussianMixture, n: int) -> Observations:
-    blocks, d, size = observations.x.shape
-    x, _ = density.simulate(source, key, n)
-    padded = jnp.zeros((blocks * size, d)).at[:n].set(x).reshape(blocks, size, d)
-    return replace(observations, x=jnp.moveaxis(padded, -1, 1).astype(observations.x.dtype))
+def _nonparametric(
+    words: np.ndarray, problem: Problem, source: GaussianMixture
+) -> tuple[np.ndarray, np.ndarray]:
+    rows = indices(problem.w, round(problem.w.sum()), np.random.default_rng(words))
+    return problem.x, np.bincount(rows, minlength=len(problem.w)).astype(np.float64)
 
 
-def _leave_one_out(key: Array, observations: Observations, source: GaussianMixture, n: int) -> Observations:
-    weight = observations.weight.reshape(-1)
-    row = jax.random.key_data(key)[1]
-    return replace(
-        observations, weight=jnp.maximum(weight.at[row].add(-1), 0).reshape(observations.weight.shape)
-    )
+def _parametric(
+    words: np.ndarray, problem: Problem, source: GaussianMixture
+) -> tuple[np.ndarray, np.ndarray]:
+    n = round(problem.w.sum())
+    x, _ = density.simulate_numbers(source, np.random.default_rng(words), n)
+    return x.astype(problem.x.dtype), np.ones(n)
 
 
-RESAMPLE: dict[str, Callable[[Array, Observations, GaussianMixture, int], Observations]] = {
+def _leave_one_out(
+    words: np.ndarray, problem: Problem, source: GaussianMixture
+) -> tuple[np.ndarray, np.ndarray]:
+    weight = problem.w.astype(np.float64)
+    weight[words[1]] -= 1
+    return problem.x, weight
+
+
+RESAMPLE: dict[str, Callable[[np.ndarray, Problem, GaussianMixture], tuple[np.ndarray, np.ndarray]]] = {
     "weighted": _weighted,
     "nonparametric": _nonparametric,
     "parametric": _parametric,
@@ -88,61 +83,48 @@ RESAMPLE: dict[str, Callable[[Array, Observations, GaussianMixture, int], Observ
 }
 
 
-def _second(observations: Observations, structure: Structure) -> Array:
-    """The total second moment of weighted blocks, in storage (1, ...)."""
-    d = observations.x.shape[1]
-
-    def add(total: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
-        x, weight = block
-        return total + structure.form.features(x)[1 + d :] @ weight, None
-
-    zero = jnp.zeros(structure.form.size(d), observations.x.dtype)
-    total, _ = jax.lax.scan(add, zero, (observations.x, observations.weight))
-    return structure.form.second(total[None].astype(float), d)
-
-
 class _End(NamedTuple):
     """What is kept of a state."""
 
     mixture: GaussianMixture
     objective: Any
-    count: Any
+    moments: Any
     collapsed: Any
     code: Any
     step: Any
 
 
-@partial(jax.jit, static_argnames=("kind", "n", "options"))
+def _apart(starts: GaussianMixture, row: int) -> list[GaussianMixture]:
+    """The starts of a replicate, each with an axis of one."""
+    leaves, form = jax.tree.flatten(starts)
+    return [form.unflatten([a[row, s : s + 1] for a in leaves]) for s in range(leaves[0].shape[1])]
+
+
 def _run(
-    keys: Array,
-    starts: State,
-    limit: Array,
-    observations: Observations,
-    source: GaussianMixture,
+    replicates: Iterable[tuple[Observations, list[GaussianMixture]]],
+    first: State,
+    limit: Any,
+    beta: Any,
     rules: Rules,
-    kind: str,
-    n: int,
     options: Options,
 ) -> _End:
-    """Every start (replicates, starts, ...) on the replicate of its key."""
-    structure = starts.mixture.covariance.row
+    """Each start on the data of its replicate, a call each of the program that fits one: (replicates, starts, ...)."""
+    ends = []
+    for data, starts in replicates:
+        own = [
+            _kept(advance(first._replace(mixture=start), limit, data, beta, rules, options))
+            for start in starts
+        ]
+        # Waited for, so that no more data are held than each thread's own.
+        ends.append(jax.tree.map(lambda *leaves: np.concatenate(leaves), *own))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *ends)
 
-    def one(pair: tuple[Array, State]) -> _End:
-        words, states = pair
-        drawn = RESAMPLE[kind](jax.random.wrap_key_data(words), observations, source, n)
-        if structure.shared:
-            drawn = replace(drawn, second=_second(drawn, structure))
-        ends = map_starts(lambda s: climb(s, limit, drawn, jnp.asarray(1.0), rules, options), states)
-        return _End(
-            ends.mixture,
-            ends.statistics.objective,
-            ends.statistics.moments[..., 0],
-            ends.collapsed,
-            ends.code,
-            ends.step,
-        )
 
-    return jax.lax.map(one, (keys, starts))
+def _kept(state: State) -> _End:
+    statistics = state.statistics
+    return _End(
+        state.mixture, statistics.objective, statistics.moments, state.collapsed, state.code, state.step
+    )
 
 
 class Refits(NamedTuple):
@@ -155,17 +137,11 @@ class Refits(NamedTuple):
     steps: np.ndarray
 
 
-def stacked(starts: Sequence[Sequence[Start]], options: Options) -> State:
-    """The starts of each replicate, or those of all, as one state (replicates|1, starts, ...)."""
-    each = [begin(own, options)._replace(trace=np.zeros((len(own), 1))) for own in starts]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-
-
 def refit(
     problem: Problem,
     kind: str,
     keys: np.ndarray,
-    starts: State,
+    starts: GaussianMixture,
     options: Options,
     *,
     source: GaussianMixture,
@@ -181,7 +157,7 @@ def refit(
         problem: the data.
         kind: a row of `RESAMPLE`.
         keys: (replicates, 2) key data.
-        starts: `stacked`, of each replicate or once for all.
+        starts: mixtures in loop units, leaves (replicates, starts, ...), or (1, starts, ...) for all replicates.
         options: of the loop.
         source: what "parametric" draws from, in loop units.
         max_steps: of each run.
@@ -193,30 +169,27 @@ def refit(
     """
     from tqdm import tqdm
 
-    n = round(problem.w.sum())
-    observations = problem.observations
-    if kind == "parametric":
-        blank = np.zeros((n, problem.x.shape[1]), problem.x.dtype)
-        size = observations.x.shape[-1]
-        observations = Observations(points_last(blank, size), points_last(np.ones(n, blank.dtype), size))
-    else:
-        observations = replace(observations, second=None)
-    work = len(keys) * starts.code.shape[1] * _PASSES * observations.weight.size
-    if problem.n_components > 1 and pays(work * starts.statistics.moments[0, 0].size):
-        starts = remember(starts)
+    same, count = np.shape(starts.weights)[0] == 1, np.shape(starts.weights)[1]
+    first = begin([Start(jax.tree.map(itemgetter((0, 0)), starts))], options)
+    work = len(keys) * count * _SAVED * problem.observations.weight.size
+    if problem.n_components > 1 and pays(work * first.statistics.moments[0].size):
+        first = remember(first)
     slices = [np.arange(i, min(i + _BATCH, len(keys))) for i in range(0, len(keys), _BATCH)]
-    same = len(starts.code) == 1
+    with double_precision():  # handed over once: with each call it would take longer than the call itself
+        common = jax.device_put((first, np.full(1, max_steps), np.float64(1), problem.rules))
+        x = jax.device_put(problem.observations.x)
+        given = jax.device_put(_apart(starts, 0)) if same else None
+
+    def replicate(row: int) -> tuple[Observations, list[GaussianMixture]]:
+        rows, weight = RESAMPLE[kind](keys[row], problem, source)
+        data = observe(rows, weight, problem.structure, x if rows is problem.x else None)
+        own = _apart(starts, row) if given is None else given
+        return data, own
 
     def batch(rows: np.ndarray, options: Options) -> tuple[np.ndarray, _End]:
-        whole = np.resize(rows, min(_BATCH, len(keys)) if len(rows) < _BATCH else len(rows))
-        states = jax.tree.map(lambda a: a[np.where(same, 0, whole)], starts)
         with double_precision():
-            arguments = keys[whole], states, np.int64(max_steps), observations, source, problem.rules
-            ends = _run(*arguments, kind=kind, n=n, options=options)
-            return rows, jax.tree.map(lambda a: np.asarray(a)[: len(rows)], ends)
+            return rows, _run(map(replicate, rows.tolist()), *common, options=options)
 
-    with double_precision():
-        observations = jax.device_put(observations)
     ends: list[_End] = []
     joined: _End | None = None
     finished = len(keys)
@@ -245,7 +218,7 @@ def refit(
 def _each(
     batch: Callable, slices: list[np.ndarray], options: Options, bar: Any, patience: Patience
 ) -> Iterator[tuple[np.ndarray, _End]]:
-    """The batches on as many threads as there are cores, each a call of the same program; in order."""
+    """The batches on as many threads as there are cores, in order."""
 
     def step(rows: np.ndarray) -> tuple[np.ndarray, _End]:
         patience.check()
@@ -267,8 +240,12 @@ def _best(problem: Problem, ends: _End) -> Refits:
 
     def judge(b: int, s: int) -> Verdict:
         mixture = jax.tree.map(lambda a: a[b, s], ends.mixture)
-        return verdict(problem, int(ends.code[b, s]), mixture, ends.collapsed[b, s], ends.count[b, s])
+        return verdict(
+            problem, int(ends.code[b, s]), mixture, ends.collapsed[b, s], count[b, s], suspects[b, s]
+        )
 
+    count = ends.moments[..., 0]
+    suspects = suspect(ends.mixture, count, problem.grid)
     replicates, starts = ends.code.shape
     rows = np.arange(replicates)
     verdicts = [[judge(b, s) for s in range(starts)] for b in rows]

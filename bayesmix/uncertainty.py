@@ -11,13 +11,12 @@ import numpy as np
 
 from bayesmix.engines import METHODS
 from bayesmix.information import StandardErrors
-from bayesmix.initialize import Start
 from bayesmix.inputs import as_count, as_name, key_data
 from bayesmix.labels import match_mixtures, permuted
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem, inside, problem_of
-from bayesmix.resample import Refits, refit, stacked
+from bayesmix.resample import Refits, refit
 from bayesmix.results import Fit
 from bayesmix.trees import mixture_tree
 
@@ -35,9 +34,9 @@ def _refit(
     """The loop on each replicate, from the fit; after Ctrl-C, where a part is of use, those that are finished."""
     start = inside(problem, fit.mixture)
     options = Options(METHODS[fit.method].responsibilities if fit.method == "hard" else "soft", fit.hold)
-    states = stacked([[Start(start)]], options)
+    starts = jax.tree.map(lambda leaf: leaf[None, None], start)
     return refit(
-        problem, kind, keys, states, options, source=start, title=title, partial_on_interrupt=partial
+        problem, kind, keys, starts, options, source=start, title=title, partial_on_interrupt=partial
     )
 
 

@@ -19,7 +19,7 @@ from bayesmix.inputs import chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES
 
-__all__ = ["SPURIOUS_RATIO", "Floor", "Units", "spacing", "spurious_clusters", "standardize"]
+__all__ = ["SPURIOUS_RATIO", "Floor", "Units", "spacing", "spurious_clusters", "standardize", "suspect"]
 
 # A cluster collapses where its variance, given the features before it, falls below `relative` times that of
 # the data, or below `absolute` times the feature's own; float32 data carry fewer digits.
@@ -154,22 +154,44 @@ def spurious_clusters(mixture: GaussianMixture, count: np.ndarray, grid: np.ndar
     ten times d + 1 points times (10 (d + 1) / points)²; or a variance below that of rounding to the column's grid,
     spacing² / 12.
     """
-    if not mixture.covariance.row.unbounded or mixture.n_components == 1:
-        return {}
+    few, ratios, thin, narrow = _signs(mixture, count, grid)
     d = mixture.n_features
-    covariances = np.asarray(mixture.covariances, np.float64)
-    pooled = np.einsum("k,kij->ij", count / count.sum(), covariances)
-    deviations = np.sqrt(np.diag(pooled))
-    correlation = pooled / np.outer(deviations, deviations)
-    values, vectors = np.linalg.eigh(correlation)
-    whiten = vectors / np.sqrt(np.maximum(values, 1e-300))
     reasons = {}
-    for k, matrix in enumerate(covariances):
-        ratio = np.linalg.eigvalsh(whiten.T @ (matrix / np.outer(deviations, deviations)) @ whiten)[0]
-        if count[k] <= d + 1:
+    for k in np.flatnonzero(few | thin | narrow.any(axis=-1)).tolist():
+        if few[k]:
             reasons[k] = f"holds {count[k]:.3g} points, no more than d + 1 = {d + 1}"
-        elif ratio < SPURIOUS_RATIO * min(1, 10 * (d + 1) / count[k]) ** 2:
-            reasons[k] = f"has a direction with {max(ratio, 0):.1e} of the pooled within-cluster variance"
-        elif (narrow := np.flatnonzero(np.diag(matrix) < grid**2 / 12)).size:
-            reasons[k] = f"is narrower than the rounding of feature {narrow[0]}"
+        elif thin[k]:
+            reasons[k] = f"has a direction with {max(ratios[k], 0):.1e} of the pooled within-cluster variance"
+        else:
+            reasons[k] = f"is narrower than the rounding of feature {np.flatnonzero(narrow[k])[0]}"
     return reasons
+
+
+def suspect(mixtures: GaussianMixture, count: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Which of a batch of mixtures (...,) have `spurious_clusters`, all at once; those of no finite numbers have."""
+    few, _, thin, narrow = _signs(mixtures, count, grid)
+    return (few | thin | narrow.any(axis=-1)).any(axis=-1)
+
+
+def _signs(
+    mixture: GaussianMixture, count: np.ndarray, grid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each cluster (..., k) too few points, its smallest variance by the pooled one, too small, by feature narrow."""
+    d, k = mixture.means.shape[-1], mixture.means.shape[-2]
+    if not mixture.covariance.row.unbounded or k == 1:
+        none = np.zeros(count.shape, bool)
+        return none, np.ones(count.shape), none, np.zeros((*count.shape, d), bool)
+    covariances = np.asarray(mixture.covariances, np.float64)
+    finite = np.isfinite(covariances).all(axis=(-1, -2)) & np.isfinite(count)
+    covariances = np.where(finite[..., None, None], covariances, np.eye(d))
+    share = np.where(finite, count, 1)
+    pooled = np.einsum("...k,...kij->...ij", share / share.sum(axis=-1, keepdims=True), covariances)
+    deviations = np.sqrt(np.diagonal(pooled, axis1=-2, axis2=-1))
+    unit = deviations[..., :, None] * deviations[..., None, :]
+    values, vectors = np.linalg.eigh(pooled / unit)
+    whiten = (vectors / np.sqrt(np.maximum(values, 1e-300))[..., None, :])[..., None, :, :]
+    inner = np.swapaxes(whiten, -1, -2) @ (covariances / unit[..., None, :, :]) @ whiten
+    ratios = np.linalg.eigvalsh(inner)[..., 0]
+    thin = ratios < SPURIOUS_RATIO * np.minimum(1, 10 * (d + 1) / np.maximum(share, 1)) ** 2
+    narrow = np.diagonal(covariances, axis1=-2, axis2=-1) < grid**2 / 12
+    return (count <= d + 1) | ~finite, ratios, thin, narrow

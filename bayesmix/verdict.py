@@ -38,9 +38,17 @@ def judge(problem: Problem, path: Path, s: int, *, relocate: bool = False) -> Ve
 
 
 def verdict(
-    problem: Problem, code: int, mixture: GaussianMixture, collapsed: np.ndarray, count: np.ndarray
+    problem: Problem,
+    code: int,
+    mixture: GaussianMixture,
+    collapsed: np.ndarray,
+    count: np.ndarray,
+    suspect: bool = True,
 ) -> Verdict:
-    """Whether a run is clean, from its code, its mixture in loop units, which clusters the floor held, and counts."""
+    """Whether a run is clean, from its code, its mixture in loop units, which clusters the floor held, and counts.
+
+    `suspect` is false where it is known already that no cluster is spurious.
+    """
     if code == CODE["non_finite"]:
         return Verdict("non_finite")
     if problem.rules.penalty is not None:  # the posterior is bounded
@@ -50,7 +58,7 @@ def verdict(
     held = np.flatnonzero(collapsed)
     if held.size or code == CODE["collapsed"]:
         return Verdict("collapsed", dict.fromkeys(held.tolist(), ""))
-    reasons = spurious_clusters(mixture, count, problem.grid)
+    reasons = spurious_clusters(mixture, count, problem.grid) if suspect else {}
     return Verdict("spurious", reasons) if reasons else Verdict(NAME[code])
 
 
