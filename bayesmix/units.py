@@ -176,7 +176,7 @@ def suspect(mixtures: GaussianMixture, count: np.ndarray, grid: np.ndarray) -> n
 def _signs(
     mixture: GaussianMixture, count: np.ndarray, grid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each cluster (..., k) too few points, its smallest variance by the pooled one, too small, by feature narrow."""
+    """Of each cluster (..., k): too few points, least variance by the pooled one, that too small, features narrow."""
     d, k = mixture.means.shape[-1], mixture.means.shape[-2]
     if not mixture.covariance.row.unbounded or k == 1:
         none = np.zeros(count.shape, bool)
