@@ -22,7 +22,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -164,9 +163,8 @@ def propose(
     total: Array,
     begun: Array,
     own: Array,
-    restrain: Callable[[GaussianMixture, Array], tuple[GaussianMixture, Array]],
 ) -> Proposal:
-    """Where to go from a mixture whose M-step is `plus`.
+    """Where to go from a mixture whose M-step is `plus`; the covariances may be out of the family of its structure.
 
     Args:
         memory: of the run.
@@ -176,7 +174,6 @@ def propose(
         total: the number of points.
         begun: the memory is of this mixture; otherwise it is empty.
         own: take EM's own step.
-        restrain: brings a mixture and its factor into the family of its structure.
     """
     frame = _frame(mixture, memory.factor, memory.inverse, total)
     residual = jnp.where(begun, frame.vector(plus, factor), 0)
@@ -192,9 +189,8 @@ def propose(
     plain = own | memory.refused | ~(remaining > 0)
     shorter = jnp.minimum(1, jnp.maximum(memory.radius, lengths[0]) / lengths[1])
     step = jnp.where(plain, residual, shorter * direction)
-    there, there_factor = restrain(*frame.at(step))
     chosen, chosen_factor = jax.tree.map(
-        lambda ours, proposed: jnp.where(plain, ours, proposed), (plus, factor), (there, there_factor)
+        lambda ours, proposed: jnp.where(plain, ours, proposed), (plus, factor), frame.at(step)
     )
     size = jnp.where(plain, lengths[0], shorter * lengths[1])
     return Proposal(

@@ -28,7 +28,9 @@ __all__ = ["TINY", "common_axes", "diagonal", "eigh", "generic", "principal_axes
 
 TINY = 1e-300
 _ROUNDS = 500  # turns of the common axes, at most
-_STILL = 1e-9  # largest angle of a last turn
+_STILL = 1e-9  # largest angle that is left to turn
+_COUPLED = 12  # features, at most, for Newton's step of all d (d - 1) / 2 angles together
+_FLAT = 1e-10  # of the mean curvature, added, lest there be directions without any
 _SMALL_TURN = 0.2  # largest angle of a step of Newton that is taken
 _ROUNDING = 1e-14  # of the criterion: so near the minimum Newton's step is right, and cannot be seen to be
 _ANGLES = 16  # points of a grid of angles over half a turn of 2 θ
@@ -118,7 +120,11 @@ def common_axes(
         lower = _criterion(moved, terms) <= before + _ROUNDING * jnp.abs(before)
         axes, turned, angle = lax.cond(
             lower & (angle < _SMALL_TURN),
-            lambda: (axes @ turn, moved, angle),
+            lambda: (
+                axes @ turn,
+                moved,
+                angle * angle if d <= _COUPLED else angle,
+            ),  # what such a step leaves
             lambda: _sweep(axes, turned, terms),
         )
         return axes, turned, angle, rounds + 1
@@ -137,24 +143,49 @@ def _criterion(turned: Array, terms: Terms) -> Array:
 
 
 def _newton(turned: Array, terms: Terms) -> tuple[Array, Array]:
-    """Newton's step for the angle of each pair by itself, all in one rotation; and the largest: NaN if not convex.
+    """Newton's step for the angles of all pairs of axes, in one rotation; and the largest: NaN if not convex.
 
-    Turning axes a and b by a small θ changes D_b = W_bb by 2 θ W_ab + θ² (W_aa - W_bb), and D_a the other way.
+    With a skew S and s_a its columns, the diagonal of Rᵀ W R at R = I + S + S²/2 is
+
+        D_a = W_aa + 2 w_aᵀ s_a + s_aᵀ W s_a + (W S²)_aa,        Σ_a v_a (W S²)_aa = -Σ_a s_aᵀ diag(v) W s_a
+
+    so what is multiplied by a cluster's v_a = 1 / D_a is quadratic in each column by itself. With many features each
+    pair is turned as if no other were.
     """
     d = turned.shape[-1]
     cells = jnp.maximum(diagonal(turned), TINY)
     _, first, second = terms(jnp.sum(jnp.log(cells), axis=1))
     inverse = 1 / cells
-    apart = inverse[:, None, :] - inverse[:, :, None]  # 1 / D_b - 1 / D_a
-    slope = 2 * turned * apart
-    squares = inverse[:, None, :] ** 2 + inverse[:, :, None] ** 2
-    bend = 2 * (cells[:, :, None] - cells[:, None, :]) * apart - 4 * turned**2 * squares
-    gradient = jnp.einsum("k,kab->ab", first, slope)
-    curvature = jnp.einsum("k,kab->ab", first, bend) + jnp.einsum("k,kab->ab", second, slope**2)
-    lower = jnp.asarray(np.tri(d, k=-1, dtype=bool))
-    step = jnp.where(lower, -gradient / jnp.where(lower & (curvature > 0), curvature, jnp.nan), 0)
-    largest = jnp.max(jnp.abs(step))
-    return rotation((step - step.T) / 2), largest
+    apart = inverse[:, None, :] - inverse[:, :, None]
+    slope = 2 * turned * apart  # of log |D|, by S
+    if d > _COUPLED:
+        squares = inverse[:, None, :] ** 2 + inverse[:, :, None] ** 2
+        bend = 2 * (cells[:, :, None] - cells[:, None, :]) * apart - 4 * turned**2 * squares
+        gradient = jnp.einsum("k,kab->ab", first, slope)
+        curvature = jnp.einsum("k,kab->ab", first, bend) + jnp.einsum("k,kab->ab", second, slope**2)
+        others = ~np.eye(d, dtype=bool)
+        skew = jnp.where(others, -gradient / jnp.where(others & (curvature > 0), curvature, jnp.nan), 0)
+    else:
+        upper, lower = np.triu_indices(d, 1)
+        share = (first[:, None] * inverse)[:, :, None, None]
+        lines = turned[:, :, :, None] * turned[:, :, None, :] * inverse[:, :, None, None]
+        mixed = jnp.sum(share[..., 0] * turned, axis=0)
+        columns = jnp.sum(share * (turned[:, None] - 2 * lines), axis=0) - (mixed + mixed.T) / 2
+        blocks = (
+            columns[:, :, None, :] * np.eye(d)[:, None, :, None]
+        )  # (a, c, b, e): rows c, e of columns a, b
+        blocks = blocks[lower, upper] - blocks[upper, lower]
+        blocks = blocks[:, lower, upper] - blocks[:, upper, lower]
+        slopes = slope[:, upper, lower]
+        common = jnp.sum(second[:, None, None] * slopes[:, :, None] * slopes[:, None, :], axis=0)
+        curvature = 2 * blocks + common
+        flat = _FLAT * jnp.trace(jnp.abs(curvature))
+        storage = STORAGES["full"]
+        root = storage.inverse(storage.cholesky(curvature + flat * np.eye(len(upper))))
+        half = jnp.sum(root * jnp.sum(first[:, None] * slopes, axis=0), axis=1)
+        skew = jnp.zeros((d, d)).at[upper, lower].set(-jnp.sum(root * half[:, None], axis=0))
+        skew = skew - skew.T
+    return rotation(skew / 2), jnp.max(jnp.abs(skew))
 
 
 def _sweep(axes: Array, turned: Array, terms: Terms) -> tuple[Array, Array, Array]:

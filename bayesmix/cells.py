@@ -25,6 +25,7 @@ from bayesmix.checkpoints import Checkpoint, restored, stored
 from bayesmix.covariance import Covariance
 from bayesmix.groups import (
     BATCH,
+    FIRST,
     Cell,
     Group,
     advance_some,
@@ -46,7 +47,6 @@ from bayesmix.verdict import AGREE, Verdict
 
 __all__ = ["CellFit", "fit_cells"]
 
-_FIRST = 12  # steps of every start, before only the best of each cell goes on
 _MORE = 200  # steps a call after that
 _RESCUES = 10  # rounds in which cells below those with a cluster less start from them
 
@@ -150,7 +150,7 @@ def fit_cells(
     with patient() as patience:
         try:
             with ThreadPoolExecutor(cores()) as pool:
-                first = [(group, np.arange(len(group.of)), _FIRST) for group in groups]
+                first = [(group, np.arange(len(group.of)), FIRST) for group in groups]
                 if checkpoint is None:
                     run(first)
                 else:  # group by group
@@ -159,7 +159,7 @@ def fit_cells(
                         keep(number + 1, 0)
                 finish(rescued)
                 for rescue in range(rescued, _RESCUES):
-                    added = [(group, split_smaller(group), _FIRST) for group in groups]
+                    added = [(group, split_smaller(group), FIRST) for group in groups]
                     if not any(len(chosen) for _, chosen, _ in added):
                         break
                     run(added)

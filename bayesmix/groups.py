@@ -23,13 +23,14 @@ from bayesmix.results import CODE
 from bayesmix.statistics import Statistics, moments_of
 from bayesmix.verdict import Verdict, best, headed_for, verdict
 
-__all__ = ["BATCH", "Cell", "Group", "advance_some", "group_cells", "judge_start", "limits"]
+__all__ = ["BATCH", "FIRST", "Cell", "Group", "advance_some", "group_cells", "judge_start", "limits"]
 __all__ += ["mixture_of_start", "pending", "split_smaller", "winner"]
 
 BATCH = 16  # starts a call of a program
+FIRST = 12  # EM's own steps of every start, before only the best of each cell goes on
 _WORTH = 0.01  # nats above the best end that a start must be headed for to go on
 _PASSES = 40  # of a start, on average
-_LARGE = 4  # times as long as that of one structure compiles a program of all that have one storage
+_MANY = 64  # starts, that are accelerated however few the rows: a search is seldom the only one
 _SPLITS = 3  # clusters that are split, each in a start of its own
 
 
@@ -127,8 +128,9 @@ def _group(
         family=np.array(family, np.int32),
     )
     work = n * _PASSES * problem.x.shape[0] * states.statistics.moments[0].size
-    if pays(work / _LARGE) if accelerate is None else accelerate:
+    if (n >= _MANY or pays(work)) if accelerate is None else accelerate:
         states = jax.tree.map(np.array, remember(states))  # to be written to
+        problem = problem._replace(rules=problem.rules._replace(settle=FIRST))
     whitened = np.zeros(n, bool)
     return Group(problem, cells, np.array(of), states, whitened, np.full((n, 3), np.nan), hold)
 

@@ -24,7 +24,7 @@ from jaxtyping import Array
 from bayesmix.acceleration import Memory, Proposal, learn, propose
 from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
-from bayesmix.mstep import maximize, restrain
+from bayesmix.mstep import Maximum, maximize
 from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import CODE
 from bayesmix.statistics import Observations, Statistics, summarize
@@ -56,7 +56,7 @@ class Rules(NamedTuple):
     rounding: Any  # relative error of a sum in the data's precision, with room for its order
     total: Any  # total weight times features, the size of the sum
     penalty: Penalty | None = None  # a conjugate prior
-    settle: Any = 0  # steps of size one, before they decrease
+    settle: Any = 0  # EM's own steps, before they decrease or are accelerated
 
 
 class State(NamedTuple):
@@ -97,24 +97,33 @@ class Turn(NamedTuple):
 
 def begin_turn(state: State, rules: Rules, options: Options) -> Turn:
     """The M-step, unless it is to be skipped, and what acceleration makes of it."""
-    mixture, factor, collapsed, thin = maximize(
-        state.mixture, state.statistics, rules.floor, options.hold, rules.penalty, state.skip, state.family
-    )
-    key = draw = None
+    key = draw = onward = None
     if options.responsibilities.startswith("sampled"):
         key, draw = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(state.key)))
-    proposal = None
-    if state.memory is not None:
-        begun = jnp.isfinite(state.statistics.objective) & (state.memory.radius > 0) & ~state.skip
-        total = jnp.sum(state.statistics.moments[:, 0])
-        into = partial(
-            restrain, count=total * mixture.weights, previous=mixture.covariance.values, family=state.family
-        )
-        own = ~begun | jnp.any(collapsed)
-        proposal = propose(state.memory, state.mixture, mixture, factor, total, begun, own, into)
-        mixture, factor = proposal.mixture, proposal.factor
+    memory = state.memory
+    if memory is not None:
+        begun = jnp.isfinite(state.statistics.objective) & (memory.radius > 0) & ~state.skip
+
+        def propose_on(plus: Maximum, total: Array) -> Proposal:
+            own = ~begun | jnp.any(plus.collapsed) | (state.step < rules.settle)
+            return propose(memory, state.mixture, plus.mixture, plus.factor, total, begun, own)
+
+        onward = propose_on
+
+    plus = maximize(
+        state.mixture,
+        state.statistics,
+        rules.floor,
+        options.hold,
+        rules.penalty,
+        state.skip,
+        state.family,
+        onward,
+    )
+    proposal = plus.proposal
+    mixture, factor = (plus if proposal is None else proposal)[:2]
     inverse = inverse_factor(mixture.covariance, factor, state.mixture.n_features)
-    return Turn(mixture, inverse, collapsed, thin, draw, key, proposal)
+    return Turn(mixture, inverse, plus.collapsed, plus.thin, draw, key, proposal)
 
 
 def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, options: Options) -> State:

@@ -12,10 +12,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
+from bayesmix.acceleration import Proposal
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.estimate import eve_or_vve
 from bayesmix.mixture import GaussianMixture
@@ -24,11 +26,12 @@ from bayesmix.statistics import Statistics
 from bayesmix.storage import per_cluster
 from bayesmix.units import Floor
 
-__all__ = ["Maximum", "families", "maximize", "restrain"]
+__all__ = ["Maximum", "families", "maximize"]
 
 _NEXT_TO_NOTHING = 1e-100
 
 Estimate = Callable[[Array, Array, Array], Array]
+Onward = Callable[["Maximum", Array], Proposal]  # from a maximum, with the number of points
 
 
 class Maximum(NamedTuple):
@@ -38,6 +41,7 @@ class Maximum(NamedTuple):
     factor: Array
     collapsed: Bool
     thin: Bool
+    proposal: Proposal | None = None  # that went on from there, within the family
 
 
 def maximize(
@@ -48,42 +52,64 @@ def maximize(
     penalty: Penalty | None = None,
     skip: Any = False,
     family: Any = None,
+    onward: Onward | None = None,
 ) -> Maximum:
     """The M-step at these statistics; `mixture` is the one before it.
 
     Without a prior an empty cluster keeps its mean and takes weight zero; it keeps its covariance too, but for what its
     structure has in common. With `skip` the mixture itself is factored, and nothing is estimated. `family`, a traced
     index into `families` of the mixture's storage, takes that structure's M-step in place of the mixture's own.
+    `onward` makes of the maximum a proposal of any covariances, and the M-step at these brings it into the family.
     """
     structure, previous = mixture.covariance.row, mixture.covariance.values
     estimate = structure.estimate if family is None else partial(_switch, structure.storage, family)
     weights, means, count, scatter = _complete(mixture, statistics, penalty)
     held = "covariance" in hold
-    values, factor, collapsed = _estimate(
-        structure, estimate, count, scatter, previous, floor, skip | held, lift=not held and penalty is None
-    )
     storage = mixture.covariance.storage
     weights = mixture.weights if "weights" in hold else jnp.where(skip, mixture.weights, weights)
     means = jnp.where(skip, mixture.means, means)
-    pivots = storage.diagonal(factor) ** 2
-    thin = jnp.any(pivots < floor.thin + floor.thinness * means**2, axis=-1) & ~collapsed
-    return Maximum(
-        GaussianMixture(weights, means, Covariance(values, structure.name)), factor, collapsed, thin
-    )
 
+    def at(count: Array, scatter: Array, keep: Any, lift: Any) -> tuple[Array, Array, Bool]:
+        return _estimate(structure, estimate, count, scatter, previous, floor, keep, lift=lift)
 
-def restrain(
-    mixture: GaussianMixture, factor: Array, count: Array, previous: Array, family: Any = None
-) -> tuple[GaussianMixture, Array]:
-    """A mixture brought into the family of its structure: the M-step at its own covariances, with its factor."""
-    structure, values = mixture.covariance.row, mixture.covariance.values
+    def maximum(values: Array, factor: Array, collapsed: Bool) -> Maximum:
+        pivots = storage.diagonal(factor) ** 2
+        thin = jnp.any(pivots < floor.thin + floor.thinness * means**2, axis=-1) & ~collapsed
+        found = GaussianMixture(weights, means, Covariance(values, structure.name))
+        return Maximum(found, factor, collapsed, thin)
+
+    lift, keep = not held and penalty is None, skip | held
+    if onward is None:
+        return maximum(*at(count, scatter, keep, lift))
+    total = jnp.sum(statistics.moments[:, 0])
+
+    def first(values: Array, factor: Array, collapsed: Bool) -> Maximum:
+        found = maximum(values, factor, collapsed)
+        return found._replace(proposal=onward(found, total))
+
     if family is None and not structure.constrained:
-        return mixture, factor
-    estimate = structure.estimate if family is None else partial(_switch, structure.storage, family)
-    count = jnp.maximum(count, _NEXT_TO_NOTHING)  # an empty cluster has next to no say, as in the M-step
-    values = estimate(count, values * per_cluster(count, structure.form.axes), previous)
-    covariance = Covariance(values, structure.name)
-    return replace(mixture, covariance=covariance), structure.form.cholesky(values)
+        return first(*at(count, scatter, keep, lift))
+
+    # One loop for both: the estimate is the largest part of the program, and would be compiled twice.
+    def turn(carry: tuple) -> tuple:
+        turns, count, scatter, _, known = carry
+        found = at(count, scatter, keep & (turns == 0), lift & (turns == 0))
+        known = lax.cond(turns == 0, lambda: first(*found), lambda: known)
+        there = known.proposal.mixture
+        count = jnp.maximum(total * there.weights, _NEXT_TO_NOTHING)  # an empty cluster has next to no say
+        scatter = there.covariance.values * per_cluster(count, storage.axes)
+        return turns + 1, count, scatter, found, known
+
+    none = (previous, previous, jnp.zeros(previous.shape[0], bool))
+    known = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(first, *none))
+    _, _, _, (values, factor, _), known = lax.while_loop(
+        lambda carry: (carry[0] == 0) | ((carry[0] == 1) & ~carry[-1].proposal.plain),
+        turn,
+        (jnp.asarray(0), count, scatter, none, known),
+    )
+    # Where the proposal is EM's own step, the last of the loop is that step.
+    there = replace(known.proposal.mixture, covariance=Covariance(values, structure.name))
+    return known._replace(proposal=known.proposal._replace(mixture=there, factor=factor))
 
 
 def _complete(
@@ -151,7 +177,7 @@ def _estimate(
     floor: Floor,
     keep: Any,
     *,
-    lift: bool,
+    lift: Any,
 ) -> tuple[Array, Array, Bool]:
     """Covariance values, their Cholesky factor, and which collapsed: those are lifted, and all estimated again."""
     storage, axes = structure.form, scatter.ndim - 1
@@ -169,8 +195,7 @@ def _estimate(
         return values, factor, collapsed | low, tries + 1
 
     start = (previous, previous, jnp.zeros(previous.shape[0], bool), jnp.asarray(0))
-    first = 2 if lift else 1
     values, factor, collapsed, _ = lax.while_loop(
-        lambda carry: (carry[3] < 1) | ((carry[3] < first) & jnp.any(carry[2])), attempt, start
+        lambda carry: (carry[3] < 1) | ((carry[3] < 2) & lift & jnp.any(carry[2])), attempt, start
     )
     return values, factor, collapsed
