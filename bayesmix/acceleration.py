@@ -32,6 +32,7 @@ from jaxtyping import Array
 
 from bayesmix.covariance import Covariance
 from bayesmix.mixture import GaussianMixture
+from bayesmix.storage import STORAGES
 
 __all__ = ["Memory", "Proposal", "asked", "blank", "learn", "pays", "propose"]
 
@@ -79,17 +80,11 @@ class Proposal(NamedTuple):
     mixture: GaussianMixture
     factor: Array
     plain: Array
+    steady: Array  # two steps in a row are EM's own
     remaining: Array
-    size: Array  # of the step
-    steps: Array  # with this one
-    changes: Array
     begun: Array
-    memory: Memory  # that it was made from
-
-    @property
-    def steady(self) -> Array:
-        """Two steps in a row are EM's own."""
-        return self.plain & self.memory.plain
+    step: Array  # (q,)
+    residual: Array  # f before it
 
 
 def blank(mixture: GaussianMixture) -> Memory:
@@ -172,75 +167,85 @@ def propose(
         plus: where EM goes.
         factor: the Cholesky factor of plus.
         total: the number of points.
-        begun: the memory is of this mixture; otherwise it is empty.
+        begun: the memory is of this mixture; otherwise it begins here, with EM's own step.
         own: take EM's own step.
     """
-    frame = _frame(mixture, memory.factor, memory.inverse, total)
-    residual = jnp.where(begun, frame.vector(plus, factor), 0)
-    known = begun & ~memory.refused
-    steps = jnp.where(begun, memory.steps, 0)
-    changes = (
-        jnp.where(begun, memory.changes, 0).at[-1].set(jnp.where(known, memory.changes[-1] - residual, 0))
-    )
-    direction = _quasi_newton(steps, changes, residual)
-    both = jnp.stack([residual, direction])
-    products = both @ both.T
-    remaining, lengths = products[0, 1] / 2, jnp.sqrt(jnp.diagonal(products))
-    plain = own | memory.refused | ~(remaining > 0)
-    shorter = jnp.minimum(1, jnp.maximum(memory.radius, lengths[0]) / lengths[1])
-    step = jnp.where(plain, residual, shorter * direction)
-    chosen, chosen_factor = jax.tree.map(
-        lambda ours, proposed: jnp.where(plain, ours, proposed), (plus, factor), frame.at(step)
-    )
-    size = jnp.where(plain, lengths[0], shorter * lengths[1])
-    return Proposal(
-        chosen,
-        chosen_factor,
-        plain,
-        remaining,
-        size,
-        _push(steps, step),
-        _push(changes, residual),
-        begun,
-        memory,
-    )
+    none = jnp.zeros(memory.steps.shape[1])
+
+    def first() -> Proposal:
+        return Proposal(plus, factor, jnp.asarray(True), memory.plain, jnp.asarray(0.0), begun, none, none)
+
+    def later() -> Proposal:
+        frame = _frame(mixture, memory.factor, memory.inverse, total)
+        residual = frame.vector(plus, factor)
+        direction = _quasi_newton(memory.steps, _known(memory, residual), residual)
+        both = jnp.stack([residual, direction])
+        products = jnp.sum(both * both[:, None], axis=-1)
+        remaining, lengths = products[0, 1] / 2, jnp.sqrt(jnp.diagonal(products))
+        plain = own | memory.refused | ~(remaining > 0)
+        shorter = jnp.minimum(1, jnp.maximum(memory.radius, lengths[0]) / lengths[1])
+        step = jnp.where(plain, residual, shorter * direction)
+        chosen, chosen_factor = jax.tree.map(
+            lambda ours, proposed: jnp.where(plain, ours, proposed), (plus, factor), frame.at(step)
+        )
+        steady = plain & memory.plain
+        return Proposal(chosen, chosen_factor, plain, steady, remaining, begun, step, residual)
+
+    return jax.lax.cond(begun, later, first)
 
 
-def learn(proposal: Proposal, inverse: Array, accepted: Array) -> Memory:
+def learn(memory: Memory, proposal: Proposal, inverse: Array, accepted: Array) -> Memory:
     """The memory after the pass at a proposal; `inverse` is that of its Cholesky factor."""
-    memory = proposal.memory
+    size = jnp.sqrt(jnp.sum(proposal.step**2))
     wider = jnp.where(proposal.plain, memory.radius, 2 * memory.radius)
+    steps, changes = (
+        jnp.where(proposal.begun, jnp.concatenate([rows[1:], row[None]]), 0)
+        for rows, row in (
+            (memory.steps, proposal.step),
+            (_known(memory, proposal.residual), proposal.residual),
+        )
+    )
     return Memory(
-        steps=proposal.steps,
-        changes=proposal.changes,
+        steps=steps,
+        changes=changes,
         refused=~accepted,
         plain=proposal.plain,
-        radius=jnp.where(proposal.begun, jnp.where(accepted, wider, proposal.size / 4), jnp.inf),
+        radius=jnp.where(proposal.begun, jnp.where(accepted, wider, size / 4), jnp.inf),
         factor=jnp.where(accepted, proposal.factor, memory.factor),
         inverse=jnp.where(accepted, inverse, memory.inverse),
     )
 
 
-def _push(rows: Array, row: Array) -> Array:
-    return jnp.concatenate([rows[1:], row[None]])
+def _known(memory: Memory, residual: Array) -> Array:
+    """The changes, with what the last step took from f, now that f after it is known; nothing if it was refused."""
+    last = jnp.where(memory.refused, 0, memory.changes[-1] - residual)
+    return jnp.concatenate([memory.changes[:-1], last[None]])
 
 
 def _quasi_newton(steps: Array, changes: Array, residual: Array) -> Array:
-    """H f by the two loops of limited-memory BFGS; f itself where nothing is remembered."""
-    products = jnp.sum(steps * jnp.stack([steps, changes]), axis=-1)
-    curved = products[1] > _CURVED * products[0]
-    weight = jnp.where(curved, 1 / jnp.where(curved, products[1], 1), 0)
-    count = weight.shape[0]
+    """H f by limited-memory BFGS in its compact form; f itself where nothing is remembered.
 
-    def back(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        vector, taken = carry
-        j = count - 1 - i
-        share = weight[j] * (steps[j] @ vector)
-        return vector - share * changes[j], taken.at[j].set(share)
+    With rows s_i and y_i, R the upper triangle of s_iᵀy_j, D its diagonal and a = R⁻¹ S f
 
-    def forth(j: Array, vector: Array) -> Array:
-        share = taken[j] - weight[j] * (changes[j] @ vector)
-        return vector + share * steps[j]
+        H f = f + Sᵀ R⁻ᵀ ((D + Y Yᵀ) a - Y f) - Yᵀ a
 
-    vector, taken = jax.lax.fori_loop(0, count, back, (residual, jnp.zeros(count)))
-    return jax.lax.fori_loop(0, count, forth, vector)
+    References:
+        Byrd, Nocedal & Schnabel (1994), Representations of quasi-Newton matrices and their use in limited memory
+        methods, Math. Programming 63, theorem 2.2.
+    """
+    curved = jnp.sum(steps * changes, axis=1) > _CURVED * jnp.sum(steps * steps, axis=1)
+    s, y = (jnp.where(curved[:, None], rows, 0) for rows in (steps, changes))
+    count = len(steps)
+    products = jnp.concatenate([s, y]) @ jnp.concatenate([y, residual[None]]).T
+    sy, yy, sf, yf = (
+        products[:count, :count],
+        products[count:, :count],
+        products[:count, -1],
+        products[count:, -1],
+    )
+    lower = jnp.tril(sy.T) + jnp.diag(jnp.where(curved, 0.0, 1.0))  # Rᵀ
+    inverse = STORAGES["full"].inverse(lower)
+    a = jnp.sum(inverse * sf[:, None], axis=0)
+    b = jnp.diagonal(sy) * a + jnp.sum(yy * a, axis=1) - yf
+    c = jnp.sum(inverse * b, axis=1)
+    return residual + jnp.sum(s * c[:, None] - y * a[:, None], axis=0)

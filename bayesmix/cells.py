@@ -10,6 +10,7 @@ run on as many threads as there are cores.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,9 +23,9 @@ from jaxtyping import Array
 
 from bayesmix import density
 from bayesmix.checkpoints import Checkpoint, restored, stored
+from bayesmix.compilation import wide
 from bayesmix.covariance import Covariance
 from bayesmix.groups import (
-    BATCH,
     FIRST,
     Cell,
     Group,
@@ -106,20 +107,31 @@ def fit_cells(
         for group, chosen, steps in jobs:
             for flag in (False, True):
                 some = chosen[group.whitened[chosen] == flag]
-                for i in range(0, len(some), BATCH):
-                    batches.append((group, some[i : i + BATCH], steps, Options("soft", hold, flag)))
-        # One batch of each program first, so that threads do not compile the same one twice.
-        seen: set[Any] = set()
-        firsts = [b for b in batches if not (_shape(b) in seen or seen.add(_shape(b)))]
-        rest = [b for b in batches if not any(b is f for f in firsts)]
+                for i in range(0, len(some), group.batch):
+                    batches.append((group, some[i : i + group.batch], steps, Options("soft", hold, flag)))
+        # Of a program that is not compiled yet the others wait for one batch, lest threads compile it twice; they come
+        # last, so that the other programs' batches go on meanwhile.
+        firsts: dict[Any, int] = {}
+        for place, batch in enumerate(batches):
+            if _shape(batch) not in compiled:
+                firsts.setdefault(_shape(batch), place)
+        for shape in firsts:
+            compiled[shape] = threading.Event()
+        order = sorted(range(len(batches)), key=lambda place: place not in firsts.values())
+        order[len(firsts) :] = reversed(order[len(firsts) :])
 
-        def step(batch: tuple[Group, np.ndarray, int, Options]) -> None:
+        def step(place: int) -> None:
             patience.check()
-            advance_some(*batch)
+            shape = _shape(batches[place])
+            if firsts.get(shape, place) != place:
+                compiled[shape].wait()
+            try:
+                advance_some(*batches[place])
+            finally:
+                compiled[shape].set()
 
-        for part in (firsts, rest):
-            for _ in pool.map(step, part):
-                pass
+        for _ in pool.map(step, order):
+            pass
 
     def keep(begun: int, rescues: int) -> None:
         if checkpoint is not None:
@@ -144,6 +156,7 @@ def fit_cells(
             keep(len(groups), rescues)
 
     told: set[Cell] = set()
+    compiled: dict[Any, threading.Event] = {}
     kept = None if checkpoint is None else checkpoint.read()
     begun, rescued = (0, 0) if kept is None else _restore(groups, kept)
     interrupted = False
@@ -260,7 +273,7 @@ def _padded(mixture: GaussianMixture, largest: int) -> GaussianMixture:
     )
 
 
-@jax.jit
+@wide
 def _sums(mixtures: GaussianMixture, observations: Observations) -> Array:
     """Weighted sums of log density, largest log joint and entropy, of each mixture."""
 

@@ -29,6 +29,7 @@ from numpyro.infer import MCMC, NUTS
 from numpyro.infer.mcmc import MCMCKernel
 
 from bayesmix.checkpoints import Checkpoint, restored, stored
+from bayesmix.compilation import wide
 from bayesmix.gibbs import GibbsKernel, GibbsState
 from bayesmix.inputs import cores, double_precision
 from bayesmix.interrupts import patient
@@ -123,7 +124,7 @@ def advance(
     return sampler.last_state, drawn, sampler.get_extra_fields()
 
 
-@partial(jax.jit, static_argnames=("plan", "n", "together"))
+@partial(wide, static_argnames=("plan", "n", "together"))
 def _advance(state: Any, start: Any, evidence: Evidence, plan: Plan, n: int, together: bool) -> Any:
     def chain(state: Any, start: Any) -> Any:
         return advance(state, start, evidence, plan, n)

@@ -1,15 +1,20 @@
-"""Compiled programs kept on disk, for those who ask for it: the next process reads them in place of compiling."""
+"""How programs are compiled, and kept on disk for those who ask for it: the next process reads them instead."""
 
 from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
-__all__ = ["enable_compilation_cache"]
+__all__ = ["enable_compilation_cache", "wide"]
+
+# `jax.jit` for passes over data, which are never part of another program: where the processor has vectors of 512 bits
+# they are used whole, and not halved as is LLVM's default; a tenth to a quarter of a pass.
+wide = partial(jax.jit, compiler_options={"xla_cpu_prefer_vector_width": 512})
 
 
 def enable_compilation_cache(folder: Any = None) -> Path:

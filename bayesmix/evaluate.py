@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from bayesmix.compilation import wide
 from bayesmix.inputs import cores, double_precision, points_last
 
 __all__ = ["each_point"]
@@ -66,7 +67,7 @@ def each_point(
     return result
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(wide, static_argnums=0)
 def _map_blocks(function: Callable, mixture: Any, blocks: Array, more: tuple) -> Array:
     if blocks.shape[0] == 1:
         return function(mixture, blocks[0], *more)[None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,13 +20,15 @@ from bayesmix.mstep import families
 from bayesmix.partitions import Starts
 from bayesmix.problem import Problem, prepare
 from bayesmix.results import CODE
-from bayesmix.statistics import Statistics, moments_of
+from bayesmix.statistics import Statistics, moments_of, observe
+from bayesmix.storage import per_cluster
 from bayesmix.verdict import Verdict, best, headed_for, verdict
 
-__all__ = ["BATCH", "FIRST", "Cell", "Group", "advance_some", "group_cells", "judge_start", "limits"]
+__all__ = ["FIRST", "Cell", "Group", "advance_some", "group_cells", "judge_start", "limits"]
 __all__ += ["mixture_of_start", "pending", "split_smaller", "winner"]
 
-BATCH = 16  # starts a call of a program
+_PRODUCTS = 8e6  # of a step of all the starts of a call of a program,
+_BATCH = (8, 64)  # which are so many
 FIRST = 12  # EM's own steps of every start, before only the best of each cell goes on
 _WORTH = 0.01  # nats above the best end that a start must be headed for to go on
 _PASSES = 40  # of a start, on average
@@ -52,11 +54,16 @@ class Group:
     hold: tuple[str, ...]
     verdicts: dict[int, Verdict] = field(default_factory=dict)
 
+    @property
+    def batch(self) -> int:
+        """How many starts a call of the program takes: few where a step is long, lest a thread be left with it."""
+        products = self.problem.observations.weight.size * self.states.statistics.moments[0].size
+        return int(np.clip(2 ** round(np.log2(_PRODUCTS / products)), *_BATCH))
 
-def _unit_rows(d: int) -> dict[tuple[str, bool], Structure]:
-    """Of each storage and kind of units the structure that stands for all: unshared, and first in the table."""
-    rows = [row for row in STRUCTURES.values() if not row.shared and row.n_features in (None, d)]
-    return {(row.storage, row.by_column): row for row in reversed(rows)}
+
+def _kind(row: Structure, d: int) -> tuple[str, bool]:
+    """The storage whose program serves a structure, that of diagonals spheres too; and its kind of units."""
+    return "diagonal" if row.storage == "spherical" and d > 1 else row.storage, row.by_column
 
 
 def group_cells(
@@ -68,22 +75,42 @@ def group_cells(
     tol: float,
     accelerate: bool | None,
 ) -> list[Group]:
-    """The cells by program, each start of each in its place."""
+    """The cells by program and units, the longest program first; each start of each in its place."""
     d, largest = x.shape[1], max(cell.n_components for cell in cells)
-    groups = []
-    for (storage, by_column), row in _unit_rows(d).items():
-        own = [
-            cell
-            for cell in cells
-            if STRUCTURES[cell.covariance].storage == storage
-            and (STRUCTURES[cell.covariance].by_column == by_column or storage != "full")
-        ]
-        if own:
-            problem = prepare(1, row.name, x, weight, tol)
-            with double_precision():
-                problem = problem._replace(observations=jax.device_put(problem.observations))
-            groups.append(_group(problem, own, starts, hold, largest, accelerate))
-    return groups
+    kinds: dict[tuple[str, bool], list[Cell]] = {}
+    for cell in cells:
+        kinds.setdefault(_kind(STRUCTURES[cell.covariance], d), []).append(cell)
+    return [
+        _group(_problem(x, weight, *kind, tol), kinds[kind], starts, hold, largest, accelerate)
+        for kind in sorted(kinds, key=lambda kind: (kind[0] != "full", not kind[1]))
+    ]
+
+
+def _problem(x: np.ndarray, weight: np.ndarray, storage: str, by_column: bool, tol: float) -> Problem:
+    """The data in units of a kind, laid out for the structure without constraints of a storage."""
+    units = next(
+        row
+        for row in STRUCTURES.values()
+        if not row.shared
+        and row.n_features in (None, x.shape[1])
+        and _kind(row, x.shape[1]) == (storage, by_column)
+    )
+    problem = prepare(1, units.name, x, weight, tol)
+    if units.storage != storage:
+        row, rules = STRUCTURES["VVI"], problem.rules
+        wide = np.ones(x.shape[1])
+        floor = rules.floor._replace(
+            collapsed=rules.floor.collapsed * wide,
+            thin=rules.floor.thin * wide,
+            ridge=rules.floor.ridge * wide[None],
+        )
+        problem = problem._replace(
+            structure=row,
+            observations=observe(problem.x, problem.w, row),
+            rules=rules._replace(floor=floor),
+        )
+    with double_precision():
+        return problem._replace(observations=jax.device_put(problem.observations))
 
 
 def _group(
@@ -98,7 +125,9 @@ def _group(
     row, d = problem.structure, problem.x.shape[1]
     u, w = problem.x[starts.rows].astype(np.float64), problem.w[starts.rows]
     w = w * (problem.w.sum() / w.sum())
-    first = {k: [_moments(u, w, labels, row) for labels in some] for k, some in starts.partitions.items()}
+    features: Any = row.form.features  # of NumPy arrays too
+    t = features(u.T)
+    first = {k: [_moments(t, w, labels, row) for labels in some] for k, some in starts.partitions.items()}
     of, weights, moments, pooled, family = [], [], [], [], []
     for index, (k, name) in enumerate(cells):
         for start, spread in first[k]:
@@ -136,27 +165,29 @@ def _group(
 
 
 def _moments(
-    u: np.ndarray, w: np.ndarray, labels: np.ndarray, row: Structure
+    t: np.ndarray, w: np.ndarray, labels: np.ndarray, row: Structure
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of a partition, and its pooled covariance; that stands in for clusters of at most d + 1 points."""
-    k, d = int(labels.max()) + 1, u.shape[1]
-    one_hot = (labels == np.arange(k)[:, None]) * w
-    count = one_hot.sum(axis=1)
-    means = one_hot @ u / count[:, None]
-    away = u - means[labels]
-    scatter = np.stack([(part[labels == j, None] * away[labels == j]).T @ away[labels == j] for j, part in
-                        enumerate(one_hot)])  # fmt: skip
+    """Moments of a partition of rows with features t (p, m), and its pooled covariance.
+
+    That stands in for clusters of at most d + 1 points.
+    """
+    form, k = row.form, int(labels.max()) + 1
+    d = next(d for d in range(1, len(t)) if 1 + d + form.size(d) == len(t))
+    sums = ((labels == np.arange(k)[:, None]) * w) @ t.T
+    count, second = sums[:, 0], form.second(sums[:, 1 + d :], d)
+    means = sums[:, 1 : 1 + d] / count[:, None]
+    each = per_cluster(count, form.axes)
+    scatter = second - each * form.outer(means)
     pooled = scatter.sum(axis=0) / count.sum()
-    scatter = np.where((count <= d + 1)[:, None, None], pooled * count[:, None, None], scatter)
-    form = row.form
-    return moments_of(count, means, form.sparse(scatter), row), form.sparse(pooled[None])[0]
+    scatter = np.where(per_cluster(count <= d + 1, form.axes), pooled * each, scatter)
+    return moments_of(count, means, scatter, row), pooled
 
 
 def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options) -> None:
     """Run some starts, and write them back; a batch is filled up with ended copies, so that its shape is one."""
-    whole = np.resize(chosen, BATCH)
+    whole = np.resize(chosen, group.batch)
     states = jax.tree.map(lambda a: a[whole], group.states)
-    limits = np.where(np.arange(BATCH) < len(chosen), steps, 0)
+    limits = np.where(np.arange(group.batch) < len(chosen), steps, 0)
     problem = group.problem
     with double_precision():
         out = advance(states, limits, problem.observations, np.float64(1), problem.rules, options)
@@ -190,7 +221,9 @@ def mixture_of_start(group: Group, s: int) -> GaussianMixture:
     """The mixture of a start in loop units, without padding, as its own structure stores it."""
     k, name = group.cells[group.of[s]]
     mixture = group.states.mixture
-    values = mixture.covariance.values[s][: 1 if STRUCTURES[name].shared else k]
+    row = STRUCTURES[name]
+    values = mixture.covariance.values[s][: 1 if row.shared else k]
+    values = values if row.storage == mixture.covariance.row.storage else values.mean(axis=-1)
     return GaussianMixture(mixture.weights[s, :k], mixture.means[s, :k], Covariance(values, name))
 
 

@@ -21,10 +21,10 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Float, Int
 
-__all__ = ["agglomerate", "sphere", "ward"]
+__all__ = ["GROUPS", "agglomerate", "sphere", "ward"]
 
 _POINTS = 300  # that agglomeration begins with, at most; or so many of
-_GROUPS = 120  # Ward's groups
+GROUPS = 120  # Ward's groups
 
 
 def sphere(x: Float[np.ndarray, "n d"], weight: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
@@ -72,7 +72,10 @@ def _det(matrices: np.ndarray) -> np.ndarray:
 
 
 def agglomerate(
-    x: Float[np.ndarray, "n d"], weight: Float[np.ndarray, " n"], counts: Iterable[int]
+    x: Float[np.ndarray, "n d"],
+    weight: Float[np.ndarray, " n"],
+    counts: Iterable[int],
+    groups: Int[np.ndarray, " n"] | None = None,
 ) -> dict[int, Int[np.ndarray, " n"]]:
     """Partitions of the rows into each number of groups by the classification likelihood with free covariances.
 
@@ -80,10 +83,13 @@ def agglomerate(
         x: sphered rows.
         weight: (n,), positive.
         counts: how many groups; more than there are rows are left out.
+        groups: Ward's partition into `GROUPS`, where it is known already.
     """
     counts = [k for k in counts if k <= len(x)]
     n, d = x.shape
-    base = np.arange(n) if n <= _POINTS else ward(x, [_GROUPS])[_GROUPS]
+    base = np.arange(n)
+    if n > _POINTS:
+        base = ward(x, [GROUPS])[GROUPS] if groups is None else groups
     m = base.max() + 1
     one_hot = (base == np.arange(m)[:, None]) * weight
     count, means = one_hot.sum(axis=1), one_hot @ x / one_hot.sum(axis=1)[:, None]

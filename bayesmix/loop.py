@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array
 
 from bayesmix.acceleration import Memory, Proposal, learn, propose
+from bayesmix.compilation import wide
 from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import Maximum, maximize
@@ -102,10 +103,11 @@ def begin_turn(state: State, rules: Rules, options: Options) -> Turn:
         key, draw = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(state.key)))
     memory = state.memory
     if memory is not None:
-        begun = jnp.isfinite(state.statistics.objective) & (memory.radius > 0) & ~state.skip
+        settled = (state.step >= rules.settle) & ~state.skip
+        begun = settled & jnp.isfinite(state.statistics.objective) & (memory.radius > 0)
 
         def propose_on(plus: Maximum, total: Array) -> Proposal:
-            own = ~begun | jnp.any(plus.collapsed) | (state.step < rules.settle)
+            own = jnp.any(plus.collapsed)
             return propose(memory, state.mixture, plus.mixture, plus.factor, total, begun, own)
 
         onward = propose_on
@@ -144,9 +146,9 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
     finite = jnp.isfinite(statistics.objective) & jnp.all(jnp.isfinite(statistics.moments))
     gain = statistics.objective - state.statistics.objective
     accepted, memory = jnp.ones((), bool), None
-    if proposal is not None:
+    if proposal is not None and state.memory is not None:
         accepted = proposal.plain | (finite & (gain >= 0))
-        memory = learn(proposal, turn.inverse[0], accepted)
+        memory = learn(state.memory, proposal, turn.inverse[0], accepted)
     calm = _calm(state, statistics, gain, rules, options, proposal, accepted)
     code = jnp.where(calm >= 2, CODE["converged"], 0)
     if options.relocate:
@@ -206,9 +208,25 @@ def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) 
     )
 
 
+def _narrow_step(turn: Turn, observations: Observations, beta: Any, options: Options) -> Statistics:
+    """`e_step` of the first clusters only, a third, two thirds or all, where the others are empty."""
+    k = turn.mixture.n_components
+    widths = sorted({-(-k // 3), -(-2 * k // 3), k})
+
+    def first(width: int) -> Statistics:
+        mixture, inverse = jax.tree.map(lambda a: a[:width], (turn.mixture, turn.inverse))
+        statistics = e_step(turn._replace(mixture=mixture, inverse=inverse), observations, beta, options)
+        return replace(statistics, moments=jnp.pad(statistics.moments, ((0, k - width), (0, 0))))
+
+    occupied = jnp.max(jnp.where(turn.mixture.weights > 0, jnp.arange(1, k + 1), 0))
+    place = jnp.sum(occupied > jnp.asarray(widths[:-1]))
+    return lax.switch(place, [partial(first, width) for width in widths])
+
+
 def _step(state: State, observations: Observations, beta: Any, rules: Rules, options: Options) -> State:
     turn = begin_turn(state, rules, options)
-    return end_turn(state, turn, e_step(turn, observations, beta, options), rules, options)
+    take = e_step if state.family is None else _narrow_step
+    return end_turn(state, turn, take(turn, observations, beta, options), rules, options)
 
 
 def step_size(step: Any) -> Any:
@@ -252,7 +270,7 @@ def _calm(
     return jnp.where(accepted, jnp.where(stepped & still, state.calm + 1, 0), state.calm)
 
 
-@partial(jax.jit, static_argnames="options")
+@partial(wide, static_argnames="options")
 def advance(
     states: State, limits: Array, observations: Observations, beta: Array, rules: Rules, options: Options
 ) -> State:

@@ -147,8 +147,9 @@ def _complete(
 
 
 def families(storage: str) -> tuple[str, ...]:
-    """The structures of a storage, in the order that `family` counts them."""
-    return tuple(row.name for row in STRUCTURES.values() if row.storage == storage)
+    """The structures that one program of a storage serves, in the order that `family` counts them."""
+    stored = ("diagonal", "spherical") if storage == "diagonal" else (storage,)
+    return tuple(row.name for row in STRUCTURES.values() if row.storage in stored)
 
 
 def _switch(storage: str, family: Array, count: Array, scatter: Array, previous: Array) -> Array:
@@ -157,14 +158,18 @@ def _switch(storage: str, family: Array, count: Array, scatter: Array, previous:
     def whole(estimate: Estimate, count: Array, scatter: Array, previous: Array) -> Array:
         return jnp.broadcast_to(estimate(count, scatter, previous), scatter.shape)
 
+    def sphere(estimate: Estimate, count: Array, scatter: Array, previous: Array) -> Array:
+        values = estimate(count, jnp.mean(scatter, axis=1), jnp.mean(previous, axis=1))
+        return jnp.broadcast_to(values[:, None], scatter.shape)
+
     names = families(storage)
-    functions = [STRUCTURES[name].estimate for name in names]
+    rows = [STRUCTURES[name] for name in names]
+    branches = [partial(whole if row.storage == storage else sphere, row.estimate) for row in rows]
     if storage == "full":  # EVE and VVE are the largest programs, and one with a switch inside
         first, second = names.index("EVE"), names.index("VVE")
-        functions[first] = partial(eve_or_vve, varying=family == second)
+        branches[first] = partial(whole, partial(eve_or_vve, varying=family == second))
         family = jnp.where(family == second, first, family)
-        functions[second] = functions[names.index("VVV")]
-    branches = [partial(whole, function) for function in functions]
+        branches[second] = branches[names.index("VVV")]
     return lax.switch(family, branches, count, scatter, previous)
 
 

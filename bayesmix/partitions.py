@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from bayesmix.hierarchy import agglomerate, sphere, ward
+from bayesmix.hierarchy import GROUPS, agglomerate, sphere, ward
 from bayesmix.initialize import nearest, plus_plus
 from bayesmix.inputs import as_generator
 
@@ -35,7 +35,8 @@ def partition(x: np.ndarray, weight: np.ndarray, counts: list[int], n_starts: in
     z = sphere(away - w @ away / w.sum(), w)
     if not z.shape[1]:  # all rows are equal
         z = np.zeros((len(rows), 1))
-    trees = [agglomerate(z, w, counts), ward(z, counts)]
+    wards = ward(z, [*counts, GROUPS])
+    trees = [agglomerate(z, w, counts, wards.get(GROUPS)), wards]
     if x.shape[1] == 1:
         trees.insert(0, _quantile_groups(z[:, 0], w, counts))
     partitions = {}

@@ -85,6 +85,8 @@ def observe(x: np.ndarray, weight: np.ndarray, structure: Structure, blocks: Any
     features = 1 + d + (0 if structure.shared else STORAGES[structure.storage].size(d))
     # Features of a block in about 200 kB: measured best of 128 to 8,192 points at d = 2, 4, 10 and 32.
     size = 2 ** int(math.log2(min(2048 if features <= 8 else 1024, max(256, 24576 // features))))
+    if n <= 2048 and n * features <= 2**16:  # one block is faster than a few
+        size = 2048
     second = None
     if structure.shared:
         second = sum(_second_moment(x[rows], weight[rows], structure) for rows in chunks_of(n))

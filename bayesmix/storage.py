@@ -70,7 +70,7 @@ def _pairs(d: int) -> tuple[np.ndarray, np.ndarray]:
 
 def with_one(x: Float[Array, "d b"]) -> Float[Array, "d+1 b"]:
     """[1, x]: all the features that are needed where one covariance is shared."""
-    return jnp.concatenate([jnp.ones_like(x[:1]), x])
+    return numbers(x).concatenate([numbers(x).ones_like(x[:1]), x])
 
 
 # Products of rows of [1, x], so that T is one kernel: to write it piece by piece and put the pieces together costs
@@ -87,7 +87,7 @@ def _diagonal_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
 
 
 def _spherical_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
-    return jnp.concatenate([with_one(x), jnp.mean(x * x, axis=0, keepdims=True)])
+    return numbers(x).concatenate([with_one(x), (x * x).mean(axis=0, keepdims=True)])
 
 
 def _full_weigh(precision: Float[Array, "k d d"], d: int) -> Float[Array, "k q"]:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix.compilation import wide
 from bayesmix.inputs import cores, double_precision
 from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_turn
 from bayesmix.statistics import Observations, Statistics
@@ -107,7 +108,7 @@ def _look_ahead(
     return turn, e_step(turn, part, beta, options)
 
 
-@partial(jax.jit, static_argnames="options")
+@partial(wide, static_argnames="options")
 def _next(
     state: State, turn: Turn, parts: list[Statistics], begun: Any, rules: Rules, options: Options
 ) -> tuple[State, Turn]:
@@ -117,7 +118,7 @@ def _next(
     return state, begin_turn(state, rules, options)
 
 
-@partial(jax.jit, static_argnames="options")
+@partial(wide, static_argnames="options")
 def _part(turn: Turn, observations: Observations, part: Any, beta: Any, options: Options) -> Statistics:
     if turn.draw is not None:  # each part draws on its own
         draw = jax.random.fold_in(jax.random.wrap_key_data(turn.draw), part)
