@@ -1,18 +1,17 @@
 """Every cell of k × structure fitted by a handful of compiled programs.
 
 Structures of one storage differ in a small M-step only, and a mixture of k clusters is one of K whose other weights
-are zero. So cells are padded to the largest k and share one program a storage: full, diagonal, spherical. Starts are
-partitions that all structures share. Every start of every cell runs for a few steps; the first, the agglomerated one,
-goes on to its end, and then those that are headed above the best clean end of the cell, one after another. A cell
-that ends below the one with a cluster less starts again from that one, a large cluster split. Independent batches
-run on as many threads as there are cores.
+are zero. So cells are padded to the largest k and share one program a storage: full, and diagonal for spheres too.
+Starts are partitions that all structures share, found while the programs are compiled. Every start of every cell runs
+for a few steps; the first, the agglomerated one, goes on to its end, and then those that are headed above the best
+clean end of the cell, one after another. A cell that ends below the one with a cluster less starts again from that
+one, a large cluster split. Independent batches run on as many threads as there are cores.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +29,8 @@ from bayesmix.groups import (
     Cell,
     Group,
     advance_some,
+    begin,
+    compile_ahead,
     group_cells,
     judge_start,
     limits,
@@ -49,6 +50,7 @@ from bayesmix.verdict import AGREE, Verdict
 __all__ = ["CellFit", "fit_cells"]
 
 _MORE = 200  # steps a call after that
+_TOGETHER = 16  # mixtures, whose sums over the data one call makes
 _RESCUES = 10  # rounds in which cells below those with a cluster less start from them
 
 
@@ -73,8 +75,9 @@ def fit_cells(
     x: np.ndarray,
     weight: np.ndarray,
     cells: Sequence[Cell],
-    starts: Starts,
+    starts: Callable[[], Starts],
     *,
+    n_starts: int,
     hold: tuple[str, ...],
     tol: float,
     max_steps: int,
@@ -88,7 +91,8 @@ def fit_cells(
         x: all rows of positive weight (n, d), in the data's units.
         weight: (n,).
         cells: k at most n.
-        starts: partitions of some rows, for each k.
+        starts: gives partitions of some rows, for each k.
+        n_starts: of them, about.
         hold: as in `fit`.
         tol: as in `fit`.
         max_steps: of a start, about.
@@ -99,38 +103,35 @@ def fit_cells(
     Raises:
         KeyboardInterrupt: Ctrl-C before any cell ended, or twice.
     """
-    groups = group_cells(x, weight, cells, starts, hold, tol, accelerate)
+    groups = group_cells(x, weight, cells, n_starts, hold, tol, accelerate)
+
+    def program(group: Group, whitened: bool) -> Future:
+        """The one that a group's starts need; its first user has it compiled, and the others wait for that."""
+        options = Options("soft", hold, whitened)
+        key = group.problem.structure.storage, options
+        if key not in compiled:
+            compiled[key] = pool.submit(compile_ahead, group, options)
+        return compiled[key]
 
     def run(jobs: list[tuple[Group, np.ndarray, int]]) -> None:
         """Take some starts of a group so many steps further, batch by batch, on all cores."""
         batches = []
         for group, chosen, steps in jobs:
-            for flag in (False, True):
-                some = chosen[group.whitened[chosen] == flag]
+            for whitened in (False, True):
+                some = chosen[group.whitened[chosen] == whitened]
                 for i in range(0, len(some), group.batch):
-                    batches.append((group, some[i : i + group.batch], steps, Options("soft", hold, flag)))
-        # Of a program that is not compiled yet the others wait for one batch, lest threads compile it twice; they come
-        # last, so that the other programs' batches go on meanwhile.
-        firsts: dict[Any, int] = {}
-        for place, batch in enumerate(batches):
-            if _shape(batch) not in compiled:
-                firsts.setdefault(_shape(batch), place)
-        for shape in firsts:
-            compiled[shape] = threading.Event()
-        order = sorted(range(len(batches)), key=lambda place: place not in firsts.values())
-        order[len(firsts) :] = reversed(order[len(firsts) :])
+                    batches.append(
+                        (program(group, whitened), group, some[i : i + group.batch], steps, whitened)
+                    )
 
-        def step(place: int) -> None:
+        def step(batch: tuple[Future, Group, np.ndarray, int, bool]) -> None:
+            compiling, group, chosen, steps, whitened = batch
             patience.check()
-            shape = _shape(batches[place])
-            if firsts.get(shape, place) != place:
-                compiled[shape].wait()
-            try:
-                advance_some(*batches[place])
-            finally:
-                compiled[shape].set()
+            compiling.result()
+            advance_some(group, chosen, steps, Options("soft", hold, whitened))
 
-        for _ in pool.map(step, order):
+        # Those whose program is there go on while the others' is compiled.
+        for _ in pool.map(step, sorted(batches, key=lambda batch: not batch[0].done())):
             pass
 
     def keep(begun: int, rescues: int) -> None:
@@ -156,13 +157,19 @@ def fit_cells(
             keep(len(groups), rescues)
 
     told: set[Cell] = set()
-    compiled: dict[Any, threading.Event] = {}
-    kept = None if checkpoint is None else checkpoint.read()
-    begun, rescued = (0, 0) if kept is None else _restore(groups, kept)
+    compiled: dict[Any, Future] = {}
     interrupted = False
     with patient() as patience:
         try:
             with ThreadPoolExecutor(cores()) as pool:
+                for group in reversed(groups):  # the shortest first: its starts run while the next is compiled
+                    program(group, False)
+                pool.submit(_sum_ahead, groups[0])
+                partitions = starts()
+                for group in groups:
+                    begin(group, partitions)
+                kept = None if checkpoint is None else checkpoint.read()
+                begun, rescued = (0, 0) if kept is None else _restore(groups, kept)
                 first = [(group, np.arange(len(group.of)), FIRST) for group in groups]
                 if checkpoint is None:
                     run(first)
@@ -205,11 +212,6 @@ def _restore(groups: list[Group], kept: dict[str, np.ndarray]) -> tuple[int, int
     return begun, rescues
 
 
-def _shape(batch: tuple[Group, np.ndarray, int, Options]) -> Any:
-    group, _, _, options = batch
-    return group.problem.structure.storage, options
-
-
 def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group], told: set[Cell]) -> dict[Cell, CellFit]:
     """Winners in the data's units, with the sums over the data that the criteria need: one program for all."""
     wide = groups[0].problem
@@ -221,10 +223,7 @@ def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group], told: set[Ce
         if cell in told
     ]
     outer = [group.problem.units.leave(mixture_of_start(group, s)) for group, s in winners]
-    padded = [_padded(wide.units.enter(_dense(mixture)), largest) for mixture in outer]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-    with double_precision():
-        sums = np.asarray(_sums(stacked, wide.observations))
+    sums = _sums_of([wide.units.enter(_dense(mixture)) for mixture in outer], largest, wide.observations)
     moved = wide.units.log_volume * wide.w.sum()
     ends = {id(group): limits(group) for group in groups}
     found = {}
@@ -258,6 +257,15 @@ def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group], told: set[Ce
     return found
 
 
+def _sum_ahead(group: Group) -> None:
+    """Compile `_sums`, and load what the table of a search will need, on a core that has nothing else to do yet."""
+    import pandas  # noqa: F401
+
+    d = group.problem.x.shape[1]
+    blank = GaussianMixture(np.ones(1), np.zeros((1, d)), Covariance(np.eye(d)[None], "VVV"))
+    _sums_of([blank], group.largest, group.problem.observations)
+
+
 def _dense(mixture: GaussianMixture) -> GaussianMixture:
     return replace(mixture, covariance=Covariance(np.array(mixture.covariances, np.float64), "VVV"))
 
@@ -273,9 +281,20 @@ def _padded(mixture: GaussianMixture, largest: int) -> GaussianMixture:
     )
 
 
+def _sums_of(mixtures: list[GaussianMixture], largest: int, observations: Observations) -> np.ndarray:
+    """Weighted sums of log density, largest log joint and entropy, of each mixture."""
+    padded = [_padded(mixture, largest) for mixture in mixtures]
+    found = []
+    for i in range(0, len(padded), _TOGETHER):
+        part = padded[i : i + _TOGETHER]
+        part += part[-1:] * (_TOGETHER - len(part))
+        with double_precision():
+            found.append(_sums(jax.tree.map(lambda *leaves: np.stack(leaves), *part), observations))
+    return np.concatenate(found)[: len(padded)]
+
+
 @wide
 def _sums(mixtures: GaussianMixture, observations: Observations) -> Array:
-    """Weighted sums of log density, largest log joint and entropy, of each mixture."""
 
     def one(mixture: GaussianMixture) -> Array:
         factor, _ = density.precision_factor(mixture.covariance, mixture.n_features)

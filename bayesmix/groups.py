@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -14,18 +15,18 @@ from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.drive import remember
 from bayesmix.initialize import splits
 from bayesmix.inputs import double_precision
-from bayesmix.loop import Options, State, advance
+from bayesmix.loop import Options, Rules, State, advance
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families
 from bayesmix.partitions import Starts
 from bayesmix.problem import Problem, prepare
 from bayesmix.results import CODE
-from bayesmix.statistics import Statistics, moments_of, observe
+from bayesmix.statistics import Observations, Statistics, moments_of, observe
 from bayesmix.storage import per_cluster
 from bayesmix.verdict import Verdict, best, headed_for, verdict
 
-__all__ = ["FIRST", "Cell", "Group", "advance_some", "group_cells", "judge_start", "limits"]
-__all__ += ["mixture_of_start", "pending", "split_smaller", "winner"]
+__all__ = ["FIRST", "Cell", "Group", "advance_some", "begin", "compile_ahead", "group_cells", "judge_start"]
+__all__ += ["limits", "mixture_of_start", "pending", "split_smaller", "winner"]
 
 _PRODUCTS = 8e6  # of a step of all the starts of a call of a program,
 _BATCH = (8, 64)  # which are so many
@@ -33,6 +34,8 @@ FIRST = 12  # EM's own steps of every start, before only the best of each cell g
 _WORTH = 0.01  # nats above the best end that a start must be headed for to go on
 _PASSES = 40  # of a start, on average
 _MANY = 64  # starts, that are accelerated however few the rows: a search is seldom the only one
+# One program is traced at a time: two threads would take turns, and both would be late.
+_TRACING = threading.Lock()
 _SPLITS = 3  # clusters that are split, each in a start of its own
 
 
@@ -47,18 +50,25 @@ class Group:
 
     problem: Problem
     cells: list[Cell]
-    of: np.ndarray  # which cell each start belongs to
-    states: State
-    whitened: np.ndarray
-    recent: np.ndarray  # the last three objectives of each start
     hold: tuple[str, ...]
+    largest: int  # k, to which all are padded
+    accelerated: bool
+    of: np.ndarray = field(init=False)  # which cell each start belongs to
+    states: State = field(init=False)
+    whitened: np.ndarray = field(init=False)
+    recent: np.ndarray = field(init=False)  # the last three objectives of each start
     verdicts: dict[int, Verdict] = field(default_factory=dict)
+
+    @property
+    def products(self) -> int:
+        """Of one step of a start."""
+        row, d = self.problem.structure, self.problem.x.shape[1]
+        return self.problem.observations.weight.size * self.largest * (1 + d + row.form.size(d))
 
     @property
     def batch(self) -> int:
         """How many starts a call of the program takes: few where a step is long, lest a thread be left with it."""
-        products = self.problem.observations.weight.size * self.states.statistics.moments[0].size
-        return int(np.clip(2 ** round(np.log2(_PRODUCTS / products)), *_BATCH))
+        return int(np.clip(2 ** round(np.log2(_PRODUCTS / self.products)), *_BATCH))
 
 
 def _kind(row: Structure, d: int) -> tuple[str, bool]:
@@ -70,20 +80,27 @@ def group_cells(
     x: np.ndarray,
     weight: np.ndarray,
     cells: Sequence[Cell],
-    starts: Starts,
+    n_starts: int,
     hold: tuple[str, ...],
     tol: float,
     accelerate: bool | None,
 ) -> list[Group]:
-    """The cells by program and units, the longest program first; each start of each in its place."""
+    """The cells by program and units, the longest program first; `begin` gives them their starts."""
     d, largest = x.shape[1], max(cell.n_components for cell in cells)
     kinds: dict[tuple[str, bool], list[Cell]] = {}
     for cell in cells:
         kinds.setdefault(_kind(STRUCTURES[cell.covariance], d), []).append(cell)
-    return [
-        _group(_problem(x, weight, *kind, tol), kinds[kind], starts, hold, largest, accelerate)
-        for kind in sorted(kinds, key=lambda kind: (kind[0] != "full", not kind[1]))
-    ]
+    groups = []
+    for kind in sorted(kinds, key=lambda kind: (kind[0] != "full", not kind[1])):
+        group = Group(_problem(x, weight, *kind, tol), kinds[kind], hold, largest, accelerate is True)
+        if accelerate is None:
+            count = n_starts * len(group.cells)
+            group.accelerated = count >= _MANY or pays(count * _PASSES * group.products)
+        if group.accelerated:
+            rules = group.problem.rules._replace(settle=FIRST)
+            group.problem = group.problem._replace(rules=rules)
+        groups.append(group)
+    return groups
 
 
 def _problem(x: np.ndarray, weight: np.ndarray, storage: str, by_column: bool, tol: float) -> Problem:
@@ -113,15 +130,19 @@ def _problem(x: np.ndarray, weight: np.ndarray, storage: str, by_column: bool, t
         return problem._replace(observations=jax.device_put(problem.observations))
 
 
-def _group(
-    problem: Problem,
-    cells: list[Cell],
-    starts: Starts,
-    hold: tuple[str, ...],
-    largest: int,
-    accelerate: bool | None,
-) -> Group:
-    """The states of all starts of some cells, padded to the largest k."""
+def compile_ahead(group: Group, options: Options) -> None:
+    """Compile the program of a group, while its starts are not known yet: no step of any."""
+    with _TRACING, double_precision():
+        blank = replace(group, cells=group.cells[:1], verdicts={})
+        rows = np.arange(group.largest)
+        begin(blank, Starts(rows, {k: [rows % k] for k, _ in blank.cells}))
+        advance.lower(*_arguments(blank, np.zeros(1, int), 0), options)
+    advance_some(blank, np.zeros(1, int), 0, options)
+
+
+def begin(group: Group, starts: Starts) -> None:
+    """The states of all starts of the cells, padded to the largest k."""
+    problem, largest = group.problem, group.largest
     row, d = problem.structure, problem.x.shape[1]
     u, w = problem.x[starts.rows].astype(np.float64), problem.w[starts.rows]
     w = w * (problem.w.sum() / w.sum())
@@ -129,7 +150,7 @@ def _group(
     t = features(u.T)
     first = {k: [_moments(t, w, labels, row) for labels in some] for k, some in starts.partitions.items()}
     of, weights, moments, pooled, family = [], [], [], [], []
-    for index, (k, name) in enumerate(cells):
+    for index, (k, name) in enumerate(group.cells):
         for start, spread in first[k]:
             of.append(index)
             weights.append(np.arange(largest) < k)
@@ -156,12 +177,10 @@ def _group(
         filled=np.zeros(n, np.int64),
         family=np.array(family, np.int32),
     )
-    work = n * _PASSES * problem.x.shape[0] * states.statistics.moments[0].size
-    if (n >= _MANY or pays(work)) if accelerate is None else accelerate:
-        states = jax.tree.map(np.array, remember(states))  # to be written to
-        problem = problem._replace(rules=problem.rules._replace(settle=FIRST))
-    whitened = np.zeros(n, bool)
-    return Group(problem, cells, np.array(of), states, whitened, np.full((n, 3), np.nan), hold)
+    group.of, group.whitened, group.recent = np.array(of), np.zeros(n, bool), np.full((n, 3), np.nan)
+    group.states = (
+        jax.tree.map(np.array, remember(states)) if group.accelerated else states
+    )  # to be written to
 
 
 def _moments(
@@ -185,13 +204,8 @@ def _moments(
 
 def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options) -> None:
     """Run some starts, and write them back; a batch is filled up with ended copies, so that its shape is one."""
-    whole = np.resize(chosen, group.batch)
-    states = jax.tree.map(lambda a: a[whole], group.states)
-    limits = np.where(np.arange(group.batch) < len(chosen), steps, 0)
-    problem = group.problem
     with double_precision():
-        out = advance(states, limits, problem.observations, np.float64(1), problem.rules, options)
-        out = jax.tree.map(np.asarray, out)
+        out = jax.tree.map(np.asarray, advance(*_arguments(group, chosen, steps), options))
     for old, new in zip(jax.tree.leaves(group.states), jax.tree.leaves(out)):
         old[chosen] = new[: len(chosen)]
     for i, s in enumerate(chosen):
@@ -199,6 +213,15 @@ def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options)
         group.recent[s] = out.trace[i, np.arange(filled - 3, filled) % 4] if filled >= 3 else np.nan
     thin = chosen[group.states.code[chosen] == CODE["thin"]]
     group.states.code[thin], group.whitened[thin] = 0, True
+
+
+def _arguments(
+    group: Group, chosen: np.ndarray, steps: int
+) -> tuple[State, np.ndarray, Observations, Any, Rules]:
+    whole = np.resize(chosen, group.batch)
+    states = jax.tree.map(lambda a: a[whole], group.states)
+    limits = np.where(np.arange(group.batch) < len(chosen), steps, 0)
+    return states, limits, group.problem.observations, np.float64(1), group.problem.rules
 
 
 def judge_start(group: Group, s: int) -> Verdict:

@@ -208,25 +208,9 @@ def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) 
     )
 
 
-def _narrow_step(turn: Turn, observations: Observations, beta: Any, options: Options) -> Statistics:
-    """`e_step` of the first clusters only, a third, two thirds or all, where the others are empty."""
-    k = turn.mixture.n_components
-    widths = sorted({-(-k // 3), -(-2 * k // 3), k})
-
-    def first(width: int) -> Statistics:
-        mixture, inverse = jax.tree.map(lambda a: a[:width], (turn.mixture, turn.inverse))
-        statistics = e_step(turn._replace(mixture=mixture, inverse=inverse), observations, beta, options)
-        return replace(statistics, moments=jnp.pad(statistics.moments, ((0, k - width), (0, 0))))
-
-    occupied = jnp.max(jnp.where(turn.mixture.weights > 0, jnp.arange(1, k + 1), 0))
-    place = jnp.sum(occupied > jnp.asarray(widths[:-1]))
-    return lax.switch(place, [partial(first, width) for width in widths])
-
-
 def _step(state: State, observations: Observations, beta: Any, rules: Rules, options: Options) -> State:
     turn = begin_turn(state, rules, options)
-    take = e_step if state.family is None else _narrow_step
-    return end_turn(state, turn, take(turn, observations, beta, options), rules, options)
+    return end_turn(state, turn, e_step(turn, observations, beta, options), rules, options)
 
 
 def step_size(step: Any) -> Any:

@@ -141,12 +141,12 @@ def search(
                 },
             )
             within = [k for k in counts if k <= len(rows)]
-            starts = partition(rows, weight[keep], within, n_starts, key)
             fits, interrupted = fit_cells(
                 rows,
                 weight[keep],
                 fitted,
-                starts,
+                lambda: partition(rows, weight[keep], within, n_starts, key),
+                n_starts=n_starts,
                 hold=hold,
                 tol=tol,
                 max_steps=max_steps,
