@@ -162,7 +162,9 @@ def fit_cells(
     with patient() as patience:
         try:
             with ThreadPoolExecutor(cores()) as pool:
-                for group in reversed(groups):  # the shortest first: its starts run while the next is compiled
+                for group in reversed(
+                    groups
+                ):  # the shortest first: its starts run while the next is compiled
                     program(group, False)
                 pool.submit(_sum_ahead, groups[0])
                 partitions = starts()

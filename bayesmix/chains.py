@@ -124,12 +124,14 @@ def advance(
     return sampler.last_state, drawn, sampler.get_extra_fields()
 
 
-@partial(wide, static_argnames=("plan", "n", "together"))
-def _advance(state: Any, start: Any, evidence: Evidence, plan: Plan, n: int, together: bool) -> Any:
+def _some(state: Any, start: Any, evidence: Evidence, plan: Plan, n: int, together: bool) -> Any:
     def chain(state: Any, start: Any) -> Any:
         return advance(state, start, evidence, plan, n)
 
     return (jax.vmap(chain) if together else chain)(state, start)
+
+
+_advance = wide(_some, static_argnames=("plan", "n", "together"))
 
 
 def curvature(plan: Plan, evidence: Evidence, center: Any) -> Float[np.ndarray, "p p"]:
@@ -199,7 +201,7 @@ def run_chains(
         )
 
     def shapes(state: Any, start: Any) -> Any:
-        return _advance(state, start, evidence, plan, chunk, together)
+        return _some(state, start, evidence, plan, chunk, together)
 
     def known() -> dict[str, np.ndarray]:
         parts[:] = [_joined(parts)]

@@ -32,6 +32,9 @@ _PRODUCTS = 8e6  # of a step of all the starts of a call of a program,
 _BATCH = (8, 64)  # which are so many
 FIRST = 12  # EM's own steps of every start, before only the best of each cell goes on
 _WORTH = 0.01  # nats above the best end that a start must be headed for to go on
+_GENTLE = (
+    1e-3  # nats a point: steps that gain more are EM's own, so that a start climbs the hill that EM would
+)
 _PASSES = 40  # of a start, on average
 _MANY = 64  # starts, that are accelerated however few the rows: a search is seldom the only one
 # One program is traced at a time: two threads would take turns, and both would be late.
@@ -97,7 +100,7 @@ def group_cells(
             count = n_starts * len(group.cells)
             group.accelerated = count >= _MANY or pays(count * _PASSES * group.products)
         if group.accelerated:
-            rules = group.problem.rules._replace(settle=FIRST)
+            rules = group.problem.rules._replace(gentle=_GENTLE * weight.sum())
             group.problem = group.problem._replace(rules=rules)
         groups.append(group)
     return groups

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -57,7 +58,8 @@ class Rules(NamedTuple):
     rounding: Any  # relative error of a sum in the data's precision, with room for its order
     total: Any  # total weight times features, the size of the sum
     penalty: Penalty | None = None  # a conjugate prior
-    settle: Any = 0  # EM's own steps, before they decrease or are accelerated
+    settle: Any = 0  # steps of size one, before they decrease
+    gentle: Any = np.inf  # acceleration begins with a step that gains less than so many nats
 
 
 class State(NamedTuple):
@@ -103,8 +105,8 @@ def begin_turn(state: State, rules: Rules, options: Options) -> Turn:
         key, draw = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(state.key)))
     memory = state.memory
     if memory is not None:
-        settled = (state.step >= rules.settle) & ~state.skip
-        begun = settled & jnp.isfinite(state.statistics.objective) & (memory.radius > 0)
+        gentle = ~(state.gain >= rules.gentle) & ~state.skip  # no gain is known yet where it is NaN
+        begun = gentle & jnp.isfinite(state.statistics.objective) & (memory.radius > 0)
 
         def propose_on(plus: Maximum, total: Array) -> Proposal:
             own = jnp.any(plus.collapsed)

@@ -17,12 +17,12 @@ x = bm.datasets.load("old_faithful")
 folder = Path(tempfile.mkdtemp())
 options = {"n_components": [1, 2, 3], "covariance": ["EEE", "VVV"], "checkpoint": folder / "search"}
 
-# Somebody presses Ctrl-C in the third call of compiled code.
+# Somebody presses Ctrl-C in the second call of compiled code.
 advance, calls = cells.advance_some, iter(range(1, 1000))
 
 
 def pressed(*arguments):
-    if next(calls) == 3:
+    if next(calls) == 2:
         raise KeyboardInterrupt
     advance(*arguments)
 

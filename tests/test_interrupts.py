@@ -54,12 +54,12 @@ def whole():
         yield bm.search(X, **SEARCH)
 
 
-@pytest.mark.parametrize("call", [2, 4, 6])
+@pytest.mark.parametrize("call", [1, 2, 4])
 def test_an_interrupted_search_gives_back_its_finished_cells_and_goes_on(tmp_path, monkeypatch, whole, call):
     path = tmp_path / "search"
     with monkeypatch.context() as patch:
         pressed_at(patch, cells, "advance_some", call)
-        if call == 2:  # before any cell is finished
+        if call == 1:  # before any cell is finished
             with pytest.raises(KeyboardInterrupt):
                 bm.search(X, **SEARCH, checkpoint=path)
         else:
@@ -80,7 +80,7 @@ def test_an_interrupted_search_gives_back_its_finished_cells_and_goes_on(tmp_pat
         rest = len(count)
         same_fits(bm.search(X, **SEARCH, checkpoint=path).cells, whole.cells)
     assert rest == len(count)  # and a search that is done runs nothing
-    if call > 2:
+    if call > 1:
         with pytest.raises(ValueError, match=r"another search: x differs; n_starts was 4 and is 5\."):
             bm.search(X + 1, **SEARCH, n_starts=5, checkpoint=path)
         with pytest.raises(ValueError, match="is a checkpoint of search, not of sample_posterior"):
@@ -100,7 +100,7 @@ def test_an_interrupted_sampler_gives_back_its_draws_and_goes_on(tmp_path, monke
             bm.sample_posterior(MODEL, X, **run, checkpoint=path)
     with monkeypatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*transitions diverged")
-        pressed_at(patch, chains, "_advance", 2 + turns)  # and again in the third; one call looks at shapes
+        pressed_at(patch, chains, "_advance", 1 + turns)  # and again in the third
         with pytest.warns(UserWarning, match="each chain has 20 of 40 draws; the same call goes on"):
             part = bm.sample_posterior(MODEL, X, **run, checkpoint=path)
     assert part["posterior"].attrs["status"] == "interrupted: 20 of 40 draws a chain"
