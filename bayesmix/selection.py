@@ -58,7 +58,8 @@ def search(
         key: seeds the draws.
         tol: as in `fit`: a cell ends when less than this many nats are left to gain.
         max_steps: of a cell, about.
-        accelerate: as in `fit`; by default where the data are large enough for it to be worth compiling.
+        accelerate: as in `fit`, once steps gain little; by default where there are more than a few cells, or the data
+            are large enough for it to be worth compiling.
         checkpoint: a file that says how far the search has come, written as it goes on; the same call with the same
             file goes on from there, to the same result. Not for "kmeans".
 

@@ -7,7 +7,7 @@ from cases import FEW, K, data, features
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
-from bayesmix import acceleration
+from bayesmix import acceleration, cells, groups
 from bayesmix.covariance import STRUCTURES
 from bayesmix.density import inverse_factor
 from bayesmix.inputs import double_precision
@@ -142,3 +142,42 @@ def test_what_cannot_be_is_refused(options, said):
     if "method" not in options:
         with pytest.raises(ValueError, match=said):
             bm.search(bm.datasets.load("old_faithful"), **options)
+
+
+@pytest.mark.parametrize("known", [0, 3, 8])
+def test_the_compact_form_is_the_two_loops_of_bfgs(known):
+    rng = np.random.default_rng(known)
+    q, rows = 12, 8
+    root = rng.normal(size=(q, q))
+    steps = rng.normal(size=(rows, q))
+    changes = steps @ (root @ root.T / q + 0.1 * np.eye(q))
+    steps[: rows - known], changes[: rows - known] = 0, 0  # nothing is remembered yet
+    if known == rows:
+        changes[4] *= -1  # f grew along it
+    residual = rng.normal(size=q)
+    vector, shares = residual.copy(), np.zeros(rows)
+    curved = [i for i in range(rows) if changes[i] @ steps[i] > 1e-3 * steps[i] @ steps[i]]
+    assert len(curved) == known - (known == rows)
+    for i in reversed(curved):
+        shares[i] = steps[i] @ vector / (steps[i] @ changes[i])
+        vector -= shares[i] * changes[i]
+    for i in curved:
+        vector += steps[i] * (shares[i] - changes[i] @ vector / (steps[i] @ changes[i]))
+    with double_precision():
+        assert_allclose(acceleration._quasi_newton(steps, changes, residual), vector, rtol=1e-10, atol=1e-12)
+
+
+def test_a_search_takes_ems_own_steps_while_they_gain_much(monkeypatch):
+    x = bm.datasets.load("old_faithful")
+    monkeypatch.setattr(cells, "FIRST", 5)
+
+    def reached(accelerate):
+        options = {"n_components": 5, "covariance": "VVV", "n_starts": 1, "max_steps": 5}
+        found = bm.search(x, **options, accelerate=accelerate).fit(5, "VVV")
+        assert found.n_steps == 5
+        return found.log_likelihood
+
+    own = reached(False)
+    assert_allclose(reached(True), own, atol=1e-9)
+    monkeypatch.setattr(groups, "_GENTLE", np.inf)
+    assert reached(True) > own + 0.1
