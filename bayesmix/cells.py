@@ -156,21 +156,21 @@ def fit_cells(
             run(jobs)
             keep(len(groups), rescues)
 
+    kept = None if checkpoint is None else checkpoint.read()
     told: set[Cell] = set()
     compiled: dict[Any, Future] = {}
     interrupted = False
     with patient() as patience:
         try:
             with ThreadPoolExecutor(cores()) as pool:
-                for group in reversed(
-                    groups
-                ):  # the shortest first: its starts run while the next is compiled
-                    program(group, False)
-                pool.submit(_sum_ahead, groups[0])
+                if kept is None:
+                    # The shortest first: its starts run while the next is compiled.
+                    for group in reversed(groups):
+                        program(group, False)
+                    pool.submit(_sum_ahead, groups[0])
                 partitions = starts()
                 for group in groups:
                     begin(group, partitions)
-                kept = None if checkpoint is None else checkpoint.read()
                 begun, rescued = (0, 0) if kept is None else _restore(groups, kept)
                 first = [(group, np.arange(len(group.of)), FIRST) for group in groups]
                 if checkpoint is None:

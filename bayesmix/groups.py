@@ -32,9 +32,7 @@ _PRODUCTS = 8e6  # of a step of all the starts of a call of a program,
 _BATCH = (8, 64)  # which are so many
 FIRST = 12  # EM's own steps of every start, before only the best of each cell goes on
 _WORTH = 0.01  # nats above the best end that a start must be headed for to go on
-_GENTLE = (
-    1e-3  # nats a point: steps that gain more are EM's own, so that a start climbs the hill that EM would
-)
+_GENTLE = 1e-3  # nats a point: larger gains are those of EM's own steps, which climb the hill that is there
 _PASSES = 40  # of a start, on average
 _MANY = 64  # starts, that are accelerated however few the rows: a search is seldom the only one
 # One program is traced at a time: two threads would take turns, and both would be late.
@@ -96,8 +94,8 @@ def group_cells(
     groups = []
     for kind in sorted(kinds, key=lambda kind: (kind[0] != "full", not kind[1])):
         group = Group(_problem(x, weight, *kind, tol), kinds[kind], hold, largest, accelerate is True)
-        if accelerate is None:
-            count = n_starts * len(group.cells)
+        if accelerate is None:  # alike for all that share the program
+            count = n_starts * sum(len(own) for (storage, _), own in kinds.items() if storage == kind[0])
             group.accelerated = count >= _MANY or pays(count * _PASSES * group.products)
         if group.accelerated:
             rules = group.problem.rules._replace(gentle=_GENTLE * weight.sum())
