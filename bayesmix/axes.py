@@ -118,13 +118,10 @@ def common_axes(
         moved = jnp.swapaxes(turn, -1, -2) @ turned @ turn
         before = _criterion(turned, terms)
         lower = _criterion(moved, terms) <= before + _ROUNDING * jnp.abs(before)
+        left = angle * angle if d <= _COUPLED else angle  # by such a step
         axes, turned, angle = lax.cond(
             lower & (angle < _SMALL_TURN),
-            lambda: (
-                axes @ turn,
-                moved,
-                angle * angle if d <= _COUPLED else angle,
-            ),  # what such a step leaves
+            lambda: (axes @ turn, moved, left),
             lambda: _sweep(axes, turned, terms),
         )
         return axes, turned, angle, rounds + 1
@@ -171,9 +168,8 @@ def _newton(turned: Array, terms: Terms) -> tuple[Array, Array]:
         lines = turned[:, :, :, None] * turned[:, :, None, :] * inverse[:, :, None, None]
         mixed = jnp.sum(share[..., 0] * turned, axis=0)
         columns = jnp.sum(share * (turned[:, None] - 2 * lines), axis=0) - (mixed + mixed.T) / 2
-        blocks = (
-            columns[:, :, None, :] * np.eye(d)[:, None, :, None]
-        )  # (a, c, b, e): rows c, e of columns a, b
+        # By rows c of column a and e of column b: (a, c, b, e).
+        blocks = columns[:, :, None, :] * np.eye(d)[:, None, :, None]
         blocks = blocks[lower, upper] - blocks[upper, lower]
         blocks = blocks[:, lower, upper] - blocks[:, upper, lower]
         slopes = slope[:, upper, lower]

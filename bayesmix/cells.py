@@ -23,22 +23,9 @@ from jaxtyping import Array
 from bayesmix import density
 from bayesmix.checkpoints import Checkpoint, restored, stored
 from bayesmix.compilation import wide
+from bayesmix.contest import judge_start, limits, mixture_of_start, pending, split_smaller, winner
 from bayesmix.covariance import Covariance
-from bayesmix.groups import (
-    FIRST,
-    Cell,
-    Group,
-    advance_some,
-    begin,
-    compile_ahead,
-    group_cells,
-    judge_start,
-    limits,
-    mixture_of_start,
-    pending,
-    split_smaller,
-    winner,
-)
+from bayesmix.groups import FIRST, Cell, Group, advance_some, begin, compile_ahead, group_cells
 from bayesmix.inputs import cores, double_precision
 from bayesmix.interrupts import patient
 from bayesmix.loop import Options
@@ -216,7 +203,7 @@ def _restore(groups: list[Group], kept: dict[str, np.ndarray]) -> tuple[int, int
 
 def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group], told: set[Cell]) -> dict[Cell, CellFit]:
     """Winners in the data's units, with the sums over the data that the criteria need: one program for all."""
-    wide = groups[0].problem
+    common = groups[0].problem
     largest = groups[0].states.mixture.means.shape[1]
     winners = [
         (group, winner(group, index))
@@ -225,8 +212,8 @@ def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group], told: set[Ce
         if cell in told
     ]
     outer = [group.problem.units.leave(mixture_of_start(group, s)) for group, s in winners]
-    sums = _sums_of([wide.units.enter(_dense(mixture)) for mixture in outer], largest, wide.observations)
-    moved = wide.units.log_volume * wide.w.sum()
+    sums = _sums_of([common.units.enter(_dense(mixture)) for mixture in outer], largest, common.observations)
+    moved = common.units.log_volume * common.w.sum()
     ends = {id(group): limits(group) for group in groups}
     found = {}
     for (group, s), mixture, (total, top, entropy) in zip(winners, outer, sums):
@@ -297,7 +284,6 @@ def _sums_of(mixtures: list[GaussianMixture], largest: int, observations: Observ
 
 @wide
 def _sums(mixtures: GaussianMixture, observations: Observations) -> Array:
-
     def one(mixture: GaussianMixture) -> Array:
         factor, _ = density.precision_factor(mixture.covariance, mixture.n_features)
 

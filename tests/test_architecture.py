@@ -42,6 +42,7 @@ LAYERS = (
     ("drive", "problem", "partitions"),
     ("verdict", "information"),
     ("engines", "resample", "groups"),
+    ("contest",),
     ("cells",),
     ("em", "uncertainty"),
     ("limit", "ratio_test", "stochastic", "chain_starts"),
