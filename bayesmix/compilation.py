@@ -24,8 +24,8 @@ class wide:
 
     def __init__(self, function: Callable, **options: Any) -> None:
         update_wrapper(self, function)
-        self._single = jax.jit(function, **options)
-        self._double = jax.jit(function, **options, compiler_options={"xla_cpu_prefer_vector_width": 512})
+        self._single: Any = jax.jit(function, **options)
+        self._double: Any = jax.jit(function, **options, compiler_options={"xla_cpu_prefer_vector_width": 512})
 
     def _program(self, arguments: tuple) -> Any:
         types = (getattr(leaf, "dtype", None) for leaf in jax.tree.leaves(arguments))
@@ -37,6 +37,10 @@ class wide:
     def lower(self, *arguments: Any, **options: Any) -> Any:
         """What `jax.jit` calls so: traced, to be compiled."""
         return self._program(arguments).lower(*arguments, **options)
+
+    def _cache_size(self) -> int:
+        """How many programs there are, as of any function of `jax.jit`."""
+        return sum(program._cache_size() for program in (self._single, self._double))
 
 
 def enable_compilation_cache(folder: Any = None) -> Path:
