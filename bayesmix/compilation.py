@@ -25,7 +25,9 @@ class wide:
     def __init__(self, function: Callable, **options: Any) -> None:
         update_wrapper(self, function)
         self._single: Any = jax.jit(function, **options)
-        self._double: Any = jax.jit(function, **options, compiler_options={"xla_cpu_prefer_vector_width": 512})
+        self._double: Any = jax.jit(
+            function, **options, compiler_options={"xla_cpu_prefer_vector_width": 512}
+        )
 
     def _program(self, arguments: tuple) -> Any:
         types = (getattr(leaf, "dtype", None) for leaf in jax.tree.leaves(arguments))
