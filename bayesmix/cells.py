@@ -91,10 +91,10 @@ def fit_cells(
         KeyboardInterrupt: Ctrl-C before any cell ended, or twice.
     """
     groups = group_cells(x, weight, cells, n_starts, hold, tol, accelerate)
+    raw = Options("soft", hold)
 
-    def program(group: Group, whitened: bool) -> Future:
+    def program(group: Group, options: Options) -> Future:
         """The one that a group's starts need; its first user has it compiled, and the others wait for that."""
-        options = Options("soft", hold, whitened)
         key = group.problem.structure.storage, options
         if key not in compiled:
             compiled[key] = pool.submit(compile_ahead, group, options)
@@ -104,18 +104,18 @@ def fit_cells(
         """Take some starts of a group so many steps further, batch by batch, on all cores."""
         batches = []
         for group, chosen, steps in jobs:
-            for whitened in (False, True):
-                some = chosen[group.whitened[chosen] == whitened]
+            for options in (raw, raw._replace(whitened=True)):
+                some = chosen[group.whitened[chosen] == options.whitened]
                 for i in range(0, len(some), group.batch):
                     batches.append(
-                        (program(group, whitened), group, some[i : i + group.batch], steps, whitened)
+                        (program(group, options), group, some[i : i + group.batch], steps, options)
                     )
 
-        def step(batch: tuple[Future, Group, np.ndarray, int, bool]) -> None:
-            compiling, group, chosen, steps, whitened = batch
+        def step(batch: tuple[Future, Group, np.ndarray, int, Options]) -> None:
+            compiling, group, chosen, steps, options = batch
             patience.check()
             compiling.result()
-            advance_some(group, chosen, steps, Options("soft", hold, whitened))
+            advance_some(group, chosen, steps, options)
 
         # Those whose program is there go on while the others' is compiled.
         for _ in pool.map(step, sorted(batches, key=lambda batch: not batch[0].done())):
@@ -153,7 +153,7 @@ def fit_cells(
                 if kept is None:
                     # The shortest first: its starts run while the next is compiled.
                     for group in reversed(groups):
-                        program(group, False)
+                        program(group, raw)
                     pool.submit(_sum_ahead, groups[0])
                 partitions = starts()
                 for group in groups:

@@ -145,7 +145,7 @@ def begin(group: Group, starts: Starts) -> None:
     w = w * (problem.w.sum() / w.sum())
     features: Any = row.form.features  # of NumPy arrays too
     t = features(u.T)
-    first = {k: [_moments(t, w, labels, row) for labels in some] for k, some in starts.partitions.items()}
+    first = {k: [_moments(t, w, labels, row, d) for labels in some] for k, some in starts.partitions.items()}
     of, weights, moments, pooled, family = [], [], [], [], []
     for index, (k, name) in enumerate(group.cells):
         for start, spread in first[k]:
@@ -175,20 +175,18 @@ def begin(group: Group, starts: Starts) -> None:
         family=np.array(family, np.int32),
     )
     group.of, group.whitened, group.recent = np.array(of), np.zeros(n, bool), np.full((n, 3), np.nan)
-    group.states = (
-        jax.tree.map(np.array, remember(states)) if group.accelerated else states
-    )  # to be written to
+    # Copies, to be written to.
+    group.states = jax.tree.map(np.array, remember(states)) if group.accelerated else states
 
 
 def _moments(
-    t: np.ndarray, w: np.ndarray, labels: np.ndarray, row: Structure
+    t: np.ndarray, w: np.ndarray, labels: np.ndarray, row: Structure, d: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of a partition of rows with features t (p, m), and its pooled covariance.
+    """Moments of a partition of rows with features t (p, m) of d numbers, and its pooled covariance.
 
     That stands in for clusters of at most d + 1 points.
     """
     form, k = row.form, int(labels.max()) + 1
-    d = next(d for d in range(1, len(t)) if 1 + d + form.size(d) == len(t))
     sums = ((labels == np.arange(k)[:, None]) * w) @ t.T
     count, second = sums[:, 0], form.second(sums[:, 1 + d :], d)
     means = sums[:, 1 : 1 + d] / count[:, None]

@@ -9,9 +9,8 @@ from importlib.metadata import version
 CORES = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, CORES)
-os.environ.pop(
-    "PYTHONDONTWRITEBYTECODE", None
-)  # processes that are started find the packages' bytecode, as users' do
+# Processes that are started find the packages' bytecode, as users' do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def versions(*libraries):
