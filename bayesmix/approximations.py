@@ -28,7 +28,8 @@ from numpyro.infer import SVI, Trace_ELBO, init_to_value
 from numpyro.infer.autoguide import AutoMultivariateNormal
 from numpyro.optim import Adam
 
-from bayesmix.inputs import double_precision, key_words, to_numpy
+from bayesmix.devices import double_precision
+from bayesmix.inputs import key_words, to_numpy
 from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, potential, realize, story
 

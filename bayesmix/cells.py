@@ -25,8 +25,9 @@ from bayesmix.checkpoints import Checkpoint, restored, stored
 from bayesmix.compilation import wide
 from bayesmix.contest import judge_start, limits, mixture_of_start, pending, split_smaller, winner
 from bayesmix.covariance import Covariance
+from bayesmix.devices import double_precision
 from bayesmix.groups import FIRST, Cell, Group, advance_some, begin, compile_ahead, group_cells
-from bayesmix.inputs import cores, double_precision
+from bayesmix.inputs import cores
 from bayesmix.interrupts import patient
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture

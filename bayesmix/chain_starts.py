@@ -15,10 +15,11 @@ import numpy as np
 
 from bayesmix.chains import Frame, Plan, curvature
 from bayesmix.conjugate import parameters_of
+from bayesmix.devices import double_precision
 from bayesmix.distribution import precision_sites
 from bayesmix.em import optima
 from bayesmix.initialize import from_partition, known_statistics, nearest, plus_plus
-from bayesmix.inputs import as_generator, double_precision, key_words, to_numpy
+from bayesmix.inputs import as_generator, key_words, to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.mstep import maximize

@@ -30,8 +30,9 @@ from numpyro.infer.mcmc import MCMCKernel
 
 from bayesmix.checkpoints import Checkpoint, restored, stored
 from bayesmix.compilation import wide
+from bayesmix.devices import double_precision
 from bayesmix.gibbs import GibbsKernel, GibbsState
-from bayesmix.inputs import cores, double_precision
+from bayesmix.inputs import cores
 from bayesmix.interrupts import patient
 from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, potential
@@ -147,9 +148,9 @@ def curvature(plan: Plan, evidence: Evidence, center: Any) -> Float[np.ndarray, 
     return (second + second.T) / 2
 
 
-def _groups(plan: Plan) -> int:
+def _groups(plan: Plan, evidence: Evidence) -> int:
     """Into how many groups, each advanced by one program in a thread of its own, the chains fall."""
-    if jax.default_backend() != "cpu":
+    if not isinstance(evidence.observations.x, np.ndarray):  # on an accelerator
         return 1
     return plan.n_chains if plan.method == "nuts" else math.gcd(plan.n_chains, cores())
 
@@ -181,7 +182,7 @@ def run_chains(
 
     total = n_warmup + n_draws
     chunk = -(-total // -(-total // _CHUNK))
-    size = plan.n_chains // _groups(plan)
+    size = plan.n_chains // _groups(plan, evidence)
     together = size > 1
     lanes = [slice(c, c + size) if together else c for c in range(0, plan.n_chains, size)]
     kept = None if checkpoint is None else checkpoint.read()

@@ -16,7 +16,8 @@ from jaxtyping import Array
 from bayesmix.chains import Plan
 from bayesmix.conjugate import mixture_of
 from bayesmix.density import precision_factor, simulate
-from bayesmix.inputs import double_precision, key_data, to_numpy
+from bayesmix.devices import double_precision
+from bayesmix.inputs import key_data, to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import Penalty, log_prior_parts, to_data_units
 from bayesmix.pointwise import allocate, with_points

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from bayesmix.acceleration import blank, pays
+from bayesmix.devices import double_precision
 from bayesmix.initialize import Start, nearest
-from bayesmix.inputs import double_precision
 from bayesmix.loop import Options, Rules, State, advance
 from bayesmix.mixture import GaussianMixture
 from bayesmix.results import CODE

@@ -9,6 +9,7 @@ is right to 1 unit in the last place, log to 3. Other precisions and other devic
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,8 +29,8 @@ _EXP = [1 / math.factorial(i) for i in range(14)]
 _LOG = [2 / (2 * i + 1) for i in range(11)]
 
 
-def _own(x: Array) -> bool:
-    return x.dtype == jnp.float64 and jax.default_backend() == "cpu"
+def _choose(own: Callable[[Array], Array], theirs: Callable[[Array], Array], x: Array) -> Array:
+    return jax.lax.platform_dependent(x, cpu=own, default=theirs) if x.dtype == jnp.float64 else theirs(x)
 
 
 def _bits(x: Array, dtype: Any) -> Array:
@@ -46,8 +47,10 @@ def _series(coefficients: list[float], x: Array) -> Array:
 @jax.custom_jvp
 def exp_below(x: Array) -> Array:
     """exp(x) of x <= 0: exactly 0 below -708, 1 at 0, NaN of NaN."""
-    if not _own(x):
-        return jnp.exp(x)
+    return _choose(_exp, jnp.exp, x)
+
+
+def _exp(x: Array) -> Array:
     y = jnp.maximum(x, _LEAST)
     shifted = y * math.log2(math.e) + _SHIFT
     n = shifted - _SHIFT
@@ -58,8 +61,10 @@ def exp_below(x: Array) -> Array:
 @jax.custom_jvp
 def log_above(x: Array) -> Array:
     """log(x) of x >= 1: exactly 0 at 1, NaN of NaN and infinity."""
-    if not _own(x):
-        return jnp.log(x)
+    return _choose(_log, jnp.log, x)
+
+
+def _log(x: Array) -> Array:
     n = (_bits(x, jnp.int64) + _ROOT_BITS) >> 52  # x = 2^n m, m between the roots of 1/2 and 2
     m = x * _bits(((2 * _BIAS) << 52) - (n << 52), jnp.float64)
     exponent = _bits(n + (_SHIFT_BITS - _BIAS), jnp.float64) - _SHIFT

@@ -17,12 +17,14 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesmix.compilation import wide
-from bayesmix.inputs import cores, double_precision, points_last
+from bayesmix.devices import accelerator, double_precision
+from bayesmix.inputs import cores, points_last
 
 __all__ = ["each_point"]
 
 _FEW = 2**17  # numbers n k d that NumPy is done with before anything is compiled
 _BLOCKS = 32  # in a chunk
+_ON_DEVICE = 2**25  # numbers n k d of a block on an accelerator, which is a chunk by itself
 
 
 def each_point(
@@ -42,13 +44,16 @@ def each_point(
         with np.errstate(all="ignore"):
             out = function(jax.tree.map(np.asarray, mixture), np.ascontiguousarray(points.T), *more)
         return np.ascontiguousarray(np.moveaxis(np.asarray(out), -1, 0))
-    size = min(4096, max(256, 2 ** (16 - (k * d).bit_length())))
-    rows = _BLOCKS * size
+    device = accelerator(n * d * k)
+    size = min(4096, max(256, 2 ** (16 - (k * d).bit_length()))) if device is None else _ON_DEVICE // (k * d)
+    rows = size * (_BLOCKS if device is None else 1)
 
     def piece(first: int) -> np.ndarray:
         part = points[first : first + rows]
         with double_precision():
-            out = np.asarray(_map_blocks(function, mixture, points_last(part, size), more))
+            blocks = points_last(part, size)
+            blocks = blocks if device is None else jax.device_put(blocks, device)
+            out = np.asarray(_map_blocks(function, mixture, blocks, more))
         out = np.moveaxis(out, -1, 1)
         return out.reshape(-1, *out.shape[2:])[: len(part)]
 
@@ -61,7 +66,7 @@ def each_point(
     def fill(first: int) -> None:
         result[first : first + rows] = piece(first)
 
-    with ThreadPoolExecutor(cores() if jax.default_backend() == "cpu" else 1) as pool:
+    with ThreadPoolExecutor(cores() if device is None else 1) as pool:
         # The last chunk is as long as the others, so that it is no program of its own: it begins earlier.
         list(pool.map(fill, [*range(rows, n - rows, rows), n - rows]))
     return result

@@ -38,8 +38,9 @@ from bayesmix.conjugate import (
     parameters_of,
 )
 from bayesmix.covariance import Structure, structure_of
+from bayesmix.devices import double_precision
 from bayesmix.initialize import known_statistics
-from bayesmix.inputs import as_count, as_generator, as_key, double_precision, key_data, to_numpy
+from bayesmix.inputs import as_count, as_generator, as_key, key_data, to_numpy
 from bayesmix.labels import permuted
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import rescaled

@@ -12,8 +12,8 @@ import numpy as np
 
 from bayesmix.acceleration import pays
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
+from bayesmix.devices import double_precision
 from bayesmix.drive import remember
-from bayesmix.inputs import double_precision
 from bayesmix.loop import Options, Rules, State, advance
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 
 from bayesmix.chart import Chart, chart
 from bayesmix.density import precision_factor
-from bayesmix.inputs import double_precision, to_numpy
+from bayesmix.devices import double_precision
+from bayesmix.inputs import to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import Penalty, log_prior
 from bayesmix.problem import Problem, inside, problem_of

@@ -19,7 +19,7 @@ from jax.core import Tracer
 from bayesmix.frames import default_names, first_of, numbers_of, order_of, quoted, refuse, table_of
 
 __all__ = ["Points", "as_count", "as_floats", "as_generator", "as_key", "as_name", "as_points", "as_weights"]
-__all__ += ["chunks_of", "cores", "double_precision", "is_traced", "points_last", "to_numpy"]
+__all__ += ["chunks_of", "cores", "is_traced", "points_last", "to_numpy"]
 
 
 class Points(NamedTuple):
@@ -39,21 +39,13 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
-def double_precision():
-    """The context in which the shell calls compiled code, whatever the global JAX flag says.
-
-    Arrays keep the type they came with: float32 data stay float32 inside it.
-    """
-    return jax.enable_x64(True)
-
-
 def cores() -> int:
     """How many threads this process may run at once."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def to_numpy(tree: Any) -> Any:
-    """The same pytree with NumPy leaves, which survive outside `double_precision`."""
+    """The same pytree with NumPy leaves, which survive outside `devices.double_precision`."""
     return jax.tree.map(np.asarray, tree)
 
 
@@ -63,12 +55,13 @@ _ALIGNED = 64  # bytes
 def points_last(values: np.ndarray, size: int) -> np.ndarray:
     """(n, ...) as blocks of `size` points, points last: (blocks, ..., size), the rest zero.
 
-    Below one block n is padded to a multiple of 64, above it the number of blocks is rounded up to
-    eighths of a power of two, so that few shapes, and few compilations, serve every n.
+    Below one block n is padded to a multiple of 64, from 2,048 on of a sixteenth of a power of two, above it the
+    number of blocks is rounded up to eighths of one, so that few shapes, and few compilations, serve every n.
     """
     n = values.shape[0]
     if n <= size:
-        count, size = 1, -(-n // 64) * 64
+        unit = max(64, 2 ** (n.bit_length() - 5))
+        count, size = 1, -(-n // unit) * unit
     else:
         count = -(-n // size)
         step = max(1, 2 ** (count.bit_length() - 4))

@@ -24,18 +24,10 @@ from jaxtyping import Array, Float, Int
 
 from bayesmix import density, peaks, quadratic, regions, tails
 from bayesmix.covariance import Covariance, covariance_values, structure_of
+from bayesmix.devices import double_precision
 from bayesmix.evaluate import each_point
 from bayesmix.frames import frame_like
-from bayesmix.inputs import (
-    as_count,
-    as_generator,
-    as_key,
-    as_name,
-    as_points,
-    double_precision,
-    is_traced,
-    to_numpy,
-)
+from bayesmix.inputs import as_count, as_generator, as_key, as_name, as_points, is_traced, to_numpy
 from bayesmix.storage import numbers
 
 if TYPE_CHECKING:

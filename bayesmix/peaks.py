@@ -36,7 +36,8 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from bayesmix.inputs import double_precision, points_last, to_numpy
+from bayesmix.devices import double_precision
+from bayesmix.inputs import points_last, to_numpy
 
 if TYPE_CHECKING:
     import pandas

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesmix.density import draw_cluster, log_joint, log_sum
-from bayesmix.inputs import double_precision, points_last, to_numpy
+from bayesmix.devices import double_precision
+from bayesmix.inputs import points_last, to_numpy
 from bayesmix.mixture import GaussianMixture
 
 __all__ = [

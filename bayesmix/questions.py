@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesmix import density
-from bayesmix.inputs import as_points, double_precision
+from bayesmix.devices import double_precision
+from bayesmix.inputs import as_points
 from bayesmix.mixture import GaussianMixture
 from bayesmix.trees import flat_draws, mixtures
 

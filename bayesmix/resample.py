@@ -28,9 +28,10 @@ import numpy as np
 
 from bayesmix import density
 from bayesmix.acceleration import pays
+from bayesmix.devices import double_precision
 from bayesmix.drive import begin, remember
 from bayesmix.initialize import Start
-from bayesmix.inputs import cores, double_precision
+from bayesmix.inputs import cores
 from bayesmix.interrupts import Patience, patient
 from bayesmix.loop import Options, Rules, State, advance
 from bayesmix.mixture import GaussianMixture

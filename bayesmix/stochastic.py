@@ -18,11 +18,12 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from bayesmix.devices import double_precision
 from bayesmix.drive import begin, run
 from bayesmix.em import fit
 from bayesmix.engines import sampled
 from bayesmix.initialize import Start
-from bayesmix.inputs import as_count, double_precision, key_data, to_numpy
+from bayesmix.inputs import as_count, key_data, to_numpy
 from bayesmix.loop import Options, Rules
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel

@@ -29,7 +29,8 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
-from bayesmix.inputs import as_floats, double_precision, is_traced, points_last
+from bayesmix.devices import double_precision
+from bayesmix.inputs import as_floats, is_traced, points_last
 
 if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture

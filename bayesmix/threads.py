@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.compilation import wide
-from bayesmix.inputs import cores, double_precision
+from bayesmix.devices import double_precision
+from bayesmix.inputs import cores
 from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_turn
 from bayesmix.statistics import Observations, Statistics
 
@@ -35,8 +36,10 @@ def parts_of(observations: Observations, products: float) -> list[Observations]:
     """
     blocks = observations.x.shape[0]
     count = 1
-    if products > _WORTH and jax.default_backend() == "cpu":
+    if products > _WORTH and isinstance(observations.x, np.ndarray):  # not on a device
         count = max(c for c in range(1, cores() + 1) if blocks % c == 0)
+    if count == 1:
+        return [observations]
     size = blocks // count
     second = observations.second
     return [

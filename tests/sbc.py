@@ -22,9 +22,10 @@ import bayesmix as bm
 from bayesmix.chain_starts import evidence_of, from_optima, in_sites
 from bayesmix.chains import Plan, advance, run_chains
 from bayesmix.covariance import STRUCTURES
+from bayesmix.devices import double_precision
 from bayesmix.draws import draws_of
 from bayesmix.gibbs import GibbsState
-from bayesmix.inputs import as_generator, double_precision, key_words, to_numpy
+from bayesmix.inputs import as_generator, key_words, to_numpy
 from bayesmix.model import story_of
 from bayesmix.problem import prepare
 

@@ -10,7 +10,7 @@ import bayesmix as bm
 from bayesmix import acceleration, cells, groups
 from bayesmix.covariance import STRUCTURES
 from bayesmix.density import inverse_factor
-from bayesmix.inputs import double_precision
+from bayesmix.devices import double_precision
 
 # M-steps that bring a proposal back into its family, beside those of `FEW`, of which most need none.
 FAMILIES = [(name, None) for name in (*FEW, "VEI", "VVE")] + [("VVV", "weak"), ("VEI", "weak")]

@@ -92,7 +92,7 @@ def test_fishers_identity_is_the_gradient(structure, d):
     """Against differentiating the pass over the data itself, and the second derivative against differences."""
     from bayesmix import potential
     from bayesmix.density import precision_factor
-    from bayesmix.inputs import double_precision
+    from bayesmix.devices import double_precision
     from bayesmix.statistics import observe, summarize
 
     x = np.random.default_rng(0).normal(size=(40, d))

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from scipy.linalg import expm
 
 from bayesmix import axes
-from bayesmix.inputs import double_precision
+from bayesmix.devices import double_precision
 
 COUNT = np.array([10.0, 20.0, 15.0])
 

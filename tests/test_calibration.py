@@ -35,8 +35,9 @@ from sbc import (
 import bayesmix as bm
 from bayesmix.conjugate import Parameters
 from bayesmix.covariance import STRUCTURES, Covariance
+from bayesmix.devices import double_precision
 from bayesmix.gibbs import GibbsKernel, GibbsState
-from bayesmix.inputs import double_precision, to_numpy
+from bayesmix.inputs import to_numpy
 from bayesmix.statistics import Observations, Statistics
 
 FETCHED = Path(

@@ -13,8 +13,8 @@ from scipy import special
 import bayesmix as bm
 from bayesmix.conjugate import conditional_law, draw, log_densities, mixture_of, parameters_of
 from bayesmix.density import precision_factor
+from bayesmix.devices import double_precision
 from bayesmix.initialize import known_statistics
-from bayesmix.inputs import double_precision
 from bayesmix.penalty import log_prior, penalty, rescaled
 from bayesmix.problem import prepare
 

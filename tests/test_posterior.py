@@ -309,7 +309,7 @@ def test_the_likelihood_counts_given_clusters_and_weights(name):
 
     from bayesmix.chain_starts import evidence_of
     from bayesmix.density import precision_factor
-    from bayesmix.inputs import double_precision
+    from bayesmix.devices import double_precision
     from bayesmix.potential import log_likelihood
     from bayesmix.problem import inside, prepare
 

@@ -1,0 +1,46 @@
+"""Where programs run: on a GPU where JAX has one and a pass over the data is long, otherwise on the processor.
+
+A step of few points is a hundred small programs for a GPU, and one of a tenth of the time for a processor. So data
+that make long passes are put on JAX's first device, and what is computed of them follows them there; all else runs
+beside them on the processor. `jax.default_device`, where it is set, decides instead, for passes of any length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import jax
+
+__all__ = ["accelerator", "double_precision"]
+
+_WORTH = 2**20  # numbers of a pass, points times features, that are worth a GPU
+
+
+def accelerator(numbers: float) -> Any:
+    """The device for passes over so many numbers, None where that is the processor; ask outside `double_precision`."""
+    chosen = jax.config.jax_default_device
+    if chosen is None:
+        return None if numbers < _WORTH or jax.default_backend() == "cpu" else jax.devices()[0]
+    device = jax.devices(chosen)[0] if isinstance(chosen, str) else chosen
+    return None if device.platform == "cpu" else device
+
+
+def double_precision() -> AbstractContextManager[Any]:
+    """The context in which the shell calls compiled code, whatever JAX's global flags say.
+
+    Arrays keep the type they came with: float32 data stay float32 inside it, and where a GPU would multiply them with
+    ten bits (TF32), it does not. What is not on a device already goes to the processor.
+    """
+    return jax.enable_x64(True) if jax.default_backend() == "cpu" else _beside_accelerator()
+
+
+@contextmanager
+def _beside_accelerator() -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(True))
+        stack.enter_context(jax.default_matmul_precision("highest"))
+        if jax.config.jax_default_device is None:
+            stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
+        yield
