@@ -24,6 +24,7 @@ __all__ = ["each_point"]
 
 _FEW = 2**17  # numbers n k d that NumPy is done with before anything is compiled
 _BLOCKS = 32  # in a chunk
+_SHORTER = 16  # times than the passes of a fit, is one that is made once
 _ON_DEVICE = 2**25  # numbers n k d of a block on an accelerator, which is a chunk by itself
 
 
@@ -44,7 +45,7 @@ def each_point(
         with np.errstate(all="ignore"):
             out = function(jax.tree.map(np.asarray, mixture), np.ascontiguousarray(points.T), *more)
         return np.ascontiguousarray(np.moveaxis(np.asarray(out), -1, 0))
-    device = accelerator(n * d * k)
+    device = accelerator(n * d * k / _SHORTER)
     size = min(4096, max(256, 2 ** (16 - (k * d).bit_length()))) if device is None else _ON_DEVICE // (k * d)
     rows = size * (_BLOCKS if device is None else 1)
 

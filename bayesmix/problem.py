@@ -77,14 +77,15 @@ def prepare(
         )
     scaled, units = standardize(rows, w, names, structure)
     grid = np.array([spacing(column) for column in scaled.T])
+    observations = observe(scaled, w, structure)
+    summed = observations.x.dtype
     rules = Rules(
-        units.floor,
+        units.floor.summed_in(summed),
         float(tol),
-        max(float(np.finfo(points.dtype).eps), 4 * float(np.finfo(np.float64).eps)),
+        max(float(np.finfo(summed).eps), 4 * float(np.finfo(np.float64).eps)),
         float(w.sum() * points.shape[1]),
         None if prior is None else penalty(prior, units, structure, n_components),
     )
-    observations = observe(scaled, w, structure)
     return Problem(
         names, points, weight, keep, scaled, w, grid, units, structure, observations, rules, n_components
     )

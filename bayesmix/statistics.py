@@ -82,15 +82,18 @@ class Statistics:
 def observe(x: np.ndarray, weight: np.ndarray, structure: Structure, blocks: Any = None) -> Observations:
     """Blocks of the rows of x (n, d), which should be centred and scaled, with weights (n,).
 
-    Long passes are laid out for an accelerator and put there, see `devices`. `blocks` are those of x where they are
-    known, from other weights.
+    Long passes are laid out for an accelerator and put there, see `devices`; full covariances of float32 data are
+    float64 there. `blocks` are those of x where they are known, from other weights.
     """
     n, d = x.shape
     features = 1 + d + (0 if structure.shared else STORAGES[structure.storage].size(d))
     device = accelerator(n * features) if blocks is None else None
     if blocks is None:
-        blocks = points_last(x, _block_size(n, features) if device is None else _on_device(features))
-    weights = points_last(weight.astype(x.dtype), blocks.shape[-1])
+        # A device multiplies float64 faster than it whitens float32: 4 and 9 ms for 1e7 points, d = 4, k = 8.
+        wide = device is not None and STORAGES[structure.storage].axes == 2 and not structure.shared
+        size = _block_size(n, features) if device is None else _on_device(features)
+        blocks = points_last(x.astype(np.float64) if wide else x, size)
+    weights = points_last(weight.astype(blocks.dtype), blocks.shape[-1])
     if device is not None:
         with double_precision():
             blocks, weights = jax.device_put((blocks, weights), device)

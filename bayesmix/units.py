@@ -42,6 +42,11 @@ class Floor(NamedTuple):
     thinness: float  # `thin` grows by so many squared means
     asked: np.ndarray | None = None  # added to every covariance, where a user asked for it
 
+    def summed_in(self, dtype: Any) -> Floor:
+        """The same where moments are sums in another precision than the data's."""
+        thinness = _THIN[np.dtype(dtype).name]
+        return self._replace(thin=self.thin * (thinness / self.thinness), thinness=thinness)
+
 
 @dataclass(frozen=True)
 class Units:

@@ -93,12 +93,13 @@ class Bayesmix:
         )
 
     def _loop(self, x, start, structure, options):
-        """`run(steps)` of the compiled loop that `fit` and `kmeans` drive."""
+        """`run(steps)` of the compiled loop that `fit` and `kmeans` drive, as it is for float32 from a few steps on."""
         from bayesmix.drive import begin, run
         from bayesmix.initialize import given_start
         from bayesmix.problem import prepare
 
         problem = prepare(start.n_components, structure, x, None, 0.0)
+        options = options._replace(whitened=problem.observations.x.dtype == np.float32)
         states = begin([given_start(start, problem)], options)
         return lambda steps: run(states, np.array([steps]), problem.observations, problem.rules, options)
 
@@ -106,8 +107,7 @@ class Bayesmix:
         from bayesmix.loop import Options
 
         x, means = data_of(task)
-        options = Options(whitened=x.dtype == np.float32)
-        return per_step(self._loop(x, self.start(x, means, task["kind"]), WORDS[task["kind"]], options))
+        return per_step(self._loop(x, self.start(x, means, task["kind"]), WORDS[task["kind"]], Options()))
 
     def lloyd(self, task):
         from bayesmix.loop import Options
@@ -117,7 +117,7 @@ class Bayesmix:
         sphere = self.bm.GaussianMixture.of(
             np.full(k, 1 / k), x[:k].astype(float), np.ones(1), covariance="EII"
         )
-        options = Options("hard", ("covariance", "weights"), x.dtype == np.float32)
+        options = Options("hard", ("covariance", "weights"))
         return per_step(self._loop(x, sphere, "EII" if d > 1 else "E", options))
 
     def fit(self, task):

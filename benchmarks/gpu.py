@@ -18,8 +18,8 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contenders ho
 from shared import CORES, versions, write
 from suite import Contender, measure, row_of, show
 
-SIZES = ("1000000,4,8", "10000000,4,8", "1000000,10,10", "10000000,10,10", "1000000,32,16")
-LLOYD = ("1000000,16,64", "10000000,16,64", "10000000,4,8")
+SIZES = ("1000000,4,8", "1000000,10,10", "1000000,32,16", "10000000,4,8", "10000000,10,10")
+LLOYD = ("1000000,16,64", "10000000,16,64")
 PEERS = {"iteration": ("bayesmix", "torch", "gmmx"), "lloyd": ("bayesmix", "torch")}
 
 
@@ -73,6 +73,7 @@ def main():
         for kind in options.kinds
     ]
     tasks += [{"task": "lloyd", "size": s, "kind": "k-means", "dtype": "float32"} for s in options.lloyd]
+    tasks.sort(key=lambda task: int(task["size"].split(",")[0]))  # a run that is cut short has the small ones
     contenders, rows = {}, []
     for task in tasks:
         n, d, k = map(int, task.pop("size").split(","))
