@@ -52,9 +52,8 @@ def exp_below(x: Array) -> Array:
 
 def _exp(x: Array) -> Array:
     y = jnp.maximum(x, _LEAST)
-    shifted = y * math.log2(math.e) + _SHIFT
-    n = shifted - _SHIFT
-    power = _bits((_bits(shifted, jnp.int64) << 52) + (_BIAS << 52), jnp.float64)  # 2^n
+    n = jax.lax.round(y * math.log2(math.e), jax.lax.RoundingMethod.TO_NEAREST_EVEN)
+    power = _bits((_bits(n + _SHIFT, jnp.int64) << 52) + (_BIAS << 52), jnp.float64)  # 2^n
     return jnp.where(x < _LEAST, 0, _series(_EXP, (y - n * _LN2[0]) - n * _LN2[1]) * power)
 
 

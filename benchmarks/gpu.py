@@ -78,13 +78,18 @@ def main():
     for task in tasks:
         n, d, k = map(int, task.pop("size").split(","))
         task |= {"n": n, "d": d, "k": k, "cores": CORES}
-        for name in PEERS[task["task"]]:
-            contenders.setdefault(name, Contender(name))
-        try:
-            found = measure({c: contenders[c] for c in PEERS[task["task"]]}, task, options.repeats)
-        except (RuntimeError, BrokenPipeError) as error:  # out of memory, or not installed: the others go on
-            print(error, flush=True)
-            contenders = {c: process for c, process in contenders.items() if process.process.poll() is None}
+        found, names = {}, list(PEERS[task["task"]])
+        while "bayesmix" in names and not found:
+            contenders |= {name: Contender(name) for name in names if name not in contenders}
+            try:
+                found = measure({name: contenders[name] for name in names}, task, options.repeats)
+            except RuntimeError as error:  # its memory was short, or its numbers; the others go on without it
+                print(error, flush=True)
+                dead = [name for name in names if contenders[name].process.poll() is not None]
+                for name in dead:
+                    contenders.pop(name).close()
+                names = [name for name in names if name not in dead]
+        if not found:
             continue
         row = row_of(task, found, rates)
         show(task["task"], row)

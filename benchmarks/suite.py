@@ -22,6 +22,7 @@ covariances, 1 + 2 d for diagonal, 2 + d for spherical, 1 + d for tied ones and 
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -77,15 +78,17 @@ class Contender:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __call__(self, task):
-        self.process.stdin.write(json.dumps(task) + "\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # then nothing is answered either
+            self.process.stdin.write(json.dumps(task) + "\n")
+            self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"contender ended with {self.process.wait()} at {task}")
         return json.loads(line)
 
     def close(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 

@@ -16,7 +16,7 @@ from bayesmix.storage import STORAGES
 
 ROOT = Path(bm.__file__).parent
 LAYERS = (
-    ("frames", "documents", "interrupts"),
+    ("frames", "documents", "interrupts", "devices"),
     ("checkpoints",),
     ("inputs", "hierarchy", "compilation"),
     ("evaluate",),
