@@ -31,8 +31,8 @@ from bayesmix.inputs import cores
 from bayesmix.interrupts import patient
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
+from bayesmix.observations import Observations
 from bayesmix.partitions import Starts
-from bayesmix.statistics import Observations
 from bayesmix.verdict import AGREE, Verdict
 
 __all__ = ["CellFit", "fit_cells"]

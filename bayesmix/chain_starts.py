@@ -23,11 +23,11 @@ from bayesmix.inputs import as_generator, key_words, to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.mstep import maximize
+from bayesmix.observations import observe
 from bayesmix.penalty import rescaled
 from bayesmix.potential import Evidence, potential, prior_points, unconstrained
 from bayesmix.problem import Problem, inside
 from bayesmix.programs import FixedPrior, ProgramPrior
-from bayesmix.statistics import observe
 
 __all__ = ["evidence_of", "from_optima", "from_prior", "in_sites"]
 

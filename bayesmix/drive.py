@@ -20,8 +20,9 @@ from bayesmix.devices import double_precision
 from bayesmix.initialize import Start, nearest
 from bayesmix.loop import Options, Rules, State, advance
 from bayesmix.mixture import GaussianMixture
+from bayesmix.observations import Observations
 from bayesmix.results import CODE
-from bayesmix.statistics import Observations, Statistics
+from bayesmix.statistics import Statistics
 from bayesmix.threads import advance_by_parts, parts_of
 
 __all__ = ["Path", "begin", "remember", "run"]

@@ -21,8 +21,9 @@ from bayesmix.conjugate import Parameters, conditional_law, draw
 from bayesmix.covariance import Covariance, Structure
 from bayesmix.density import log_determinant
 from bayesmix.mixture import GaussianMixture
+from bayesmix.observations import Observations
 from bayesmix.prior import ConjugatePrior
-from bayesmix.statistics import Observations, Statistics, summarize
+from bayesmix.statistics import Statistics, summarize
 
 __all__ = ["GibbsKernel", "GibbsState"]
 

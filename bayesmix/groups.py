@@ -17,10 +17,11 @@ from bayesmix.drive import remember
 from bayesmix.loop import Options, Rules, State, advance
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families
+from bayesmix.observations import Observations, observe
 from bayesmix.partitions import Starts
 from bayesmix.problem import Problem, prepare
 from bayesmix.results import CODE
-from bayesmix.statistics import Observations, Statistics, moments_of, observe
+from bayesmix.statistics import Statistics, moments_of
 from bayesmix.storage import per_cluster
 from bayesmix.verdict import Verdict
 

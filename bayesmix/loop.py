@@ -27,9 +27,10 @@ from bayesmix.compilation import wide
 from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import Maximum, maximize
+from bayesmix.observations import Observations
 from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import CODE
-from bayesmix.statistics import Observations, Statistics, summarize
+from bayesmix.statistics import Statistics, summarize
 from bayesmix.units import Floor
 
 __all__ = [

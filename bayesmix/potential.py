@@ -24,8 +24,9 @@ from bayesmix.covariance import Covariance
 from bayesmix.density import log_determinant
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
+from bayesmix.observations import Observations
 from bayesmix.programs import FixedPrior
-from bayesmix.statistics import Observations, Statistics, expected_log_joint, summarize
+from bayesmix.statistics import Statistics, expected_log_joint, summarize
 
 __all__ = [
     "Evidence", "log_likelihood", "log_prior_of_sites", "potential", "prior_points", "realize",

@@ -10,10 +10,10 @@ from bayesmix.covariance import Covariance, Structure, structure_of
 from bayesmix.inputs import as_points, as_weights
 from bayesmix.loop import Rules
 from bayesmix.mixture import GaussianMixture
+from bayesmix.observations import Observations, observe
 from bayesmix.penalty import penalty
 from bayesmix.prior import ConjugatePrior
 from bayesmix.results import Fit
-from bayesmix.statistics import Observations, observe
 from bayesmix.units import Units, spacing, standardize
 
 __all__ = ["Problem", "inside", "prepare", "problem_of"]

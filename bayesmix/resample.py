@@ -35,9 +35,9 @@ from bayesmix.inputs import cores
 from bayesmix.interrupts import Patience, patient
 from bayesmix.loop import Options, Rules, State, advance
 from bayesmix.mixture import GaussianMixture
+from bayesmix.observations import Observations, observe
 from bayesmix.problem import Problem
 from bayesmix.results import CODE
-from bayesmix.statistics import Observations, observe
 from bayesmix.units import suspect
 from bayesmix.variates import indices
 from bayesmix.verdict import Verdict, best, verdict

@@ -8,7 +8,7 @@ and the moments of the whole are the sum of the moments of its parts. Blocks, st
 here and nowhere else. Inside a block points are the last axis; blocks are small enough to stay in cache.
 
 Where one covariance is shared, the quadratic part of the logits is the same for every cluster: logits are
-linear in x, and the total second moment is computed once, in `observe`.
+linear in x, and the total second moment is computed once, in `observations`.
 
 Two rules give the moments, and which one holds is a fact, not an option. "raw" sums T(x) itself, about the
 data's own mean: exact to 1e-7 in float64 while no cluster is thinner than 1e-3.5 of the data's spread and of its
@@ -26,38 +26,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
-from bayesmix.devices import accelerator, double_precision
 from bayesmix.elementary import exp_below, log_above
-from bayesmix.inputs import chunks_of, points_last
 from bayesmix.mixture import GaussianMixture
+from bayesmix.observations import Observations
 from bayesmix.storage import STORAGES, numbers, per_cluster, with_one
 
 __all__ = [
-    "RESPONSIBILITIES", "Observations", "Statistics", "expected_log_joint", "moments_of", "observe", "summarize",
+    "RESPONSIBILITIES", "Statistics", "common_part", "expected_log_joint", "largest", "moments_of",
+    "natural_parameters", "summarize",
 ]  # fmt: skip
-
-_DEVICE_BLOCK = 2**25  # numbers of the features of a block on an accelerator, at most
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["x", "weight", "second"], meta_fields=[])
-@dataclass(frozen=True)
-class Observations:
-    """Data in blocks, points last.
-
-    Attributes:
-        x: (blocks, d, b).
-        weight: (blocks, b); padding weighs nothing.
-        second: for a shared covariance the total second moment in storage (1, ...), else absent.
-    """
-
-    x: Any
-    weight: Any
-    second: Any = None
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["moments", "objective", "second"], meta_fields=[])
@@ -79,53 +60,6 @@ class Statistics:
         return jax.tree.map(jnp.add, self, other)
 
 
-def observe(x: np.ndarray, weight: np.ndarray, structure: Structure, blocks: Any = None) -> Observations:
-    """Blocks of the rows of x (n, d), which should be centred and scaled, with weights (n,).
-
-    Long passes are laid out for an accelerator and put there, see `devices`; float32 data are float64 there where
-    covariances are full or features many. `blocks` are those of x where they are known, from other weights.
-    """
-    n, d = x.shape
-    features = 1 + d + (0 if structure.shared else STORAGES[structure.storage].size(d))
-    device = accelerator(n * features) if blocks is None else None
-    if blocks is None:
-        # A device multiplies float64 faster than it whitens float32: for full covariances 4 and 9 ms for 1e7 points,
-        # d = 4, k = 8; for diagonal ones 1.3 and 2.0 for 1e6, d = 32, k = 16, but 3.3 and 1.9 for 1e7, d = 4, k = 8.
-        many = STORAGES[structure.storage].axes == 2 or d > 16
-        wide = device is not None and not structure.shared and many
-        size = _block_size(n, features) if device is None else _on_device(features)
-        blocks = points_last(x.astype(np.float64) if wide else x, size)
-    weights = points_last(weight.astype(blocks.dtype), blocks.shape[-1])
-    if device is not None:
-        with double_precision():
-            blocks, weights = jax.device_put((blocks, weights), device)
-    second = None
-    if structure.shared:
-        second = sum(_second_moment(x[rows], weight[rows], structure) for rows in chunks_of(n))
-        second = np.asarray(second)[None]
-    return Observations(blocks, weights, second)
-
-
-def _block_size(n: int, features: int) -> int:
-    """On a processor features take about 200 kB: measured best of 128 to 8,192 points at d = 2, 4, 10 and 32."""
-    if n <= 2048 and n * features <= 2**16:  # one block is faster than a few
-        return 2048
-    return 2 ** int(math.log2(min(2048 if features <= 8 else 1024, max(256, 24576 // features))))
-
-
-def _on_device(features: int) -> int:
-    """On an accelerator as few blocks as its memory has room for."""
-    return 2 ** int(math.log2(_DEVICE_BLOCK / features))
-
-
-def _second_moment(x: np.ndarray, weight: np.ndarray, structure: Structure) -> np.ndarray:
-    x = x.astype(np.float64)
-    if structure.storage == "full":
-        return (x * weight[:, None]).T @ x
-    by_feature = weight @ (x * x)
-    return by_feature if structure.storage == "diagonal" else np.asarray(by_feature.mean())
-
-
 Assign = Callable[[Array, Array, Any], tuple[Array, Array]]
 
 
@@ -138,11 +72,20 @@ def _soft(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> 
 
 
 def _hard(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
-    """r = 1 at the largest logit, a tie going to the lowest index; faster than argmax and one-hot."""
+    """r = 1 at the largest logit, as a mask."""
+    first, top = largest(logits)
+    return jnp.where(_index(logits) == first, weight, 0), jnp.sum(weight * top)
+
+
+def largest(logits: Float[Array, "k b"]) -> tuple[Array, Array]:
+    """Where the largest logit is, a tie going to the lowest index, and what it is; faster than argmax."""
     top = jnp.max(logits, axis=0)
-    index = jnp.arange(logits.shape[0], dtype=jnp.int32)[:, None]
-    first = jnp.min(jnp.where(logits == top, index, logits.shape[0]), axis=0)
-    return jnp.where(index == first, weight, 0), jnp.sum(weight * top)
+    return jnp.min(jnp.where(logits == top, _index(logits), logits.shape[0]), axis=0), top
+
+
+def _index(logits: Float[Array, "k b"]) -> Float[Array, "k 1"]:
+    """Clusters counted in numbers as wide as the logits, which vector instructions compare without conversion."""
+    return jnp.arange(logits.shape[0], dtype=logits.dtype)[:, None]
 
 
 def _sampled(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
@@ -210,27 +153,26 @@ def summarize(
         totals, _ = jax.lax.scan(lambda c, b: (jax.tree.map(jnp.add, c, sums(*b)), None), zero, xs)
     moments, objective = totals[0].T, totals[1] / beta
     if shared:
-        # -xᵀPx/2, the same for every cluster, was left out of the logits: add its sum, -tr(P Σ w x xᵀ)/2.
-        precision = mixture.covariance.storage.gram(factor[0])
-        times = 1 if mixture.covariance.storage.axes else mixture.n_features
-        objective = objective - times * jnp.sum(precision * observations.second) / 2
+        objective = objective - common_part(mixture, observations.second, factor)
         return Statistics(moments, objective, jnp.asarray(observations.second))
     if whitened:
         moments = _about_origin(mixture, moments, factor)
     return Statistics(moments, objective)
 
 
+def common_part(mixture: GaussianMixture, second: Any, factor: tuple[Array, Array]) -> Array:
+    """Σ w xᵀPx / 2, the same for every cluster where P is, so that logits leave it out: tr(P Σ w x xᵀ) / 2."""
+    storage = mixture.covariance.storage
+    times = 1 if storage.axes else mixture.n_features
+    return times * jnp.sum(storage.gram(factor[0]) * second) / 2
+
+
 def expected_log_joint(
     mixture: GaussianMixture, statistics: Statistics, factor: tuple[Array, Array]
 ) -> Array:
     """Σ r log p(x, z) in nats, from the moments of the responsibilities r alone."""
-    storage, d = mixture.covariance.storage, mixture.n_features
-    precision = storage.gram(factor[0])
-    total = jnp.sum(_natural(mixture, factor) * statistics.moments)
-    if mixture.covariance.row.shared:
-        times = 1 if storage.axes else d
-        total = total - times * jnp.sum(precision * statistics.second) / 2
-    return total
+    total = jnp.sum(natural_parameters(mixture, factor) * statistics.moments)
+    return total - common_part(mixture, statistics.second, factor) if mixture.covariance.row.shared else total
 
 
 def _constant(mixture: GaussianMixture, log_det: Array) -> Array:
@@ -239,7 +181,7 @@ def _constant(mixture: GaussianMixture, log_det: Array) -> Array:
     return logs + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
 
 
-def _natural(mixture: GaussianMixture, factor: tuple[Array, Array]) -> Float[Array, "k p"]:
+def natural_parameters(mixture: GaussianMixture, factor: tuple[Array, Array]) -> Float[Array, "k p"]:
     """The natural parameters Θ: constant, linear and, unless one covariance is shared, quadratic part."""
     storage = mixture.covariance.storage
     w, log_det = factor
@@ -263,7 +205,7 @@ def _raw(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> tupl
         r, objective = assign(logits, weight, key)
         return t @ r.T, objective  # faster than r @ t.T
 
-    return (beta * _natural(mixture, factor)).astype(dtype), block
+    return (beta * natural_parameters(mixture, factor)).astype(dtype), block
 
 
 def _whitened(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> tuple[tuple, Callable]:

@@ -17,11 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix.assignments import labels, sums_by_label
 from bayesmix.compilation import wide
 from bayesmix.devices import double_precision
 from bayesmix.inputs import cores
 from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_turn
-from bayesmix.statistics import Observations, Statistics
+from bayesmix.observations import Observations
+from bayesmix.statistics import Statistics
 
 __all__ = ["advance_by_parts", "parts_of"]
 
@@ -68,12 +70,23 @@ def advance_by_parts(
     Otherwise each thread would compile the same program.
     """
 
+    # Where an assignment is all that counts its sums are made on the host: a mask's product is half of a step.
+    rows = None
+    if options.responsibilities == "hard" and parts[0].second is not None:
+        rows = [np.moveaxis(np.asarray(part.x), 1, -1).reshape(-1, part.x.shape[1]) for part in parts]
+        weights = [np.asarray(part.weight).reshape(-1) for part in parts]
+
     # Handed over once: at each of the calls it would take longer than the M-step.
     beta, rules, numbers = jax.device_put((beta, rules, [np.int32(i) for i in range(len(parts))]))
 
     def pass_over(turn: Turn, part: int) -> Statistics:
         with double_precision():
-            return jax.block_until_ready(_part(turn, parts[part], numbers[part], beta, options))
+            if rows is None:
+                return jax.block_until_ready(_part(turn, parts[part], numbers[part], beta, options))
+            label, objective = _labels(turn, parts[part])
+            k = turn.mixture.n_components
+            moments = sums_by_label(rows[part], weights[part], np.asarray(label).reshape(-1), k)
+            return Statistics(moments, objective, parts[part].second)
 
     def climb(state: State, limit: int, alone: bool) -> State:
         last = int(state.step) + limit
@@ -119,6 +132,11 @@ def _next(
     ended = end_turn(state, turn, reduce(add, parts), rules, options)
     state = jax.tree.map(lambda old, new: jnp.where(begun, new, old), state, ended)
     return state, begin_turn(state, rules, options)
+
+
+@wide
+def _labels(turn: Turn, observations: Observations) -> tuple[Array, Array]:
+    return labels(turn.mixture, observations, turn.inverse)
 
 
 @partial(wide, static_argnames="options")

@@ -93,7 +93,8 @@ def test_fishers_identity_is_the_gradient(structure, d):
     from bayesmix import potential
     from bayesmix.density import precision_factor
     from bayesmix.devices import double_precision
-    from bayesmix.statistics import observe, summarize
+    from bayesmix.observations import observe
+    from bayesmix.statistics import summarize
 
     x = np.random.default_rng(0).normal(size=(40, d))
     row = bm.MixtureModel(2, structure).structure

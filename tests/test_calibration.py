@@ -38,7 +38,8 @@ from bayesmix.covariance import STRUCTURES, Covariance
 from bayesmix.devices import double_precision
 from bayesmix.gibbs import GibbsKernel, GibbsState
 from bayesmix.inputs import to_numpy
-from bayesmix.statistics import Observations, Statistics
+from bayesmix.observations import Observations
+from bayesmix.statistics import Statistics
 
 FETCHED = Path(
     os.environ.get("BAYESMIX_FETCHED", Path(__file__).parents[2] / "shared" / "oracle" / "fetched")

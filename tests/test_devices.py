@@ -28,7 +28,7 @@ def on_device(monkeypatch):
     device = jax.devices()[0]
 
     def switch(on):
-        for module in ("bayesmix.statistics", "bayesmix.evaluate"):
+        for module in ("bayesmix.observations", "bayesmix.evaluate"):
             monkeypatch.setattr(f"{module}.accelerator", lambda numbers: device if on else None)
 
     return switch

@@ -10,7 +10,8 @@ from numpy.testing import assert_allclose
 
 from bayesmix.covariance import STRUCTURES
 from bayesmix.inputs import points_last
-from bayesmix.statistics import RESPONSIBILITIES, observe, summarize
+from bayesmix.observations import observe
+from bayesmix.statistics import RESPONSIBILITIES, summarize
 from bayesmix.storage import STORAGES
 
 COMPILED = jax.jit(summarize, static_argnames=("responsibilities", "whitened"))

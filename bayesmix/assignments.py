@@ -1,0 +1,53 @@
+"""Hard responsibilities of many points where one covariance is shared, which is k-means: labels, and sums by label.
+
+All that counts of a point is its cluster. So a compiled pass gives labels alone, and the host adds up what has one
+label: a mask's product, which `statistics.summarize` takes for few points, is half of a step.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bayesmix.mixture import GaussianMixture
+from bayesmix.observations import Observations
+from bayesmix.statistics import common_part, largest, natural_parameters
+
+__all__ = ["labels", "sums_by_label"]
+
+
+def labels(
+    mixture: GaussianMixture, observations: Observations, factor: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """The most probable cluster of every point (blocks, b), where one covariance is shared, and the hard objective."""
+    natural = natural_parameters(mixture, factor).astype(observations.x.dtype)
+    natural = jnp.roll(
+        natural, -1, axis=1
+    )  # the constant last, so that points on a grid that tie do so exactly
+
+    def block(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, weight = part
+        first, top = largest(natural @ jnp.concatenate([x, jnp.ones_like(x[:1])]))
+        return total + jnp.sum(weight * top).astype(jnp.float64), first.astype(jnp.int32)
+
+    total, first = jax.lax.scan(block, jnp.zeros(()), (observations.x, observations.weight))
+    return first, total - common_part(mixture, observations.second, factor)
+
+
+def sums_by_label(
+    rows: Float[np.ndarray, "n d"], weight: Float[np.ndarray, " n"], label: np.ndarray, k: int
+) -> Float[np.ndarray, "k p"]:
+    """Σ w [1, x] over the points of each label: a sparse product, which takes d sums a point where a mask takes k d."""
+    from scipy.sparse import csc_array
+
+    n, d = rows.shape
+    sums = np.zeros((k, 1 + d))
+    size = min(16384, max(1024, 2**18 // d))  # few enough to add in float32
+    for part in (slice(first, min(first + size, n)) for first in range(0, n, size)):
+        count = part.stop - part.start
+        mask = csc_array((weight[part], label[part], np.arange(count + 1, dtype=np.int32)), (k, count))
+        sums[:, 0] += mask @ np.ones(count)
+        sums[:, 1:] += mask @ rows[part]
+    return sums
