@@ -14,6 +14,8 @@ import numpy as np
 
 __all__ = ["enable_compilation_cache", "wide"]
 
+_FLOAT32 = np.dtype(np.float32)  # there is one
+
 
 class wide:
     """`jax.jit` for passes over data, which are never part of another program.
@@ -30,8 +32,10 @@ class wide:
         )
 
     def _program(self, arguments: tuple) -> Any:
-        types = (getattr(leaf, "dtype", None) for leaf in jax.tree.leaves(arguments))
-        return self._single if any(dtype == np.float32 for dtype in types) else self._double
+        for leaf in jax.tree.leaves(arguments):
+            if getattr(leaf, "dtype", None) is _FLOAT32:
+                return self._single
+        return self._double
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self._program(arguments)(*arguments, **options)

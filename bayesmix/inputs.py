@@ -72,7 +72,8 @@ def points_last(values: np.ndarray, size: int) -> np.ndarray:
     begin = -memory.ctypes.data % _ALIGNED
     blocks = memory[begin : begin + items].view(values.dtype).reshape(shape)
     whole = n // size
-    blocks[:whole] = np.moveaxis(values[: whole * size].reshape(whole, size, *values.shape[1:]), 1, -1)
+    if whole:
+        blocks[:whole] = np.moveaxis(values[: whole * size].reshape(whole, size, *values.shape[1:]), 1, -1)
     if n % size:
         blocks[whole, ..., : n % size] = np.moveaxis(values[whole * size :], 0, -1)
     return blocks

@@ -112,13 +112,15 @@ def _run(
     """Each start on the data of its replicate, a call each of the program that fits one: (replicates, starts, ...)."""
     ends = []
     for data, starts in replicates:
-        own = [
-            _kept(advance(first._replace(mixture=start), limit, data, beta, rules, options))
-            for start in starts
+        states = [
+            advance(first._replace(mixture=start), limit, data, beta, rules, options) for start in starts
         ]
+        own, form = zip(*(jax.tree.flatten(_kept(state)) for state in states))
         # Waited for, so that no more data are held than each thread's own.
-        ends.append(jax.tree.map(lambda *leaves: np.concatenate(leaves), *own))
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *ends)
+        ends.append(
+            [np.concatenate(leaves) if len(own) > 1 else np.asarray(leaves[0]) for leaves in zip(*own)]
+        )
+    return form[0].unflatten([np.stack(leaves) for leaves in zip(*ends)])
 
 
 def _kept(state: State) -> _End:
