@@ -112,14 +112,15 @@ def _run(
     """Each start on the data of its replicate, a call each of the program that fits one: (replicates, starts, ...)."""
     ends = []
     for data, starts in replicates:
-        states = [
-            advance(first._replace(mixture=start), limit, data, beta, rules, options) for start in starts
-        ]
-        own, form = zip(*(jax.tree.flatten(_kept(state)) for state in states))
-        # Waited for, so that no more data are held than each thread's own.
-        ends.append(
-            [np.concatenate(leaves) if len(own) > 1 else np.asarray(leaves[0]) for leaves in zip(*own)]
-        )
+        with double_precision():
+            states = [
+                advance(first._replace(mixture=start), limit, data, beta, rules, options) for start in starts
+            ]
+            own, form = zip(*(jax.tree.flatten(_kept(state)) for state in states))
+            # Waited for, so that no more data are held than each thread's own.
+            ends.append(
+                [np.concatenate(leaves) if len(own) > 1 else np.asarray(leaves[0]) for leaves in zip(*own)]
+            )
     return form[0].unflatten([np.stack(leaves) for leaves in zip(*ends)])
 
 
@@ -190,8 +191,7 @@ def refit(
         return data, own
 
     def batch(rows: np.ndarray, options: Options) -> tuple[np.ndarray, _End]:
-        with double_precision():
-            return rows, _run(map(replicate, rows.tolist()), *common, options=options)
+        return rows, _run(map(replicate, rows.tolist()), *common, options=options)
 
     ends: list[_End] = []
     joined: _End | None = None
