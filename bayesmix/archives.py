@@ -14,12 +14,12 @@ import numpy as np
 from bayesmix.documents import is_sealed, replacing, seal
 from bayesmix.trees import mixtures
 
-__all__ = ["HDF5", "read_tree", "write_tree"]
+__all__ = ["HDF5", "OBJECTS", "checked", "marked", "read_tree", "room", "write_tree"]
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
 _SEALED, _VERSION = "bayesmix_sealed", 1
 _TIMES, _FREE = 64, 2**24  # a file may declare so many times its own size, and so many bytes besides
-_OBJECTS = 10_000
+OBJECTS = 10_000  # files, groups and arrays at most
 
 
 def _netcdf() -> Any:
@@ -50,8 +50,8 @@ def _require(tree: Any) -> None:
                 raise ValueError(f"the group {name!r} has parameters that are no finite numbers")
 
 
-def write_tree(tree: Any, path: Any) -> None:
-    """As `files.save`."""
+def marked(tree: Any) -> Any:
+    """A tree of ours, as it is written: it says itself that a digest goes with it."""
     import xarray
 
     if not isinstance(tree, xarray.DataTree):
@@ -59,11 +59,33 @@ def write_tree(tree: Any, path: Any) -> None:
             f"a GaussianMixture, a Fit or a DataTree of draws can be saved, not a {type(tree).__name__}"
         )
     _require(tree)
+    copy = tree.copy()
+    copy.attrs = {**tree.attrs, _SEALED: _VERSION}
+    return copy
+
+
+def checked(tree: Any, sealed: bool) -> Any:
+    """A tree as it was before `marked`, where the digest is there that it says goes with it, and it is one of ours."""
+    version = tree.attrs.pop(_SEALED, None)
+    if version not in (None, _VERSION):
+        raise ValueError(f"it is version {version!r:.40}, and this bayesmix knows version {_VERSION}")
+    if (version is not None) != sealed:
+        raise ValueError("it is cut, or was altered since it was written: its sha256 is missing")
+    _require(tree)
+    return tree
+
+
+def room(size: int) -> int:
+    """Bytes that what is read may take in memory where files have so many."""
+    return _TIMES * size + _FREE
+
+
+def write_tree(tree: Any, path: Any) -> None:
+    """As `files.save`."""
+    tree = marked(tree)
     _netcdf()
-    marked = tree.copy()
-    marked.attrs = {**tree.attrs, _SEALED: _VERSION}
     with replacing(path) as part:
-        marked.to_netcdf(part, engine="h5netcdf")
+        tree.to_netcdf(part, engine="h5netcdf")
         seal(part)
 
 
@@ -77,23 +99,16 @@ def read_tree(path: Path) -> Any:
         with h5py.File(path, "r") as file:
             _survey(h5py, file, path.stat().st_size)
         with xarray.open_datatree(path, engine="h5netcdf") as opened:
-            tree = opened.load().copy()
-        version = tree.attrs.pop(_SEALED, None)
-        if version not in (None, _VERSION):
-            raise ValueError(f"it is version {version!r:.40}, and this bayesmix knows version {_VERSION}")
-        if (version is not None) != sealed:
-            raise ValueError("it is cut, or was altered since it was written: its sha256 is not at its end")
-        _require(tree)
+            return checked(opened.load().copy(), sealed)
     except MemoryError:
         raise
     except Exception as error:  # whatever xarray and HDF5 say of a broken file is about the file
         raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
-    return tree
 
 
 def _survey(h5py: Any, file: Any, size: int) -> None:
     """Refuse what leads out of the file, and arrays that are larger than its bytes can say."""
-    budget, seen, waiting = _TIMES * size + _FREE, set(), [file]
+    budget, seen, waiting = room(size), set(), [file]
     while waiting:
         group = waiting.pop()
         for name in group:
@@ -101,8 +116,8 @@ def _survey(h5py: Any, file: Any, size: int) -> None:
                 raise ValueError(f"{name!r:.40} is a link to elsewhere")
             item = group[name]
             address = h5py.h5o.get_info(item.id).addr
-            if address in seen or len(seen) > _OBJECTS:
-                raise ValueError(f"{name!r:.40} occurs twice, or it has more than {_OBJECTS} parts")
+            if address in seen or len(seen) > OBJECTS:
+                raise ValueError(f"{name!r:.40} occurs twice, or it has more than {OBJECTS} parts")
             seen.add(address)
             if isinstance(item, h5py.Group):
                 waiting.append(item)
@@ -121,6 +136,6 @@ def _bytes(h5py: Any, item: Any) -> int:
     count = 0 if item.shape is None else item.size
     if item.dtype.kind != "O":
         return count * item.dtype.itemsize
-    if h5py.check_string_dtype(item.dtype) is None or count > _OBJECTS:
-        raise ValueError(f"it holds objects that are no texts, or more than {_OBJECTS} texts")
+    if h5py.check_string_dtype(item.dtype) is None or count > OBJECTS:
+        raise ValueError(f"it holds objects that are no texts, or more than {OBJECTS} texts")
     return sum(len(item[index]) for index in np.ndindex(*(item.shape or ())))

@@ -1,7 +1,7 @@
-"""Results in files: mixtures and fits as JSON documents, posteriors as netCDF; see docs/files.md for the format.
+"""Results in files: mixtures and fits as JSON documents, posteriors as netCDF or Zarr; see docs/files.md.
 
-Reading executes nothing that a file says: `documents` reads JSON, `archives` netCDF, and neither makes anything but
-numbers and texts.
+Reading executes nothing that a file says: `documents` reads JSON, `archives` netCDF, `stores` Zarr, and none makes
+anything but numbers and texts.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from bayesmix.inputs import as_name
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.results import NAME, Fit
+from bayesmix.stores import is_store, read_store, write_store
 
 if TYPE_CHECKING:
     import xarray
@@ -46,18 +47,19 @@ _FOREIGN = {
 
 
 def save(result: GaussianMixture | Fit | xarray.DataTree, path: Any) -> None:
-    """Write a mixture or a fit as JSON, or a tree of draws as netCDF, every number with all its digits.
+    """Write a mixture or a fit as JSON, or a tree of draws as netCDF or Zarr, every number with all its digits.
 
     A tree is what `sample_posterior`, `bootstrap`, `stochastic_chain` or `MixtureModel.prior_predictive` returned. The
     file appears when it is complete; one that was there is replaced then.
 
     Args:
         result: what to keep.
-        path: where.
+        path: where; a tree is a Zarr store where that ends with ".zarr".
 
     Raises:
-        ValueError: something else, a batch of mixtures, or a mixture with numbers that are not finite.
-        ImportError: a tree, where the extra `netcdf` is not installed.
+        ValueError: something else, a batch of mixtures, a mixture with numbers that are not finite, or a folder that is
+            there and no Zarr store.
+        ImportError: a tree, where the extra `netcdf` or `zarr` is not installed.
 
     Example:
         >>> import tempfile, bayesmix as bm
@@ -73,18 +75,18 @@ def save(result: GaussianMixture | Fit | xarray.DataTree, path: Any) -> None:
         told = {name: write(getattr(result, name)) for name, (write, _) in _FIT.items()}
         write_document(path, "bayesmix.Fit", _VERSION, told)
     else:
-        write_tree(result, path)
+        (write_store if is_store(path) else write_tree)(result, path)
 
 
 def load(path: Any) -> GaussianMixture | Fit | xarray.DataTree:
     """Read what `save` wrote, to the last bit: a `GaussianMixture`, a `Fit` or a tree, by what the file is.
 
-    A netCDF file of such a tree by xarray's own `to_netcdf` is read too. Nothing in a file is executed.
+    What xarray's own `to_netcdf` or `to_zarr` made of such a tree is read too. Nothing in a file is executed.
 
     Raises:
         ValueError: a file that is cut, altered, foreign or of a version that is not known.
         OSError: no such file, or one that may not be read.
-        ImportError: a posterior, where the extra `netcdf` is not installed.
+        ImportError: a posterior, where the extra `netcdf` or `zarr` is not installed.
 
     Example:
         >>> import tempfile, bayesmix as bm
@@ -116,7 +118,7 @@ def load_mixture(path: Any) -> GaussianMixture:
 def _load(path: Any) -> Any:
     place = Path(path)
     if place.is_dir():
-        raise ValueError("it is a folder; posteriors are read from netCDF, not from Zarr")
+        return read_store(place)
     if place.exists() and not place.is_file():
         raise ValueError("it is no regular file")
     with place.open("rb") as file:

@@ -50,8 +50,6 @@ OTHER = (
 # Public tests that fail, and why they should.
 EXPLAINED = {
     "test_check_weights": "it pins scikit-learn's message, which calls the smallest weight max and the largest min",
-    "test_gaussian_mixture_setting_best_params": "clusters of one point have no variance, which reg_covar=0 refuses here; "
-    "in scikit-learn rounding leaves them some. Without reg_covar it fits, and warns",
 }
 
 

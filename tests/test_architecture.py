@@ -30,6 +30,7 @@ LAYERS = (
     ("prior", "statistics", "units", "chart", "trees", "allocations", "convergence", "laws"),
     ("assignments", "distribution", "programs", "results", "initialize", "labels", "penalty", "greedy"),
     ("hierarchical", "lkj", "conjugate", "archives"),
+    ("stores",),
     ("files",),
     ("model",),
     ("replicates", "gibbs", "potential", "quantities", "clustering"),

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -98,6 +99,118 @@ def test_a_posterior_comes_back_and_other_programs_read_it(tmp_path):
     draws.to_netcdf(tmp_path / "plain.nc", engine="h5netcdf")
     assert bm.load(tmp_path / "plain.nc").identical(draws)
     assert sorted(os.listdir(tmp_path)) == ["draws.nc", "plain.nc"]
+
+
+def test_a_posterior_is_a_zarr_store_where_its_name_says_so(tmp_path):
+    import xarray
+    import zarr
+
+    draws = tree()
+    draws["posterior"] = (
+        draws["posterior"].to_dataset().assign_coords(feature=np.array(["a", "b", "ö"], object))
+    )
+    for _ in range(2):  # the second takes the place of the first
+        bm.save(draws, tmp_path / "draws.zarr")
+        assert bm.load(tmp_path / "draws.zarr").identical(draws)
+    other = zarr.open_group(tmp_path / "draws.zarr", mode="r")
+    assert_array_equal(other["posterior/means"][:], draws["posterior"]["means"])
+    draws = tree()
+    draws.to_zarr(tmp_path / "plain.zarr", consolidated=False)
+    assert bm.load(tmp_path / "plain.zarr").identical(draws)
+    (tmp_path / "kept.zarr").mkdir()
+    with pytest.raises(ValueError, match="no Zarr store: it is left as it is"):
+        bm.save(draws, tmp_path / "kept.zarr")
+    assert sorted(os.listdir(tmp_path)) == ["draws.zarr", "kept.zarr", "plain.zarr"]
+    with xarray.open_datatree(tmp_path / "draws.zarr", engine="zarr", consolidated=False) as opened:
+        assert opened["posterior"].attrs["method"] == "made"
+
+
+def _hostile_stores(folder):
+    """What looks like a store of ours, by what is wrong with it, and the words that say so."""
+    bm.save(tree(), folder / "good.zarr")
+
+    def store(name, change):
+        made = folder / f"{name}.zarr"
+        shutil.copytree(folder / "good.zarr", made)
+        change(made)
+        return made
+
+    def edited(**fields):
+        def change(made):
+            place = made / "posterior" / "means" / "zarr.json"
+            place.write_text(json.dumps(json.loads(place.read_text()) | fields))
+
+        return change
+
+    def unsealed(change):
+        def both(made):
+            change(made)
+            without(made, "bayesmix_sealed", "bayesmix_sha256")
+
+        return both
+
+    def without(made, *names):
+        top = made / "zarr.json"
+        node = json.loads(top.read_text())
+        for name in names:
+            node["attributes"].pop(name)
+        top.write_text(json.dumps(node))
+
+    def chunk(made):
+        return next(
+            place
+            for place in (made / "posterior" / "means").rglob("*")
+            if place.is_file() and place.name != "zarr.json"
+        )
+
+    def flipped(made):
+        raw = bytearray(chunk(made).read_bytes())
+        raw[-3] ^= 1
+        chunk(made).write_bytes(raw)
+
+    def linked(made):
+        place = chunk(made)
+        place.rename(folder / "elsewhere")
+        place.symlink_to(folder / "elsewhere")
+
+    pickled = [{"name": "numcodecs.pickle", "configuration": {}}]
+    bomb = b"\x28\xb5\x2f\xfd\xe0" + (2**40).to_bytes(8, "little") + bytes(20)
+    grid = {"name": "regular", "configuration": {"chunk_shape": [2**20, 2**20, 3, 3]}}
+    changes = {
+        "altered": (flipped, "its sha256 is another"),
+        "altered, unsealed": (unsealed(flipped), ""),
+        "no seal": (lambda made: without(made, "bayesmix_sha256"), "sha256 is missing"),
+        "a chunk less": (lambda made: chunk(made).unlink(), "sha256 is another"),
+        "a chunk less, unsealed": (unsealed(lambda made: chunk(made).unlink()), "no finite numbers"),
+        "link": (linked, "is a link"),
+        "pickle": (unsealed(edited(codecs=pickled)), "not read here"),
+        "huge": (unsealed(edited(shape=[2**40, 2**40, 3, 3])), "more bytes than the store can hold"),
+        "huge piece": (unsealed(edited(chunk_grid=grid)), "more bytes than the store can hold"),
+        "negative": (unsealed(edited(shape=[-1, 4, 3, 3])), "has no shape"),
+        "bomb": (unsealed(lambda made: chunk(made).write_bytes(bomb)), "another size"),
+        "objects": (unsealed(edited(data_type="object")), "not read here"),
+        "long texts": (unsealed(edited(data_type={"name": "fixed_length_utf32", "configuration": {"length_bytes": 2**60}})), "more bytes"),
+        "version 2": (unsealed(edited(zarr_format=2)), "not of version 3"),
+        "no node": (unsealed(edited(node_type="thing")), "neither an array nor a group"),
+        "no JSON": (unsealed(lambda made: (made / "posterior" / "zarr.json").write_text("{")), ""),
+        "no dictionary": (unsealed(lambda made: (made / "posterior" / "means" / "zarr.json").write_text("[]")), "not of version 3"),
+        "no codecs": (unsealed(edited(codecs=[])), "not read here"),
+        "no posterior": (unsealed(lambda made: shutil.rmtree(made / "posterior")), "neither a group"),
+        "no means": (unsealed(lambda made: shutil.rmtree(made / "posterior" / "means")), ""),
+    }  # fmt: skip
+    return {name: (store(name, change), words) for name, (change, words) in changes.items()}
+
+
+def test_hostile_stores_are_one_clear_error_each(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, (store, words) in _hostile_stores(tmp_path).items():
+        with pytest.raises(ValueError, match="is not a mixture, fit or posterior") as caught:
+            bm.load(store)
+        message = str(caught.value)
+        assert words in message, (name, message)
+        assert "\n" not in message, (name, message)
+        assert len(message) < 600, (name, message)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
 
 
 def test_another_language_can_write_and_read_the_text(tmp_path):
@@ -291,9 +404,10 @@ def test_what_is_no_file_and_what_cannot_be_saved(tmp_path):
         bm.load(tmp_path / "large")
 
 
-def test_without_the_extras_all_but_netcdf_works_and_that_says_what_to_install(tmp_path):
+def test_without_the_extras_all_but_trees_in_files_works_and_that_says_what_to_install(tmp_path):
     """As in an environment with the core dependencies alone."""
     bm.save(tree(), tmp_path / "draws.nc")
+    bm.save(tree(), tmp_path / "draws.zarr")
     code = (
         "import sys\n"
         "for name in ('h5netcdf', 'h5py', 'netCDF4', 'zarr', 'polars', 'pyarrow', 'sklearn', 'graphviz', 'hypothesis'):\n"
@@ -306,15 +420,16 @@ def test_without_the_extras_all_but_netcdf_works_and_that_says_what_to_install(t
         "import jax\n"
         "from bayesmix.trees import mixture_tree\n"
         "tree = mixture_tree(jax.tree.map(lambda a: a[None, None], fit.mixture), {}, {})\n"
-        "for call in (lambda: bm.load('draws.nc'), lambda: bm.save(tree, 'tree.nc')):\n"
-        "    try:\n        call()\n"
+        "for name in ('draws.nc', 'draws.zarr', 'tree.nc', 'tree.zarr'):\n"
+        "    try:\n        bm.load(name) if name[0] == 'd' else bm.save(tree, name)\n"
         "    except ImportError as error:\n        print(error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.count("h5netcdf is not installed: pip install 'bayesmix[netcdf]'") == 2
-    assert not (tmp_path / "tree.nc").exists()
+    assert done.stdout.count("zarr, which is not installed: pip install 'bayesmix[zarr]'") == 2
+    assert sorted(os.listdir(tmp_path)) == ["draws.nc", "draws.zarr", "fit.json"]
 
 
 @pytest.mark.parametrize("name", FEW)

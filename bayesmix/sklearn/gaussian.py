@@ -54,7 +54,8 @@ class GaussianMixture(Density):
             scikit-learn stops when the last step gained less, which may be far from the optimum; its default is 1e-3.
         reg_covar: `None`: nothing is added to a covariance; a cluster that collapses is held by a floor relative to
             the data, and a `ConvergenceWarning` says so. A number is added to the diagonal of every covariance, as in
-            scikit-learn, in squared units of the data; 0 adds nothing, and a collapse raises.
+            scikit-learn, in squared units of the data; 0 adds nothing, and a collapse raises unless max_iter ended the
+            run before, which warns.
         max_iter: EM iterations at most, of each start. 1,000 where scikit-learn has 100, since less is left to gain.
         n_init: how many starts; the one with the largest likelihood that is not collapsed or spurious wins.
         init_params: "kmeans", "k-means++", or "random_from_data": means are k different rows. "random" is the same:
@@ -155,7 +156,8 @@ class GaussianMixture(Density):
             fit, extra = self._chosen(X, weight), 0
         else:
             fit, extra = self._fitted(X, weight, int(self.n_components))
-        if self.reg_covar == 0 and NAME[fit.code] in ("collapsed", "degenerate", "non_finite"):
+        cut = fit.n_steps - extra >= self.max_iter  # no end of the run's own: a warning says how it stands
+        if self.reg_covar == 0 and not cut and NAME[fit.code] in ("collapsed", "degenerate", "non_finite"):
             raise ValueError(f"{_FAILED} {fit.status.capitalize()}.")
         self.fit_ = fit
         self.weights_, self.means_ = fit.mixture.weights, fit.mixture.means
