@@ -16,7 +16,7 @@ import time
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contenders hold their data side by side
 
 from shared import CORES, versions, write
-from suite import Contender, measure, row_of, show
+from suite import Contender, measure_able, row_of, show
 
 SIZES = ("1000000,4,8", "1000000,10,10", "1000000,32,16", "10000000,4,8", "10000000,10,10")
 LLOYD = ("1000000,16,64", "10000000,16,64")
@@ -78,17 +78,9 @@ def main():
     for task in tasks:
         n, d, k = map(int, task.pop("size").split(","))
         task |= {"n": n, "d": d, "k": k, "cores": CORES}
-        found, names = {}, list(PEERS[task["task"]])
-        while "bayesmix" in names and not found:
-            contenders |= {name: Contender(name) for name in names if name not in contenders}
-            try:
-                found = measure({name: contenders[name] for name in names}, task, options.repeats)
-            except RuntimeError as error:  # its memory was short, or its numbers; the others go on without it
-                print(error, flush=True)
-                dead = [name for name in names if contenders[name].process.poll() is not None]
-                for name in dead:
-                    contenders.pop(name).close()
-                names = [name for name in names if name not in dead]
+        own = {name: contenders.get(name) or Contender(name) for name in PEERS[task["task"]]}
+        found = measure_able(own, task, options.repeats)
+        contenders = {name: each for name, each in (contenders | own).items() if each.process.poll() is None}
         if not found:
             continue
         row = row_of(task, found, rates)
