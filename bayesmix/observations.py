@@ -40,16 +40,14 @@ def observe(x: np.ndarray, weight: np.ndarray, structure: Structure, blocks: Any
     """Blocks of the rows of x (n, d), which should be centred and scaled, with weights (n,).
 
     Long passes are laid out for an accelerator and put there, see `devices`; float32 data are float64 there where
-    covariances are full or features many. `blocks` are those of x where they are known, from other weights.
+    covariances are full. `blocks` are those of x where they are known, from other weights.
     """
     n, d = x.shape
     features = 1 + d + (0 if structure.shared else STORAGES[structure.storage].size(d))
     device = accelerator(n * features) if blocks is None else None
     if blocks is None:
-        # A device multiplies float64 faster than it whitens float32: for full covariances 4 and 9 ms for 1e7 points,
-        # d = 4, k = 8; for diagonal ones 1.3 and 2.0 for 1e6, d = 32, k = 16, but 3.3 and 1.9 for 1e7, d = 4, k = 8.
-        many = STORAGES[structure.storage].axes == 2 or d > 16
-        wide = device is not None and not structure.shared and many
+        # A device multiplies float64 faster than it whitens float32: 4 and 9 ms for 1e7 points, d = 4, k = 8.
+        wide = device is not None and STORAGES[structure.storage].axes == 2 and not structure.shared
         size = _block_size(n, features) if device is None else _on_device(features)
         blocks = points_last(x.astype(np.float64) if wide else x, size)
     weights = points_last(weight.astype(blocks.dtype), blocks.shape[-1])

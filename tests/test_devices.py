@@ -94,7 +94,6 @@ def test_data_on_a_device_are_few_blocks_and_stay_there(x, on_device):
     wide = prepare(K, "VVV", x, None, 0.0).rules.floor
     np.testing.assert_allclose(problem.rules.floor.thin, wide.thin, rtol=1e-5)  # as their rule knows
     assert prepare(K, "VVI", x.astype(np.float32), None, 0.0).observations.x.dtype == np.float32
-    assert prepare(K, "VVI", np.tile(x, 6).astype(np.float32), None, 0.0).observations.x.dtype == np.float64
 
 
 def test_only_long_passes_are_worth_a_device(monkeypatch):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+import bayesmix as bm
 from bayesmix.covariance import STRUCTURES
 from bayesmix.inputs import points_last
 from bayesmix.observations import observe
@@ -132,6 +133,24 @@ def test_float32_moments_are_accurate_where_a_cluster_is_thin(name):
     close = single.moments[:, 1 : 1 + d] / np.maximum(single.moments[:, :1], 1e-9)
     assert_allclose(close[count[:, 0] > 1], mean[count[:, 0] > 1], atol=1e-5)
     assert_allclose(single.moments[:, 0], exact.moments[:, 0], rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["VVI", "VII"])
+def test_float32_diagonals_of_many_features_are_summed_in_float64(name):
+    """Thin clusters again: to the digits of float64, which whitened float32 doesn't have."""
+    d, rng = 20, np.random.default_rng(0)
+    x = (rng.normal(size=(500, d)) * 1e-2 + rng.choice([-1.0, 1.0], 500)[:, None]).astype(np.float32)
+    values = np.full((2, d) if name == "VVI" else 2, 1e-4)
+    m = bm.GaussianMixture.of(
+        [0.4, 0.6], np.array([[-1.0], [1.0]]) * np.ones((1, d)), values, covariance=name
+    )
+    results = []
+    for rows, whitened in ((x, True), (x.astype(float), False)):
+        with jax.enable_x64(True):
+            s = COMPILED(m, observe(rows, np.ones(len(rows)), STRUCTURES[name]), whitened=whitened)
+            results.append(jax.tree.map(np.asarray, s))
+    assert_allclose(results[0].moments, results[1].moments, rtol=1e-12, atol=1e-9)
+    assert_allclose(results[0].objective, results[1].objective, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
