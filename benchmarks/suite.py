@@ -302,13 +302,16 @@ def draw(rows, path):
         fontsize=8,
     )
     ax.axhline(1, color="0.6", lw=1)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 0.08))
     for ax, (along, values) in zip(axes.flat[1:], SCALING.items()):
         mine = [row for kind, row in rows if kind == "scaling" and row["along"] == along]
         for i, name in enumerate(("bayesmix", "sklearn")):
             if mine:
                 ax.loglog([r[along] for r in mine], [r[f"{name}_seconds"] * 1e3 for r in mine], MARKERS[i] + "-",
                           color=COLORS[i], label={"sklearn": "scikit-learn"}.get(name, name))  # fmt: skip
+        ticks = [value["ndk".index(along)] for value in values]
+        ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.minorticks_off()
         fixed = dict(zip("ndk", values[0]))
         fixed.pop(along)
         ax.set(
