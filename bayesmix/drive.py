@@ -23,7 +23,7 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.results import CODE
 from bayesmix.statistics import Statistics
-from bayesmix.threads import advance_by_parts, parts_of
+from bayesmix.threads import advance_by_parts, parts_of, tables_of
 
 __all__ = ["Path", "begin", "remember", "run"]
 
@@ -107,6 +107,7 @@ def run(
     parts = parts_of(observations, each)
     with double_precision():
         parts = jax.device_put(parts)
+    tables = tables_of(parts, options)
     with (
         ThreadPoolExecutor(len(parts)) as pool,
         tqdm(desc=title, unit=" steps", delay=2, disable=None, leave=False) as bar,
@@ -124,7 +125,7 @@ def run(
                     states = _one_by_one(states, budget, parts[0], np.float64(beta), rules, options)
                 else:
                     states = advance_by_parts(
-                        states, budget, parts, np.float64(beta), rules, options, pool, new=new
+                        states, budget, parts, np.float64(beta), rules, options, pool, tables, new=new
                     )
                     states = jax.tree.map(np.array, states)
                 new = False

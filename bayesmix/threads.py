@@ -25,7 +25,7 @@ from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_t
 from bayesmix.observations import Observations
 from bayesmix.statistics import Statistics
 
-__all__ = ["advance_by_parts", "parts_of"]
+__all__ = ["advance_by_parts", "parts_of", "tables_of"]
 
 # Products n k p of a pass, some six milliseconds on one core: to share a step costs up to two.
 _WORTH = 2e7
@@ -54,6 +54,19 @@ def parts_of(observations: Observations, products: float) -> list[Observations]:
     ]
 
 
+def tables_of(parts: Sequence[Observations], options: Options) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    """Rows and weights of each part where an assignment is all that counts, so that its sums are made on the host."""
+    if len(parts) == 1 or options.responsibilities != "hard" or parts[0].second is None:
+        return None
+    return [
+        (
+            np.moveaxis(np.asarray(part.x), 1, -1).reshape(-1, part.x.shape[1]),
+            np.asarray(part.weight).reshape(-1),
+        )
+        for part in parts
+    ]
+
+
 def advance_by_parts(
     states: State,
     limits: np.ndarray,
@@ -62,30 +75,24 @@ def advance_by_parts(
     rules: Rules,
     options: Options,
     pool: ThreadPoolExecutor,
+    tables: list[tuple[np.ndarray, np.ndarray]] | None,
     *,
     new: bool,
 ) -> State:
-    """What `loop.advance` does, one start after another; of a `new` call the first parts go one by one.
+    """What `loop.advance` does, one start after another, with the `tables_of` the parts.
 
-    Otherwise each thread would compile the same program.
+    Of a `new` call the first parts go one by one: otherwise each thread would compile the same program.
     """
-
-    # Where an assignment is all that counts its sums are made on the host: a mask's product is half of a step.
-    rows = None
-    if options.responsibilities == "hard" and parts[0].second is not None:
-        rows = [np.moveaxis(np.asarray(part.x), 1, -1).reshape(-1, part.x.shape[1]) for part in parts]
-        weights = [np.asarray(part.weight).reshape(-1) for part in parts]
 
     # Handed over once: at each of the calls it would take longer than the M-step.
     beta, rules, numbers = jax.device_put((beta, rules, [np.int32(i) for i in range(len(parts))]))
 
     def pass_over(turn: Turn, part: int) -> Statistics:
         with double_precision():
-            if rows is None:
+            if tables is None:
                 return jax.block_until_ready(_part(turn, parts[part], numbers[part], beta, options))
             label, objective = _labels(turn, parts[part])
-            k = turn.mixture.n_components
-            moments = sums_by_label(rows[part], weights[part], np.asarray(label).reshape(-1), k)
+            moments = sums_by_label(*tables[part], np.asarray(label).reshape(-1), turn.mixture.n_components)
             return Statistics(moments, objective, parts[part].second)
 
     def climb(state: State, limit: int, alone: bool) -> State:
