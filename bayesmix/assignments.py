@@ -23,9 +23,8 @@ def labels(
 ) -> tuple[Array, Array]:
     """The most probable cluster of every point (blocks, b), where one covariance is shared, and the hard objective."""
     natural = natural_parameters(mixture, factor).astype(observations.x.dtype)
-    natural = jnp.roll(
-        natural, -1, axis=1
-    )  # the constant last, so that points on a grid that tie do so exactly
+    # The constant last, so that points on a grid that tie do so exactly.
+    natural = jnp.roll(natural, -1, axis=1)
 
     def block(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
         x, weight = part

@@ -8,7 +8,7 @@ beside them on the processor. `jax.default_device`, where it is set, decides ins
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
 import jax
@@ -42,5 +42,8 @@ def _beside_accelerator() -> Iterator[None]:
         stack.enter_context(jax.enable_x64(True))
         stack.enter_context(jax.default_matmul_precision("highest"))
         if jax.config.jax_default_device is None:
-            stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
+            with suppress(
+                RuntimeError
+            ):  # JAX may have been told to know no processor, and then all is on the GPU
+                stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
         yield

@@ -62,6 +62,10 @@ def write_store(tree: Any, path: Any) -> None:
             target.rename(old)
         part.rename(target)
     finally:
+        if (
+            old.exists() and not target.exists()
+        ):  # the new one did not come to its place: the old one is not lost
+            old.rename(target)
         for rest in (part, old):
             shutil.rmtree(rest, ignore_errors=True)
 

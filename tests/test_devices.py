@@ -127,6 +127,17 @@ def test_beside_an_accelerator_small_work_is_the_processors_and_products_keep_th
     assert not jax.config.jax_enable_x64
 
 
+def test_without_a_processor_all_is_on_the_accelerator(monkeypatch):
+    def none(*kind):
+        raise RuntimeError("Unknown backend cpu")
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", none)
+    with devices.double_precision():
+        assert jax.config.jax_default_device is None
+        assert jax.config.jax_enable_x64
+
+
 @pytest.mark.skipif(not GPU, reason="JAX has no GPU here")
 def test_a_gpu_is_taken_for_long_passes_and_left_for_short_ones(x):
     long = prepare(K, "VVV", np.tile(x, (100, 1)), None, 0.0).observations.x

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -123,6 +124,22 @@ def test_a_posterior_is_a_zarr_store_where_its_name_says_so(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["draws.zarr", "kept.zarr", "plain.zarr"]
     with xarray.open_datatree(tmp_path / "draws.zarr", engine="zarr", consolidated=False) as opened:
         assert opened["posterior"].attrs["method"] == "made"
+
+
+def test_a_store_that_cannot_be_replaced_is_not_lost(tmp_path, monkeypatch):
+    draws, real = tree(), Path.rename
+    bm.save(draws, tmp_path / "draws.zarr")
+
+    def rename(self, target):
+        if self.name.endswith(".part"):
+            raise OSError("no place")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="no place"):
+        bm.save(draws, tmp_path / "draws.zarr")
+    assert bm.load(tmp_path / "draws.zarr").identical(draws)
+    assert os.listdir(tmp_path) == ["draws.zarr"]
 
 
 def _hostile_stores(folder):
