@@ -5,6 +5,7 @@ This module imports NumPyro; import it where it is used.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 
 from bayesmix.chains import Frame, Plan, curvature
-from bayesmix.conjugate import parameters_of
+from bayesmix.conjugate import Parameters, blank, parameters_of
 from bayesmix.devices import double_precision
 from bayesmix.distribution import precision_sites
 from bayesmix.em import optima
@@ -29,7 +30,7 @@ from bayesmix.potential import Evidence, potential, prior_points, unconstrained
 from bayesmix.problem import Problem, inside
 from bayesmix.programs import FixedPrior, ProgramPrior
 
-__all__ = ["evidence_of", "from_optima", "from_prior", "in_sites"]
+__all__ = ["blank_starts", "evidence_of", "from_optima", "from_prior", "given_starts", "in_sites"]
 
 _NEAR = 10.0  # nats below the best optimum at which a chain may start
 _FLAT = 1e-3  # least curvature of the potential along any direction, where that of each parameter is one
@@ -53,26 +54,39 @@ def evidence_of(
     return Evidence(observations, fixed, prior, problem.units.origin, problem.units.scale)
 
 
-def from_optima(problem: Problem, given: np.ndarray, init: Any, n_chains: int, key: Any) -> GaussianMixture:
+def given_starts(problem: Problem, init: Any, n_chains: int) -> list[GaussianMixture]:
+    """The mixtures of `init`, one or a list, in loop units; none where it is `None`.
+
+    Raises:
+        ValueError: mixtures that do not fit the model or the number of chains.
+    """
+    if init is None:
+        return []
+    some = list(init) if isinstance(init, list | tuple) else [init]
+    for mixture in some:
+        _require(mixture, problem)
+    if len(some) not in (1, n_chains):
+        raise ValueError(f"init has {len(some)} mixtures for {n_chains} chains; pass one, or one a chain")
+    return [inside(problem, mixture) for mixture in some]
+
+
+def from_optima(
+    problem: Problem, given: np.ndarray, known: list[GaussianMixture], n_chains: int, key: Any
+) -> GaussianMixture:
     """A mixture a chain (chains, ...), in loop units.
 
     Args:
         problem: the data, with the prior under which optima are sought.
         given: known clusters of its rows, -1 where they are not.
-        init: mixtures in the data's units, or `None`.
+        known: mixtures to take instead of optima, if there are any.
         n_chains: how many.
         key: seeds the search.
 
     Raises:
-        ValueError: mixtures that do not fit the model or the number of chains.
+        ValueError: no optimum is clean.
     """
-    if init is not None:
-        some = list(init) if isinstance(init, list | tuple) else [init]
-        for mixture in some:
-            _require(mixture, problem)
-        if len(some) not in (1, n_chains):
-            raise ValueError(f"init has {len(some)} mixtures for {n_chains} chains; pass one, or one a chain")
-        found = [inside(problem, mixture) for mixture in some]
+    if known:
+        found = known
     elif (given >= 0).any():
         generator = as_generator(key)
         found = [_from_labels(problem, given, generator) for _ in range(n_chains)]
@@ -114,6 +128,21 @@ def _from_labels(problem: Problem, given: np.ndarray, generator: np.random.Gener
     rules = problem.rules
     with double_precision():
         return to_numpy(maximize(start.mixture, start.statistics, rules.floor, (), rules.penalty).mixture)
+
+
+def blank_starts(plan: Plan, evidence: Evidence, problem: Problem) -> tuple[Any, Any]:
+    """What has the shapes of what the method begins with, and of what it samples (chains, ...)."""
+    n = plan.n_chains
+    if plan.method == "gibbs":
+        of = blank(problem.structure, (n, problem.n_components, problem.x.shape[1]))
+        start = Parameters(of.weights, of.means, of.covariance.values)
+        return start, start
+    with double_precision():
+        points = prior_points.eval_shape(plan.story, evidence, np.zeros((n, 2), np.uint32))
+    if plan.method != "nuts":
+        return points, points
+    p = sum(math.prod(a.shape[1:]) for a in points.values())
+    return Frame(points, np.broadcast_to(0.0, (n, p, p)), np.broadcast_to(0.0, (n, p))), points
 
 
 def in_sites(

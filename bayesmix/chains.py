@@ -29,7 +29,7 @@ from numpyro.infer import MCMC, NUTS
 from numpyro.infer.mcmc import MCMCKernel
 
 from bayesmix.checkpoints import Checkpoint, restored, stored
-from bayesmix.compilation import wide
+from bayesmix.compilation import Call, wide
 from bayesmix.devices import double_precision
 from bayesmix.gibbs import GibbsKernel, GibbsState
 from bayesmix.inputs import cores
@@ -38,7 +38,7 @@ from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, potential
 from bayesmix.prior import ConjugatePrior
 
-__all__ = ["Frame", "Plan", "advance", "curvature", "run_chains"]
+__all__ = ["Frame", "Plan", "advance", "chunk_of", "curvature", "run_chains"]
 
 _CHUNK = 200  # steps a call at most: the progress bar moves by as many
 # What is recorded of each draw beside the parameters: NumPyro's name, and the schema's.
@@ -155,6 +155,29 @@ def _groups(plan: Plan, evidence: Evidence) -> int:
     return plan.n_chains if plan.method == "nuts" else math.gcd(plan.n_chains, cores())
 
 
+def _shape(plan: Plan, evidence: Evidence, total: int) -> tuple[int, int, bool]:
+    """How many steps a call takes, of how many chains, and whether these are several."""
+    size = plan.n_chains // _groups(plan, evidence)
+    return -(-total // -(-total // _CHUNK)), size, size > 1
+
+
+def chunk_of(plan: Plan, evidence: Evidence, starts: Any, total: int) -> Call:
+    """The call of which `run_chains` makes all others, for starts of these shapes."""
+    chunk, size, together = _shape(plan, evidence, total)
+
+    def lane(a: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *a.shape[1:]) if together else a.shape[1:], a.dtype)
+
+    words = np.zeros((size, 2) if together else 2, np.uint32)
+    with double_precision():
+        begin = jax.tree.map(lane, starts)
+        gibbs = plan.method == "gibbs"
+        state = (
+            GibbsState(begin, words) if gibbs else _begin.eval_shape(words, begin, evidence, plan, together)
+        )
+    return Call(_advance, (state, begin, evidence, plan, chunk, together))
+
+
 def run_chains(
     plan: Plan,
     evidence: Evidence,
@@ -181,9 +204,7 @@ def run_chains(
     from tqdm import tqdm
 
     total = n_warmup + n_draws
-    chunk = -(-total // -(-total // _CHUNK))
-    size = plan.n_chains // _groups(plan, evidence)
-    together = size > 1
+    chunk, size, together = _shape(plan, evidence, total)
     lanes = [slice(c, c + size) if together else c for c in range(0, plan.n_chains, size)]
     kept = None if checkpoint is None else checkpoint.read()
     if kept is not None:

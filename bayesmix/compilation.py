@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import update_wrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-__all__ = ["enable_compilation_cache", "wide"]
+from bayesmix.devices import double_precision
 
+__all__ = ["Call", "enable_compilation_cache", "wide"]
+
+# One program is traced at a time: two threads would take turns, and both would be late.
+_TRACING = threading.Lock()
 _FLOAT32 = np.dtype(np.float32)  # there is one
 
 
@@ -47,6 +54,30 @@ class wide:
     def _cache_size(self) -> int:
         """How many programs there are, as of any function of `jax.jit`."""
         return sum(program._cache_size() for program in (self._single, self._double))
+
+
+class Call(NamedTuple):
+    """A call of a function of `jax.jit` that is to come, with its arguments or what has their shapes and types."""
+
+    function: Any
+    arguments: tuple
+
+    def compile(self) -> None:
+        """Compile its program, on any thread: the call itself finds it there, while no other thread compiles it too."""
+        with double_precision():
+            with _TRACING:
+                lowered = self.function.lower(*self.arguments)
+            lowered.compile()
+
+
+@contextmanager
+def compiling(calls: list[Call], threads: int) -> Iterator[list[Future]]:
+    """Compile the programs of calls to come, in their order, beside what is done inside; a future of each."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield [pool.submit(call.compile) for call in calls]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def enable_compilation_cache(folder: Any = None) -> Path:

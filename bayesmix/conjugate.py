@@ -28,7 +28,16 @@ from bayesmix.statistics import Statistics
 from bayesmix.storage import STORAGES, inverse_cholesky, per_cluster
 from bayesmix.variates import PER_GAMMA, log_gamma_of, normal_of, uniform, wishart_factor
 
-__all__ = ["Law", "Parameters", "conditional_law", "draw", "log_densities", "mixture_of", "parameters_of"]
+__all__ = [
+    "Law",
+    "Parameters",
+    "blank",
+    "conditional_law",
+    "draw",
+    "log_densities",
+    "mixture_of",
+    "parameters_of",
+]
 
 
 class Parameters(NamedTuple):
@@ -37,6 +46,15 @@ class Parameters(NamedTuple):
     weights: Any
     means: Any
     cholesky: Any
+
+
+def blank(row: Structure, shape: tuple[int, int, int]) -> GaussianMixture:
+    """Mixtures without numbers that are looked at, (s, k, d), which take no memory."""
+    s, k, d = shape
+    values = np.broadcast_to(0.0, (s, 1 if row.shared else k, *(d,) * row.form.axes))
+    return GaussianMixture(
+        np.broadcast_to(0.0, (s, k)), np.broadcast_to(0.0, shape), Covariance(values, row.name)
+    )
 
 
 def mixture_of(theta: Parameters, row: Structure) -> GaussianMixture:

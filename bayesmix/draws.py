@@ -14,13 +14,14 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesmix.chains import Plan
-from bayesmix.conjugate import mixture_of
+from bayesmix.compilation import Call
+from bayesmix.conjugate import blank, mixture_of
 from bayesmix.density import precision_factor, simulate
 from bayesmix.devices import double_precision
 from bayesmix.inputs import key_data, to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import Penalty, log_prior_parts, to_data_units
-from bayesmix.pointwise import allocate, with_points
+from bayesmix.pointwise import allocate, point_calls, with_points
 from bayesmix.potential import Evidence, log_prior_of_sites, realize
 from bayesmix.problem import Problem
 from bayesmix.programs import FixedPrior, ProgramPrior
@@ -29,7 +30,7 @@ from bayesmix.trees import flat_draws, mixture_tree
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["draws_of", "posterior_tree", "replicates"]
+__all__ = ["draws_of", "posterior_tree", "replicates", "tree_calls"]
 
 _MOST = 10**8  # numbers of pointwise log-likelihood that are kept without asking
 
@@ -52,6 +53,21 @@ def draws_of(
         sites = prior.shown(sites, problem.units.scale) if isinstance(prior, ProgramPrior) else {}
     mixture, sites = jax.tree.map(lambda a: np.asarray(a).reshape(*shape, *np.shape(a)[1:]), (mixture, sites))
     return replace(mixture, feature_names=problem.names), sites
+
+
+def tree_calls(
+    plan: Plan, evidence: Evidence, problem: Problem, given: np.ndarray, points: Any, n_draws: int
+) -> list[Call]:
+    """Those that make a tree of so many draws of each chain and relabel it, for sampled `points` of these shapes."""
+    k, n = problem.n_components, plan.n_chains * n_draws
+    drawn = blank(problem.structure, (n, k, problem.points.shape[1]))
+    some = point_calls(drawn, with_points(problem.points, given))
+    if problem.rules.penalty is not None and not isinstance(evidence.prior, ProgramPrior):
+        some.append(Call(_log_priors, (problem.rules.penalty, drawn)))
+    if plan.method != "gibbs":
+        flat = jax.tree.map(lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), points)
+        some.append(Call(realize, (plan.story, evidence, flat)))
+    return some
 
 
 @jax.jit

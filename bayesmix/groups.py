@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from bayesmix.acceleration import pays
+from bayesmix.compilation import Call
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.devices import double_precision
 from bayesmix.drive import remember
@@ -33,8 +33,6 @@ FIRST = 12  # EM's own steps of every start, before only the best of each cell g
 _GENTLE = 1e-3  # nats a point: larger gains are those of EM's own steps, which climb the hill that is there
 _PASSES = 40  # of a start, on average
 _MANY = 64  # starts, that are accelerated however few the rows: a search is seldom the only one
-# One program is traced at a time: two threads would take turns, and both would be late.
-_TRACING = threading.Lock()
 
 
 class Cell(NamedTuple):
@@ -130,12 +128,10 @@ def _problem(x: np.ndarray, weight: np.ndarray, storage: str, by_column: bool, t
 
 def compile_ahead(group: Group, options: Options) -> None:
     """Compile the program of a group, while its starts are not known yet: no step of any."""
-    with _TRACING, double_precision():
-        blank = replace(group, cells=group.cells[:1], verdicts={})
-        rows = np.arange(group.largest)
-        begin(blank, Starts(rows, {k: [rows % k] for k, _ in blank.cells}))
-        advance.lower(*_arguments(blank, np.zeros(1, int), 0), options)
-    advance_some(blank, np.zeros(1, int), 0, options)
+    blank = replace(group, cells=group.cells[:1], verdicts={})
+    rows = np.arange(group.largest)
+    begin(blank, Starts(rows, {k: [rows % k] for k, _ in blank.cells}))
+    Call(advance, (*_arguments(blank, np.zeros(1, int), 0), options)).compile()
 
 
 def begin(group: Group, starts: Starts) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from bayesmix.compilation import Call
 from bayesmix.density import draw_cluster, log_joint, log_sum
 from bayesmix.devices import double_precision
 from bayesmix.inputs import points_last, to_numpy
@@ -19,6 +20,7 @@ __all__ = [
     "allocate",
     "log_likelihoods",
     "mean_responsibilities",
+    "point_calls",
     "relabelling_costs",
     "with_points",
 ]
@@ -86,6 +88,15 @@ def allocate(
         logs, z = to_numpy(_allocate(mixtures._arrays(), points.x, points.given, words))
     s, k = len(words), mixtures.n_components
     return logs.reshape(s, -1)[:, : points.n], z.reshape(s, -1)[:, : points.n].astype(np.min_scalar_type(k))
+
+
+def point_calls(mixtures: GaussianMixture, points: Points) -> list[Call]:
+    """Those of `allocate` and `mean_responsibilities`, for mixtures of these shapes."""
+    arrays, words = mixtures._arrays(), np.zeros((len(mixtures.weights), 2), np.uint32)
+    return [
+        Call(_allocate, (arrays, points.x, points.given, words)),
+        Call(_responsibilities, (arrays, points.x, points.given)),
+    ]
 
 
 @jax.jit

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import wait
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ import numpy as np
 
 from bayesmix import switching
 from bayesmix.checkpoints import Checkpoint, fingerprint
-from bayesmix.inputs import Points, as_count, as_generator, as_key, as_name, as_points, key_words
+from bayesmix.compilation import compiling
+from bayesmix.inputs import Points, as_count, as_generator, as_key, as_name, as_points, cores, key_words
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
 from bayesmix.prior import ConjugatePrior, require_site, weak_prior
@@ -139,9 +141,16 @@ def sample_posterior(
     given = _given(labels, len(problem.points), k)
 
     from bayesmix.approximations import APPROXIMATIONS, approximate
-    from bayesmix.chain_starts import evidence_of, from_optima, from_prior, in_sites
-    from bayesmix.chains import Plan, run_chains
-    from bayesmix.draws import draws_of, posterior_tree
+    from bayesmix.chain_starts import (
+        blank_starts,
+        evidence_of,
+        from_optima,
+        from_prior,
+        given_starts,
+        in_sites,
+    )
+    from bayesmix.chains import Plan, chunk_of, run_chains
+    from bayesmix.draws import draws_of, posterior_tree, tree_calls
 
     evidence = evidence_of(resolved, problem, prior, given[problem.keep])
     story = story_of(k, structure, resolved.prior if prior is None else None)
@@ -154,12 +163,19 @@ def sample_posterior(
         permute=permute,
         target_accept=target_accept,
     )
+    chosen = given_starts(problem, init, n_chains)
+    start, point = blank_starts(plan, evidence, problem)
+    calls = tree_calls(plan, evidence, problem, given, point, n_draws)
+    if method not in APPROXIMATIONS:
+        calls.insert(0, chunk_of(plan, evidence, start, n_warmup + n_draws))
     for_starts, for_chains = as_generator(key).spawn(2)
-    if prior is None:
-        starts = from_prior(plan, evidence, for_starts)
-    else:
-        mixtures = from_optima(problem, given[problem.keep], init, n_chains, key)
-        starts = in_sites(plan, evidence, mixtures, for_starts)
+    with compiling(calls, cores()) as compiled:
+        if prior is None:
+            starts = from_prior(plan, evidence, for_starts)
+        else:
+            mixtures = from_optima(problem, given[problem.keep], chosen, n_chains, key)
+            starts = in_sites(plan, evidence, mixtures, for_starts)
+        wait(compiled)
     words = key_words(for_chains, n_chains)
     known = _attributes(model, prior, method, key, n_warmup)
     if method in APPROXIMATIONS:

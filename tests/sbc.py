@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 import bayesmix as bm
-from bayesmix.chain_starts import evidence_of, from_optima, in_sites
+from bayesmix.chain_starts import evidence_of, from_optima, given_starts, in_sites
 from bayesmix.chains import Plan, advance, run_chains
 from bayesmix.covariance import STRUCTURES
 from bayesmix.devices import double_precision
@@ -171,7 +171,9 @@ def sample(method, x, prior, structure, seed, *, steps=None, n_draws=RANKS - 1, 
     given = [None] * len(x)
     if init is not None:
         given = [bm.GaussianMixture.of(*one, covariance=structure) for one in zip(*init)]
-    optima = [from_optima(p, unknown, one, 1, key) for p, one, key in zip(problems, given, keys)]
+    optima = [
+        from_optima(p, unknown, given_starts(p, one, 1), 1, key) for p, one, key in zip(problems, given, keys)
+    ]
     raws, diverging = [], 0
     if method == "gibbs":
         starts = in_sites(plan, evidence[0], _stack(optima, np.concatenate), spawned[0][0])

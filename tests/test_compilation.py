@@ -4,6 +4,7 @@ import logging
 import re
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -45,6 +46,23 @@ def test_a_search_over_k_compiles_one_loop_and_the_next_none(compiled):
     assert compiled().count("jit(advance)") == 1  # cells are padded to the largest k, so not nine
     bm.search(x[::-1] * 3, n_components=range(1, 10), covariance="VVV", key=1)  # other data of that shape
     bm.search(x[:260], n_components=range(1, 10), covariance="EEE")  # padded to as many; of the same storage
+    assert compiled() == []
+
+
+@pytest.mark.parametrize("method", ["gibbs", "nuts", "laplace"])
+@pytest.mark.parametrize("structure", ["VVV", "EEI"])
+def test_programs_of_a_posterior_are_compiled_ahead_once_and_never_again(compiled, method, structure):
+    x = bm.datasets.load("old_faithful").to_numpy()[:90]
+    options = {"method": method, "n_chains": 4, "n_warmup": 30, "n_draws": 50}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* (diverged|Pareto k) ?.*")
+        bm.sample_posterior(bm.MixtureModel(2, structure, "weak"), x, key=0, **options)
+        named = compiled()
+        # Those that are compiled ahead are those that are called: a shape that differs would be a program too many.
+        assert {"jit(_allocate)", "jit(_responsibilities)", "jit(_log_priors)"} <= set(named)
+        long = [name for name in named if re.match(r"jit\((_|advance|realize|unconstrained)", name)]
+        assert sorted(set(long)) == long
+        bm.sample_posterior(bm.MixtureModel(2, structure, "weak"), x[::-1] * 2, key=1, **options)
     assert compiled() == []
 
 
