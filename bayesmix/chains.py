@@ -2,8 +2,8 @@
 
 Warm-up is the first steps, which are thrown away, so a chunk continued as often as it takes is all of a chain.
 NumPyro's `MCMC` is built and run inside the compiled function, so data, keys and starts are its arguments and a second
-call compiles nothing. On a CPU the cores run chains of their own: four NUTS chains in lock step cost as much as one
-after the other, and all wait for the longest path besides. Elsewhere all are advanced together.
+call compiles nothing. On a CPU the cores run chains of their own: chains in lock step cost as much as one after the
+other, and those of NUTS wait for the longest path besides. Elsewhere all are advanced together.
 
 NUTS moves in coordinates u in which the curvature of the potential at the start is one (`Frame`), so that its warm-up
 need not find out how unlike the parameters are in scale.
@@ -13,7 +13,6 @@ This module imports NumPyro; import it where it is used.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +39,9 @@ from bayesmix.prior import ConjugatePrior
 
 __all__ = ["Frame", "Plan", "advance", "chunk_of", "curvature", "run_chains"]
 
-_CHUNK = 200  # steps a call at most: the progress bar moves by as many
+_CHUNK = 1000  # steps a call at most, of many points fewer: the progress bar moves by as many
+_LEAST = 20
+_POINTS = 2 * 10**6  # that a call passes over
 # What is recorded of each draw beside the parameters: NumPyro's name, and the schema's.
 _FIELDS: dict[str, dict[str, str]] = {
     "nuts": {
@@ -148,17 +149,11 @@ def curvature(plan: Plan, evidence: Evidence, center: Any) -> Float[np.ndarray, 
     return (second + second.T) / 2
 
 
-def _groups(plan: Plan, evidence: Evidence) -> int:
-    """Into how many groups, each advanced by one program in a thread of its own, the chains fall."""
-    if not isinstance(evidence.observations.x, np.ndarray):  # on an accelerator
-        return 1
-    return plan.n_chains if plan.method == "nuts" else math.gcd(plan.n_chains, cores())
-
-
 def _shape(plan: Plan, evidence: Evidence, total: int) -> tuple[int, int, bool]:
-    """How many steps a call takes, of how many chains, and whether these are several."""
-    size = plan.n_chains // _groups(plan, evidence)
-    return -(-total // -(-total // _CHUNK)), size, size > 1
+    """How many steps a call takes, of how many chains, and whether these are advanced together."""
+    together = not isinstance(evidence.observations.x, np.ndarray)  # on an accelerator
+    most = min(_CHUNK, max(_LEAST, _POINTS // evidence.observations.weight.size))
+    return -(-total // -(-total // most)), plan.n_chains if together else 1, together
 
 
 def chunk_of(plan: Plan, evidence: Evidence, starts: Any, total: int) -> Call:
@@ -236,7 +231,7 @@ def run_chains(
     done = 0
     with (
         patient() as patience,
-        ThreadPoolExecutor(len(lanes)) as pool,
+        ThreadPoolExecutor(min(len(lanes), cores())) as pool,
         tqdm(total=total, desc=plan.method, unit=" draws", delay=2, disable=None, leave=False) as bar,
     ):
         with double_precision():
@@ -252,11 +247,11 @@ def run_chains(
             )
             parts = [restored("parts", whole, kept)]
             bar.update(min(done, total))
-        first = done
         try:
             while done < total:
                 patience.check()
-                states, outs = zip(*_each(pool, turn, states, begins, new=done == first))
+                # Its program is there: `chunk_of`.
+                states, outs = zip(*_each(pool, turn, states, begins, new=False))
                 parts.append(jax.tree.map(lambda *leaves: np.concatenate(leaves), *outs))
                 seen = parts[-1][1].get("diverging", np.zeros((1, 0)))[
                     :, max(0, n_warmup - done) : total - done

@@ -105,7 +105,7 @@ def conditional_law(statistics: Statistics, prior: ConjugatePrior, row: Structur
     return Law(prior.concentration + count, strength, center, degrees, scale)
 
 
-def draw(key: Array, law: Law, row: Structure) -> Parameters:
+def draw(words: Array, law: Law, row: Structure) -> Parameters:
     """θ from its law. All random numbers come from one call: generating them is most of what is compiled."""
     axes, d = row.form.axes, law.center.shape[-1]
     shapes = per_cluster(law.degrees, axes and 1) / 2
@@ -113,7 +113,7 @@ def draw(key: Array, law: Law, row: Structure) -> Parameters:
         shapes = shapes - (jnp.arange(d) / 2 if axes == 2 else jnp.zeros(d))
     both = jnp.concatenate([jnp.ravel(shapes), law.concentration])
     counts = PER_GAMMA * both.size, 2 * law.center.size, 2 * law.scale.size * (axes == 2)
-    gamma, mean, below = jnp.split(uniform(key, (sum(counts),)), np.cumsum(counts)[:-1])
+    gamma, mean, below = jnp.split(uniform(words, (sum(counts),)), np.cumsum(counts)[:-1])
     logs = log_gamma_of(gamma.reshape(-1, both.size), both)
     weights = jax.nn.softmax(logs[shapes.size :])
     root = jnp.exp(logs[: shapes.size].reshape(shapes.shape) / 2) * math.sqrt(2)  # of chi-squares

@@ -21,10 +21,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bayesmix.covariance import Covariance
-from bayesmix.elementary import exp_below, log_above
+from bayesmix.elementary import exp_below, log_positive
 from bayesmix.inputs import chunks_of, cores
 from bayesmix.storage import numbers
-from bayesmix.variates import indices
+from bayesmix.variates import indices, uniform
 
 if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
@@ -45,7 +45,7 @@ def log_sum(logits: Float[Array, "k b"]) -> Float[Array, " b"]:
     return top + n.log(n.sum(n.exp(logits - top), axis=0))
 
 
-def draw_cluster(key: Array, logits: Float[Array, "k b"]) -> tuple[Array, Array]:
+def draw_cluster(words: Array, logits: Float[Array, "k b"]) -> tuple[Array, Array]:
     """A cluster of each point, drawn with the chances that the logits give, and log Σ_k exp(logits).
 
     One uniform number a point against the distribution function: a fifth of the time of noise on every logit.
@@ -54,8 +54,8 @@ def draw_cluster(key: Array, logits: Float[Array, "k b"]) -> tuple[Array, Array]
     top = jnp.max(logits, axis=0)
     below = jnp.tril(jnp.ones((k, k), logits.dtype)) @ exp_below(logits - top)
     # The last cluster is whatever is left, so that rounding never leaves a point without one.
-    z = jnp.sum(jax.random.uniform(key, top.shape, logits.dtype) * below[-1] >= below[:-1], axis=0)
-    return z, top + log_above(below[-1])
+    z = jnp.sum(uniform(words, top.shape, logits.dtype) * below[-1] > below[:-1], axis=0)
+    return z, top + log_positive(below[-1])
 
 
 def precision_factor(covariance: Covariance, n_features: int) -> tuple[Array, Array]:

@@ -1,8 +1,8 @@
-"""exp and log of softmax sums, for XLA on a processor.
+"""exp and log of softmax sums, and what normal numbers are made with, for XLA on a processor.
 
-It computes float64 logarithms one by one and takes twice as long as it need over exponentials: together half of an
-EM step with few features. Here the argument is split into a power of two, which is set or read as bits, and a
-remainder near zero or one, whose Taylor series is summed: straight-line code, which becomes vector instructions. exp
+It computes float64 logarithms and cosines one by one and takes twice as long as it need over exponentials: together
+half of an EM step with few features. Here the argument is split into a power of two, which is set or read as bits, and
+a remainder near zero or one, whose Taylor series is summed: straight-line code, which becomes vector instructions. exp
 is right to 1 unit in the last place, log to 3. Other precisions and other devices have XLA's own functions.
 """
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["exp_below", "log_above"]
+__all__ = ["cos_turn", "exp_below", "log_positive"]
 
 _LEAST = -708.0  # exp of less is below the smallest normal number
 _SHIFT = 1.5 * 2.0**52  # added to a float, leaves its nearest integer in the last bits
@@ -27,6 +27,7 @@ _ROOT_BITS = (_BIAS << 52) - 0x3FE6A09E667F3BCD  # from the bits of sqrt(1/2) to
 _LN2 = 0.6931471803691238, 1.9082149292705877e-10
 _EXP = [1 / math.factorial(i) for i in range(14)]
 _LOG = [2 / (2 * i + 1) for i in range(11)]
+_SIN = [(-1) ** i / math.factorial(2 * i + 1) for i in range(12)]
 
 
 def _choose(own: Callable[[Array], Array], theirs: Callable[[Array], Array], x: Array) -> Array:
@@ -58,8 +59,8 @@ def _exp(x: Array) -> Array:
 
 
 @jax.custom_jvp
-def log_above(x: Array) -> Array:
-    """log(x) of x >= 1: exactly 0 at 1, NaN of NaN and infinity."""
+def log_positive(x: Array) -> Array:
+    """log(x) of normal numbers x > 0: exactly 0 at 1, NaN of NaN and infinity."""
     return _choose(_log, jnp.log, x)
 
 
@@ -71,6 +72,16 @@ def _log(x: Array) -> Array:
     return exponent * _LN2[0] + (s * _series(_LOG, s * s) + exponent * _LN2[1])
 
 
+def cos_turn(x: Array) -> Array:
+    """cos(2 pi x) of 0 <= x <= 1, to 4e-16."""
+    return _choose(_cos_turn, lambda x: jnp.cos(2 * math.pi * x), x)
+
+
+def _cos_turn(x: Array) -> Array:
+    y = 2 * math.pi * (0.25 - jnp.minimum(x, 1 - x))  # the sine of what is left to a quarter
+    return y * _series(_SIN, y * y)
+
+
 # Bits have no derivative.
 @exp_below.defjvp
 def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
@@ -78,6 +89,6 @@ def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return value, value * tangents[0]
 
 
-@log_above.defjvp
+@log_positive.defjvp
 def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    return log_above(*primals), tangents[0] / primals[0]
+    return log_positive(*primals), tangents[0] / primals[0]

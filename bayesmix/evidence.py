@@ -199,7 +199,7 @@ def _propose(
 
     def one(pair: tuple[Array, Array]) -> Parameters:
         of_draw = jax.tree.map(lambda leaf: leaf[pair[1]], statistics)
-        return draw(jax.random.wrap_key_data(pair[0]), conditional_law(of_draw, prior, row), row)
+        return draw(pair[0], conditional_law(of_draw, prior, row), row)
 
     return jax.lax.map(one, (words, which))
 

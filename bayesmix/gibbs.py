@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from numpyro.infer.mcmc import MCMCKernel
 
@@ -24,6 +23,7 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.prior import ConjugatePrior
 from bayesmix.statistics import Statistics, summarize
+from bayesmix.variates import split, uniform
 
 __all__ = ["GibbsKernel", "GibbsState"]
 
@@ -76,7 +76,7 @@ class GibbsKernel(MCMCKernel):
         return GibbsState(init_params, rng_key)
 
     def sample(self, state: GibbsState, model_args: tuple, model_kwargs: dict) -> GibbsState:
-        key, coin, noise, shuffle = jax.random.split(state.rng_key, 4)
+        key, coin, noise, shuffle = split(state.rng_key, 4)
         weights, means, cholesky = state.z
         structure, axes = self._row, self._row.form.axes
         factor = jnp.swapaxes(cholesky, -1, -2) if axes == 2 else cholesky
@@ -89,7 +89,7 @@ class GibbsKernel(MCMCKernel):
         law = conditional_law(statistics + self._fixed, self._prior, structure)
         drawn = draw(noise, law, structure)
         if self._permute:
-            order = jax.random.permutation(shuffle, weights.shape[0])
+            order = jnp.argsort(uniform(shuffle, weights.shape))
             drawn = drawn._replace(weights=drawn.weights[order], means=drawn.means[order])
             if not structure.shared:
                 drawn = drawn._replace(cholesky=drawn.cholesky[order])

@@ -24,7 +24,7 @@ from numpyro.distributions.util import validate_sample
 from bayesmix.covariance import Structure
 from bayesmix.inputs import is_traced
 from bayesmix.storage import STORAGES, inverse_cholesky
-from bayesmix.variates import log_gamma, uniform, wishart_factor
+from bayesmix.variates import log_gamma, split, uniform, wishart_factor, words_of
 
 __all__ = [
     "Dirichlet", "Gamma", "MeansByPrecision", "WishartCholesky", "WishartCholeskyByRate", "bartlett", "transposed",
@@ -78,7 +78,7 @@ class Gamma(dist.Gamma):
         assert key is not None
         concentration, rate = cast(tuple[Array, Array], (self.concentration, self.rate))
         shapes = jnp.broadcast_to(concentration, (*sample_shape, *self.batch_shape))
-        return jnp.exp(log_gamma(key, shapes)) / rate
+        return jnp.exp(log_gamma(words_of(key), shapes)) / rate
 
 
 class Dirichlet(dist.Dirichlet):
@@ -87,7 +87,7 @@ class Dirichlet(dist.Dirichlet):
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n k"]:
         assert key is not None
         shapes = jnp.broadcast_to(self.concentration, (*sample_shape, *self.batch_shape, *self.event_shape))
-        return jax.nn.softmax(log_gamma(key, shapes), axis=-1)
+        return jax.nn.softmax(log_gamma(words_of(key), shapes), axis=-1)
 
 
 class MeansByPrecision(dist.Distribution):
@@ -128,7 +128,7 @@ class MeansByPrecision(dist.Distribution):
 
 def bartlett(key: Array, nu: Any, d: int, batch: tuple[int, ...]) -> Float[Array, "*n d d"]:
     """Lower factors of Wishart draws of unit scale."""
-    above, below = jax.random.split(key)
+    above, below = split(words_of(key), 2)
     shapes = jnp.broadcast_to((jnp.asarray(nu, float)[..., None] - jnp.arange(d)) / 2, (*batch, d))
     root = jnp.sqrt(2 * jnp.exp(log_gamma(above, shapes)))
     return wishart_factor(root, uniform(below, (2, *batch, d, d)))

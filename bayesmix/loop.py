@@ -32,6 +32,7 @@ from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import CODE
 from bayesmix.statistics import Statistics, summarize
 from bayesmix.units import Floor
+from bayesmix.variates import split
 
 __all__ = [
     "Options", "Rules", "State", "Turn", "advance", "begin_turn", "climb", "e_step", "end_turn", "map_starts",
@@ -103,7 +104,7 @@ def begin_turn(state: State, rules: Rules, options: Options) -> Turn:
     """The M-step, unless it is to be skipped, and what acceleration makes of it."""
     key = draw = onward = None
     if options.responsibilities.startswith("sampled"):
-        key, draw = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(state.key)))
+        key, draw = split(state.key, 2)
     memory = state.memory
     if memory is not None:
         gentle = ~(state.gain >= rules.gentle) & ~state.skip  # no gain is known yet where it is NaN
@@ -206,7 +207,7 @@ def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) 
         options.responsibilities,
         whitened=options.whitened,
         beta=beta,
-        key=None if turn.draw is None else jax.random.wrap_key_data(turn.draw),
+        key=turn.draw,
         factor=turn.inverse,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +14,9 @@ from jaxtyping import Array, Float, Int
 from bayesmix.compilation import Call
 from bayesmix.density import draw_cluster, log_joint, log_sum
 from bayesmix.devices import double_precision
-from bayesmix.inputs import points_last, to_numpy
+from bayesmix.inputs import cores, points_last, to_numpy
 from bayesmix.mixture import GaussianMixture
+from bayesmix.variates import split
 
 __all__ = [
     "Points",
@@ -57,13 +60,30 @@ def _together(draws: int, x: Array) -> int:
     return max(size for size in range(1, most + 1) if draws % size == 0)
 
 
+def _by_core(function: Any, draws: Any, *points: Any) -> list[Any]:
+    """function(draws, *points) of as many equal parts of the draws (s, ...) as there are cores, or of all."""
+    parts = _parts(draws)
+    with ThreadPoolExecutor(len(parts)) as pool:
+        Call(function, (parts[0], *points)).compile()  # lest two threads do
+
+        def of(part: Any) -> Any:
+            with double_precision():
+                return to_numpy(function(part, *points))
+
+        return list(pool.map(of, parts))
+
+
+def _parts(draws: Any) -> list[Any]:
+    s = jax.tree.leaves(draws)[0].shape[0]
+    size = s // math.gcd(s, cores())
+    return [jax.tree.map(lambda a, i=i: a[i : i + size], draws) for i in range(0, s, size)]
+
+
 @jax.jit
-def _allocate(mixtures: GaussianMixture, x: Array, given: Array, keys: Array) -> tuple[Array, Array]:
+def _allocate(draws: tuple[GaussianMixture, Array], x: Array, given: Array) -> tuple[Array, Array]:
     def one(pair: tuple[GaussianMixture, Array]) -> tuple[Array, Array]:
         mixture, words = pair
-        key = jax.random.wrap_key_data(words)
-        # One block takes the key itself: a split costs as much as the draws.
-        keys = key[None] if x.shape[0] == 1 else jax.random.split(key, x.shape[0])
+        keys = words[None] if x.shape[0] == 1 else split(words, x.shape[0])
 
         def block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
             z, total = draw_cluster(part[2], _logits(mixture, *part[:2]))
@@ -71,7 +91,7 @@ def _allocate(mixtures: GaussianMixture, x: Array, given: Array, keys: Array) ->
 
         return jax.lax.map(block, (x, given, keys))
 
-    return jax.lax.map(one, (mixtures, keys), batch_size=_together(len(keys), x))
+    return jax.lax.map(one, draws, batch_size=_together(len(draws[1]), x))
 
 
 def allocate(
@@ -84,8 +104,8 @@ def allocate(
         points: from `with_points`.
         words: key data (s, 2).
     """
-    with double_precision():
-        logs, z = to_numpy(_allocate(mixtures._arrays(), points.x, points.given, words))
+    found = _by_core(_allocate, (mixtures._arrays(), words), points.x, points.given)
+    logs, z = map(np.concatenate, zip(*found))
     s, k = len(words), mixtures.n_components
     return logs.reshape(s, -1)[:, : points.n], z.reshape(s, -1)[:, : points.n].astype(np.min_scalar_type(k))
 
@@ -94,8 +114,8 @@ def point_calls(mixtures: GaussianMixture, points: Points) -> list[Call]:
     """Those of `allocate` and `mean_responsibilities`, for mixtures of these shapes."""
     arrays, words = mixtures._arrays(), np.zeros((len(mixtures.weights), 2), np.uint32)
     return [
-        Call(_allocate, (arrays, points.x, points.given, words)),
-        Call(_responsibilities, (arrays, points.x, points.given)),
+        Call(_allocate, (_parts((arrays, words))[0], points.x, points.given)),
+        Call(_responsibilities, (_parts(arrays)[0], points.x, points.given)),
     ]
 
 
@@ -115,8 +135,7 @@ def log_likelihoods(
 ) -> Float[np.ndarray, " s"]:
     """Σ w_n log p(x_n) of each draw (s, ...), jointly with the clusters that are given."""
     blocks = points_last(np.asarray(weight, np.float64), points.x.shape[-1])
-    with double_precision():
-        return np.asarray(_log_likelihoods(mixtures._arrays(), points.x, points.given, blocks))
+    return np.concatenate(_by_core(_log_likelihoods, mixtures._arrays(), points.x, points.given, blocks))
 
 
 @jax.jit
@@ -137,8 +156,8 @@ def _responsibilities(mixtures: GaussianMixture, x: Array, given: Array) -> Arra
 
 def mean_responsibilities(mixtures: GaussianMixture, points: Points) -> Float[np.ndarray, "n k"]:
     """p(z | x) averaged over draws (s, ...), whose labels must mean the same."""
-    with double_precision():
-        mean = np.asarray(_responsibilities(mixtures._arrays(), points.x, points.given))
+    parts = _by_core(_responsibilities, mixtures._arrays(), points.x, points.given)
+    mean = np.mean(parts, axis=0)
     return np.moveaxis(mean, 1, -1).reshape(-1, mixtures.n_components)[: points.n]
 
 
@@ -164,5 +183,4 @@ def relabelling_costs(
     size = points.x.shape[-1]
     logs = points_last(np.log(np.maximum(mean, 1e-300)), size)
     weight = points_last(np.ones(points.n), size)
-    with double_precision():
-        return np.asarray(_costs(mixtures._arrays(), points.x, points.given, weight, logs))
+    return np.concatenate(_by_core(_costs, mixtures._arrays(), points.x, points.given, weight, logs))

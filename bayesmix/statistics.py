@@ -31,10 +31,11 @@ from jaxtyping import Array, Float
 
 from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
-from bayesmix.elementary import exp_below, log_above
+from bayesmix.elementary import exp_below, log_positive
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.storage import STORAGES, numbers, per_cluster, with_one
+from bayesmix.variates import split
 
 __all__ = [
     "RESPONSIBILITIES", "Statistics", "common_part", "expected_log_joint", "largest", "moments_of",
@@ -71,7 +72,7 @@ def _soft(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> 
     top = jnp.max(logits, axis=0)
     unnormalised = exp_below(logits - top)
     total = jnp.sum(unnormalised, axis=0)
-    return unnormalised * (weight / total), jnp.sum(weight * (top + log_above(total)))
+    return unnormalised * (weight / total), jnp.sum(weight * (top + log_positive(total)))
 
 
 def _hard(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
@@ -100,7 +101,7 @@ def _sampled(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) 
 def _sampled_counts(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
     """r drawn for whole-number weights: a multinomial count, which is `weight` independent draws."""
     chances = jax.nn.softmax(logits, axis=0).T
-    counts = jax.random.multinomial(key, weight, chances, dtype=logits.dtype).T
+    counts = jax.random.multinomial(jax.random.wrap_key_data(key), weight, chances, dtype=logits.dtype).T
     return counts, jnp.sum(weight * log_sum(logits))
 
 
@@ -132,7 +133,7 @@ def summarize(
         responsibilities: a row of `RESPONSIBILITIES`.
         whitened: the rule for the moments; see the module's text. No matter where Σ is shared.
         beta: inverse temperature.
-        key: for the rows that draw.
+        key: key data (2,) for the rows that draw.
         factor: `precision_factor` of the mixture's covariance, where the caller has it already.
     """
     assign = RESPONSIBILITIES[responsibilities]
@@ -153,7 +154,7 @@ def summarize(
         return tuple(part.astype(jnp.float64) for part in parts)
 
     count = observations.x.shape[0]
-    keys = None if key is None else jax.random.split(key, count)
+    keys = None if key is None else key[None] if count == 1 else split(key, count)
     xs = (observations.x, observations.weight, keys)
     first = jax.tree.map(lambda a: a[0], xs)
     if count == 1:

@@ -157,16 +157,19 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
     groups = {}
     for name, group in posterior.children.items():
         dataset = group.to_dataset()
+        new: dict[str, Any] = {}  # variables without coordinates: nothing to be aligned
         if {"chain", "draw"} <= set(dataset.dims) and not name.startswith("prior"):
-            dataset = _dataset_permuted(dataset, shaped)
+            new |= _permuted(dataset, shaped)
         if name == "allocations":
-            dataset["z"] = dataset["z"].copy(data=_renamed(z, order).reshape(dataset["z"].shape))
-            dataset["responsibilities"] = (("obs_id", "cluster"), mean)
-            dataset = dataset.assign_coords(cluster=np.arange(k))
-        if name == "sample_stats":
-            if "permutation" not in dataset:  # else it was permuted above, with all that has clusters
-                dataset["permutation"] = (("chain", "draw", "cluster"), shaped)
-            dataset = dataset.assign_coords(cluster=np.arange(k))
+            new["z"] = dataset["z"].variable.copy(data=_renamed(z, order).reshape(dataset["z"].shape))
+            new["responsibilities"] = (("obs_id", "cluster"), mean)
+        if (
+            name == "sample_stats" and "permutation" not in dataset
+        ):  # else it is permuted with all that has clusters
+            new["permutation"] = (("chain", "draw", "cluster"), shaped)
+        if name in ("allocations", "sample_stats"):
+            new["cluster"] = np.arange(k)
+        dataset = dataset.assign(new)
         if name == "posterior":
             dataset.attrs |= {
                 "relabelling": method,
@@ -177,13 +180,13 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
     return xarray.DataTree.from_dict(groups)
 
 
-def _dataset_permuted(dataset: xarray.Dataset, order: np.ndarray) -> xarray.Dataset:
-    """A copy in which every variable with draws and a cluster has its clusters in the order (chain, draw, cluster)."""
-    out = dataset.copy()
-    for name, variable in dataset.data_vars.items():
-        if {"chain", "draw", "cluster"} <= set(variable.dims):
-            moved = variable.transpose("chain", "draw", "cluster", ...)
+def _permuted(dataset: xarray.Dataset, order: np.ndarray) -> dict[str, xarray.Variable]:
+    """Every variable with draws and a cluster, its clusters in the order (chain, draw, cluster)."""
+    found = {}
+    for name, array in dataset.data_vars.items():
+        if {"chain", "draw", "cluster"} <= set(array.dims):
+            moved = array.variable.transpose("chain", "draw", "cluster", ...)
             index = order.reshape(*order.shape, *(1,) * (moved.ndim - 3))
             values = np.take_along_axis(moved.values, index, axis=2)
-            out[name] = moved.copy(data=values).transpose(*variable.dims)
-    return out
+            found[str(name)] = moved.copy(data=values).transpose(*array.dims)
+    return found

@@ -24,6 +24,7 @@ from bayesmix.inputs import cores
 from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_turn
 from bayesmix.observations import Observations
 from bayesmix.statistics import Statistics
+from bayesmix.variates import split
 
 __all__ = ["advance_by_parts", "parts_of", "tables_of"]
 
@@ -149,6 +150,5 @@ def _labels(turn: Turn, observations: Observations) -> tuple[Array, Array]:
 @partial(wide, static_argnames="options")
 def _part(turn: Turn, observations: Observations, part: Any, beta: Any, options: Options) -> Statistics:
     if turn.draw is not None:  # each part draws on its own
-        draw = jax.random.fold_in(jax.random.wrap_key_data(turn.draw), part)
-        turn = turn._replace(draw=jax.random.key_data(draw))
+        turn = turn._replace(draw=split(turn.draw, 1, part)[0])
     return e_step(turn, observations, beta, options)

@@ -222,7 +222,7 @@ def test_uniform_ranks_pass_and_others_do_not():
 def _successive(start, x, keys, prior, noise):
     """Chains of θ given x by a sweep of the package's, x given θ anew: θ (chains, steps, ...) and x.
 
-    `noise` holds keys (chains, steps); `keys` those of the sweeps.
+    `noise` holds keys (chains, steps); `keys` the words (chains, steps, 2) of those of the sweeps.
     """
     d, k = x.shape[-1], start.weights.shape[-1]
     row = STRUCTURES["VVV"]
@@ -254,7 +254,7 @@ def geweke(believed, seed, chains=400, steps=200, n=8):
     keys = jax.random.split(jax.random.key(seed), (2, chains, steps))
     theta = Parameters(start.weights, start.means, np.linalg.cholesky(np.linalg.inv(start.covariances)))
     with double_precision():
-        found, points = to_numpy(_successive(theta, x, keys[0], believed, keys[1]))
+        found, points = to_numpy(_successive(theta, x, jax.random.key_data(keys[0]), believed, keys[1]))
     covariances = np.linalg.inv(found.cholesky @ np.swapaxes(found.cholesky, -1, -2))
     flat = [
         np.reshape(a, (chains * steps, *a.shape[2:]))

@@ -15,6 +15,7 @@ from bayesmix.conjugate import conditional_law, draw, log_densities, mixture_of,
 from bayesmix.density import precision_factor
 from bayesmix.devices import double_precision
 from bayesmix.initialize import known_statistics
+from bayesmix.inputs import key_data
 from bayesmix.penalty import log_prior, penalty, rescaled
 from bayesmix.problem import prepare
 
@@ -90,9 +91,7 @@ def test_the_law_given_allocations_is_bayes_theorem(name):
     constants = []
     with double_precision():
         laws = jax.jit(lambda: [conditional_law(s, inner, row) for s in (statistics, nothing)])()
-        thetas = jax.jit(jax.vmap(lambda key: draw(key, laws[0], row)))(
-            jax.random.split(jax.random.key(0), 3)
-        )
+        thetas = jax.jit(jax.vmap(lambda key: draw(key, laws[0], row)))(key_data(0, 3))
         logs = jax.jit(jax.vmap(lambda t: [log_densities(law, t, row) for law in laws]))(thetas)
         every = mixture_of(thetas, row)
         assert_allclose(np.asarray(parameters_of(every).cholesky), np.asarray(thetas.cholesky), rtol=1e-8)
