@@ -62,20 +62,27 @@ class Call(NamedTuple):
     function: Any
     arguments: tuple
 
-    def compile(self) -> None:
-        """Compile its program, on any thread: the call itself finds it there, while no other thread compiles it too."""
-        with double_precision():
-            with _TRACING:
-                lowered = self.function.lower(*self.arguments)
-            lowered.compile()
+    def traced(self) -> Callable[[], None]:
+        """What compiles its program, on any thread: the call itself finds it, while no other thread compiles it too."""
+        with double_precision(), _TRACING:
+            lowered = self.function.lower(*self.arguments)
+
+        def compile() -> None:
+            with double_precision():
+                lowered.compile()
+
+        return compile
 
 
 @contextmanager
 def compiling(calls: list[Call], threads: int) -> Iterator[list[Future]]:
-    """Compile the programs of calls to come, in their order, beside what is done inside; a future of each."""
+    """Compile the programs of calls to come, in their order, beside what is done inside; a future of each.
+
+    They are traced here: NumPyro knows one thread, and Python has one at a time.
+    """
     pool = ThreadPoolExecutor(threads)
     try:
-        yield [pool.submit(call.compile) for call in calls]
+        yield [pool.submit(call.traced()) for call in calls]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -131,7 +131,7 @@ def compile_ahead(group: Group, options: Options) -> None:
     blank = replace(group, cells=group.cells[:1], verdicts={})
     rows = np.arange(group.largest)
     begin(blank, Starts(rows, {k: [rows % k] for k, _ in blank.cells}))
-    Call(advance, (*_arguments(blank, np.zeros(1, int), 0), options)).compile()
+    Call(advance, (*_arguments(blank, np.zeros(1, int), 0), options)).traced()()
 
 
 def begin(group: Group, starts: Starts) -> None:

@@ -57,7 +57,7 @@ class Rules(NamedTuple):
 
     floor: Floor
     tol: Any
-    rounding: Any  # relative error of a sum in the data's precision, with room for its order
+    rounding: Any  # relative error of a sum over the points, with room for its order
     total: Any  # total weight times features, the size of the sum
     penalty: Penalty | None = None  # a conjugate prior
     settle: Any = 0  # steps of size one, before they decrease

@@ -64,7 +64,7 @@ def _by_core(function: Any, draws: Any, *points: Any) -> list[Any]:
     """function(draws, *points) of as many equal parts of the draws (s, ...) as there are cores, or of all."""
     parts = _parts(draws)
     with ThreadPoolExecutor(len(parts)) as pool:
-        Call(function, (parts[0], *points)).compile()  # lest two threads do
+        Call(function, (parts[0], *points)).traced()()  # lest two threads do
 
         def of(part: Any) -> Any:
             with double_precision():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,10 +80,12 @@ def prepare(
     grid = np.array([spacing(column) for column in scaled.T])
     observations = observe(scaled, w, structure)
     summed = observations.x.dtype
+    # Points err in the data's precision, each on its own; their sum does in float64.
+    own, double = (4 * float(np.finfo(dtype).eps) for dtype in (summed, np.float64))
     rules = Rules(
         units.floor.summed_in(summed),
         float(tol),
-        max(float(np.finfo(summed).eps), 4 * float(np.finfo(np.float64).eps)),
+        max(own / math.sqrt(len(w)), double),
         float(w.sum() * points.shape[1]),
         None if prior is None else penalty(prior, units, structure, n_components),
     )

@@ -39,7 +39,6 @@ from bayesmix.observations import Observations, observe
 from bayesmix.problem import Problem
 from bayesmix.results import CODE
 from bayesmix.units import suspect
-from bayesmix.variates import indices
 from bayesmix.verdict import Verdict, best, verdict
 
 __all__ = ["RESAMPLE", "Refits", "refit"]
@@ -56,8 +55,9 @@ def _weighted(words: np.ndarray, problem: Problem, source: GaussianMixture) -> t
 def _nonparametric(
     words: np.ndarray, problem: Problem, source: GaussianMixture
 ) -> tuple[np.ndarray, np.ndarray]:
-    rows = indices(problem.w, round(problem.w.sum()), np.random.default_rng(words))
-    return problem.x, np.bincount(rows, minlength=len(problem.w)).astype(np.float64)
+    total = problem.w.sum()
+    times = np.random.default_rng(words).multinomial(round(total), problem.w / total)
+    return problem.x, times.astype(np.float64)
 
 
 def _parametric(

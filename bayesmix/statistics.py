@@ -67,18 +67,23 @@ class Statistics:
 Assign = Callable[[Array, Array, Any], tuple[Array, Array]]
 
 
+def _sum(values: Float[Array, " b"]) -> Array:
+    """In float64: gains are differences of such sums, and of float32 they would be rounding while EM still climbs."""
+    return jnp.sum(values.astype(float))
+
+
 def _soft(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
     """r = softmax; the free energy is then the log-likelihood."""
     top = jnp.max(logits, axis=0)
     unnormalised = exp_below(logits - top)
     total = jnp.sum(unnormalised, axis=0)
-    return unnormalised * (weight / total), jnp.sum(weight * (top + log_positive(total)))
+    return unnormalised * (weight / total), _sum(weight * (top + log_positive(total)))
 
 
 def _hard(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
     """r = 1 at the largest logit, as a mask."""
     first, top = largest(logits)
-    return jnp.where(_index(logits) == first, weight, 0), jnp.sum(weight * top)
+    return jnp.where(_index(logits) == first, weight, 0), _sum(weight * top)
 
 
 def largest(logits: Float[Array, "k b"]) -> tuple[Array, Array]:
@@ -95,14 +100,14 @@ def _index(logits: Float[Array, "k b"]) -> Float[Array, "k 1"]:
 def _sampled(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
     """r drawn: one categorical draw a point. The objective is the log-likelihood."""
     z, total = draw_cluster(key, logits)
-    return jnp.where(jnp.arange(logits.shape[0])[:, None] == z, weight, 0), jnp.sum(weight * total)
+    return jnp.where(jnp.arange(logits.shape[0])[:, None] == z, weight, 0), _sum(weight * total)
 
 
 def _sampled_counts(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
     """r drawn for whole-number weights: a multinomial count, which is `weight` independent draws."""
     chances = jax.nn.softmax(logits, axis=0).T
     counts = jax.random.multinomial(jax.random.wrap_key_data(key), weight, chances, dtype=logits.dtype).T
-    return counts, jnp.sum(weight * log_sum(logits))
+    return counts, _sum(weight * log_sum(logits))
 
 
 # How p(z | x) becomes responsibilities, which carry the observation's weight. Logits come multiplied by the

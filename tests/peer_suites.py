@@ -49,8 +49,6 @@ OTHER = (
 )  # another class, by its name in the parameters
 # Public tests that fail, and why they should.
 EXPLAINED = {
-    "test_gaussian_mixture_precisions_init_diag[float32]": "it counts the steps of two float32 runs that stop where gains "
-    "are rounding, and one takes a step more",
     "test_check_weights": "it pins scikit-learn's message, which calls the smallest weight max and the largest min",
 }
 

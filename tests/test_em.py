@@ -434,8 +434,9 @@ def test_criteria_of_the_reference_fits():
 
 @pytest.mark.parametrize("name", FEW)
 def test_stochastic_em_comes_near_the_optimum_and_keeps_the_best_it_saw(name):
-    # Samples on which a chain's clusters stay apart: where they change places its averaged statistics say nothing.
-    key = 3 if name == "V" else 4
+    # Samples on which a chain's clusters stay apart in nine runs of ten or more: where they change places its averaged
+    # statistics say nothing.
+    key = 2 if name == "V" else 11
     x, z = data(name, key)
     fit = bm.fit(model(name), x, method="stochastic", init=z, key=1)
     assert fit.n_steps == 300
