@@ -26,9 +26,11 @@ def given_parts(
     weights = _array(weights_init, "weights", (k,))
     if weights is not None:
         if (weights < 0).any() or (weights > 1).any():
+            # scikit-learn's words, which take the one for the other, and which its tests pin; then what is so.
+            low, high = weights.min(), weights.max()
             raise ValueError(
-                f"The parameter 'weights' should be in the range [0, 1], but got max value {weights.max():.5f}, "
-                f"min value {weights.min():.5f}"
+                f"The parameter 'weights' should be in the range [0, 1], but got max value {low:.5f}, "
+                f"min value {high:.5f}: weights_init goes from {low:.5g} to {high:.5g}"
             )
         if abs(weights.sum() - 1) > (1e-6 if weights.dtype == np.float32 else 1e-8):
             raise ValueError(
