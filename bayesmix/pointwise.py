@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayesmix.compilation import Call
+from bayesmix.compilation import Call, wide
 from bayesmix.density import draw_cluster, log_joint, log_sum
 from bayesmix.devices import double_precision
+from bayesmix.elementary import exp_below
 from bayesmix.inputs import cores, points_last, to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.variates import split
@@ -54,10 +55,9 @@ def _logits(mixture: GaussianMixture, x: Array, given: Array) -> Array:
     return jnp.where(known, -jnp.inf, logits)
 
 
-def _together(draws: int, x: Array) -> int:
-    """How many draws are evaluated at once, so that few points do not make small kernels."""
-    most = max(1, _BLOCK // x.shape[-1])
-    return max(size for size in range(1, most + 1) if draws % size == 0)
+def _softmax(logits: Array) -> Array:
+    unnormalised = exp_below(logits - jnp.max(logits, axis=0))
+    return unnormalised / jnp.sum(unnormalised, axis=0)
 
 
 def _by_core(function: Any, draws: Any, *points: Any) -> list[Any]:
@@ -79,7 +79,7 @@ def _parts(draws: Any) -> list[Any]:
     return [jax.tree.map(lambda a, i=i: a[i : i + size], draws) for i in range(0, s, size)]
 
 
-@jax.jit
+@wide
 def _allocate(draws: tuple[GaussianMixture, Array], x: Array, given: Array) -> tuple[Array, Array]:
     def one(pair: tuple[GaussianMixture, Array]) -> tuple[Array, Array]:
         mixture, words = pair
@@ -91,7 +91,7 @@ def _allocate(draws: tuple[GaussianMixture, Array], x: Array, given: Array) -> t
 
         return jax.lax.map(block, (x, given, keys))
 
-    return jax.lax.map(one, draws, batch_size=_together(len(draws[1]), x))
+    return jax.lax.map(one, draws)
 
 
 def allocate(
@@ -119,7 +119,7 @@ def point_calls(mixtures: GaussianMixture, points: Points) -> list[Call]:
     ]
 
 
-@jax.jit
+@wide
 def _log_likelihoods(mixtures: GaussianMixture, x: Array, given: Array, weight: Array) -> Array:
     def one(mixture: GaussianMixture) -> Array:
         def block(part: tuple[Array, Array, Array]) -> Array:
@@ -127,7 +127,7 @@ def _log_likelihoods(mixtures: GaussianMixture, x: Array, given: Array, weight: 
 
         return jnp.sum(jax.lax.map(block, (x, given, weight)))
 
-    return jax.lax.map(one, mixtures, batch_size=_together(len(mixtures.means), x))
+    return jax.lax.map(one, mixtures)
 
 
 def log_likelihoods(
@@ -138,20 +138,16 @@ def log_likelihoods(
     return np.concatenate(_by_core(_log_likelihoods, mixtures._arrays(), points.x, points.given, blocks))
 
 
-@jax.jit
+@wide
 def _responsibilities(mixtures: GaussianMixture, x: Array, given: Array) -> Array:
-    s = mixtures.means.shape[0]
+    """Their mean over the draws."""
 
-    def one(mixture: GaussianMixture) -> Array:
-        return jax.lax.map(lambda part: jax.nn.softmax(_logits(mixture, *part), axis=0), (x, given))
+    def add(total: Array, mixture: GaussianMixture) -> tuple[Array, None]:
+        own = jax.lax.map(lambda part: _softmax(_logits(mixture, *part)), (x, given))
+        return total + own, None
 
-    def add(total: Array, some: GaussianMixture) -> tuple[Array, None]:
-        return total + jnp.sum(jax.vmap(one)(some), axis=0), None
-
-    size = _together(s, x)
-    groups = jax.tree.map(lambda a: a.reshape(s // size, size, *a.shape[1:]), mixtures)
     zero = jnp.zeros((x.shape[0], mixtures.n_components, x.shape[-1]))
-    return jax.lax.scan(add, zero, groups)[0] / s
+    return jax.lax.scan(add, zero, mixtures)[0] / mixtures.means.shape[0]
 
 
 def mean_responsibilities(mixtures: GaussianMixture, points: Points) -> Float[np.ndarray, "n k"]:
@@ -161,19 +157,19 @@ def mean_responsibilities(mixtures: GaussianMixture, points: Points) -> Float[np
     return np.moveaxis(mean, 1, -1).reshape(-1, mixtures.n_components)[: points.n]
 
 
-@jax.jit
+@wide
 def _costs(mixtures: GaussianMixture, x: Array, given: Array, weight: Array, logs: Array) -> Array:
     def one(mixture: GaussianMixture) -> Array:
         def add(total: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
             x, given, weight, logs = part
-            r = jax.nn.softmax(_logits(mixture, x, given), axis=0) * weight
+            r = _softmax(_logits(mixture, x, given)) * weight
             own = jnp.sum(jnp.where(r > 0, r * jnp.log(jnp.where(r > 0, r, 1)), 0), axis=1)
             return total + own[:, None] - r @ logs.T, None
 
         k = mixture.n_components
         return jax.lax.scan(add, jnp.zeros((k, k)), (x, given, weight, logs))[0]
 
-    return jax.lax.map(one, mixtures, batch_size=_together(len(mixtures.means), x))
+    return jax.lax.map(one, mixtures)
 
 
 def relabelling_costs(

@@ -59,11 +59,12 @@ def _ecr(draws: _Draws) -> np.ndarray:
     for _ in range(_ROUNDS):
         together = np.zeros((s, k, k))
         for t in range(k):
+            of_t = z[:, reference == t]
             for j in range(k):
-                together[:, t, j] = np.count_nonzero(z[:, reference == t] == j, axis=1)
+                together[:, t, j] = (of_t == j).sum(axis=1, dtype=np.uint32)
         order = assigned(-together)
         named = _renamed(z, order)
-        counts = np.stack([np.count_nonzero(named == t, axis=0) for t in range(k)])
+        counts = np.stack([(named == t).sum(axis=0, dtype=np.uint32) for t in range(k)])
         update = counts.argmax(axis=0).astype(z.dtype)
         if (update == reference).all():
             break

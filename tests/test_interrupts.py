@@ -29,6 +29,7 @@ def pressed_at(monkeypatch, module, name, call):
             raise KeyboardInterrupt
         return function(*arguments, **options)
 
+    counted.lower = getattr(function, "lower", None)  # pyright: ignore
     monkeypatch.setattr(module, name, counted)
 
 
