@@ -1,5 +1,8 @@
 """bayesmix: Gaussian mixtures as an explicit generative model, on JAX, NumPyro and ArviZ."""
 
+from importlib import import_module
+from typing import Any
+
 from bayesmix import datasets
 from bayesmix.agreement import adjusted_rand_index
 from bayesmix.allocations import coclustering
@@ -77,3 +80,10 @@ __all__ = [
     "stochastic_chain",
     "weak_prior",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`plots` and `sklearn` load when they are asked for: they bring matplotlib and scikit-learn."""
+    if name in ("plots", "sklearn"):
+        return import_module(f"bayesmix.{name}")
+    raise AttributeError(f"module 'bayesmix' has no attribute {name!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -641,3 +643,12 @@ def test_new_figures_look_alike():
             False,
             False,
         ]
+
+
+def test_plots_load_when_they_are_asked_for():
+    code = (
+        "import sys, bayesmix as bm; before = {'matplotlib', 'sklearn'} & set(sys.modules); "
+        "print(before, bm.plots.__name__, bm.sklearn.__name__, hasattr(bm, 'something'))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["set()", "bayesmix.plots", "bayesmix.sklearn", "False"]
