@@ -39,7 +39,8 @@ from bayesmix.prior import ConjugatePrior
 
 __all__ = ["Frame", "Plan", "advance", "chunk_of", "curvature", "run_chains"]
 
-_CHUNK = 1000  # steps a call at most, of many points fewer: the progress bar moves by as many
+# Steps a call at most, of many points fewer: the progress bar moves by as many.
+_CHUNK = {"nuts": 200, "gibbs": 1000}
 _LEAST = 20
 _POINTS = 2 * 10**6  # that a call passes over
 # What is recorded of each draw beside the parameters: NumPyro's name, and the schema's.
@@ -152,7 +153,7 @@ def curvature(plan: Plan, evidence: Evidence, center: Any) -> Float[np.ndarray, 
 def _shape(plan: Plan, evidence: Evidence, total: int) -> tuple[int, int, bool]:
     """How many steps a call takes, of how many chains, and whether these are advanced together."""
     together = not isinstance(evidence.observations.x, np.ndarray)  # on an accelerator
-    most = min(_CHUNK, max(_LEAST, _POINTS // evidence.observations.weight.size))
+    most = min(_CHUNK[plan.method], max(_LEAST, _POINTS // evidence.observations.weight.size))
     return -(-total // -(-total // most)), plan.n_chains if together else 1, together
 
 

@@ -87,7 +87,7 @@ def test_an_interrupted_search_gives_back_its_finished_cells_and_goes_on(tmp_pat
 
 @pytest.mark.parametrize("options", [GIBBS, NUTS], ids=["gibbs", "nuts"])
 def test_an_interrupted_sampler_gives_back_its_draws_and_goes_on(tmp_path, monkeypatch, options):
-    monkeypatch.setattr(chains, "_CHUNK", 20)
+    monkeypatch.setitem(chains._CHUNK, options["method"], 20)
     run = {**options, "relabelling": None}
     path = tmp_path / "chains"
     turns = run["n_chains"]  # each advanced by a call of its own
