@@ -42,8 +42,7 @@ def _beside_accelerator() -> Iterator[None]:
         stack.enter_context(jax.enable_x64(True))
         stack.enter_context(jax.default_matmul_precision("highest"))
         if jax.config.jax_default_device is None:
-            with suppress(
-                RuntimeError
-            ):  # JAX may have been told to know no processor, and then all is on the GPU
+            # JAX may have been told to know no processor, and then all is on the GPU.
+            with suppress(RuntimeError):
                 stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
         yield

@@ -62,9 +62,8 @@ def write_store(tree: Any, path: Any) -> None:
             target.rename(old)
         part.rename(target)
     finally:
-        if (
-            old.exists() and not target.exists()
-        ):  # the new one did not come to its place: the old one is not lost
+        # Where the new one did not come to its place the old one is not lost.
+        if old.exists() and not target.exists():
             old.rename(target)
         for rest in (part, old):
             shutil.rmtree(rest, ignore_errors=True)

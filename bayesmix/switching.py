@@ -164,9 +164,8 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
         if name == "allocations":
             new["z"] = dataset["z"].variable.copy(data=_renamed(z, order).reshape(dataset["z"].shape))
             new["responsibilities"] = (("obs_id", "cluster"), mean)
-        if (
-            name == "sample_stats" and "permutation" not in dataset
-        ):  # else it is permuted with all that has clusters
+        # Where it is there already it is permuted with all that has clusters.
+        if name == "sample_stats" and "permutation" not in dataset:
             new["permutation"] = (("chain", "draw", "cluster"), shaped)
         if name in ("allocations", "sample_stats"):
             new["cluster"] = np.arange(k)

@@ -49,7 +49,7 @@ def words_of(key: Array) -> Array:
 
 
 def split(words: Array, n: int, stream: Any = 0) -> Array:
-    """Keys (n, 2) out of one, others for each stream."""
+    """Keys (n, 2) out of one, others for each stream, none of them of the counters that `uniform` takes."""
     return jnp.stack(_threefry(words, n, stream + 1), axis=1)
 
 
