@@ -32,7 +32,6 @@ from jaxtyping import Array
 
 from bayesmix.covariance import Covariance
 from bayesmix.mixture import GaussianMixture
-from bayesmix.storage import STORAGES
 
 __all__ = ["Memory", "Proposal", "asked", "blank", "learn", "pays", "propose"]
 
@@ -223,29 +222,23 @@ def _known(memory: Memory, residual: Array) -> Array:
 
 
 def _quasi_newton(steps: Array, changes: Array, residual: Array) -> Array:
-    """H f by limited-memory BFGS in its compact form; f itself where nothing is remembered.
-
-    With rows s_i and y_i, R the upper triangle of s_iᵀy_j, D its diagonal and a = R⁻¹ S f
-
-        H f = f + Sᵀ R⁻ᵀ ((D + Y Yᵀ) a - Y f) - Yᵀ a
+    """H f by limited-memory BFGS, the oldest of the steps s and changes y first; f where nothing is remembered.
 
     References:
-        Byrd, Nocedal & Schnabel (1994), Representations of quasi-Newton matrices and their use in limited memory
-        methods, Math. Programming 63, theorem 2.2.
+        Nocedal (1980), Updating quasi-Newton matrices with limited storage, Mathematics of Computation 35.
     """
-    curved = jnp.sum(steps * changes, axis=1) > _CURVED * jnp.sum(steps * steps, axis=1)
-    s, y = (jnp.where(curved[:, None], rows, 0) for rows in (steps, changes))
-    count = len(steps)
-    products = jnp.concatenate([s, y]) @ jnp.concatenate([y, residual[None]]).T
-    sy, yy, sf, yf = (
-        products[:count, :count],
-        products[count:, :count],
-        products[:count, -1],
-        products[count:, -1],
-    )
-    lower = jnp.tril(sy.T) + jnp.diag(jnp.where(curved, 0.0, 1.0))  # Rᵀ
-    inverse = STORAGES["full"].inverse(lower)
-    a = jnp.sum(inverse * sf[:, None], axis=0)
-    b = jnp.diagonal(sy) * a + jnp.sum(yy * a, axis=1) - yf
-    c = jnp.sum(inverse * b, axis=1)
-    return residual + jnp.sum(s * c[:, None] - y * a[:, None], axis=0)
+    along = jnp.sum(steps * changes, axis=1)
+    curved = along > _CURVED * jnp.sum(steps * steps, axis=1)
+    rows = steps, changes, jnp.where(curved, 1 / jnp.where(curved, along, 1), 0)
+
+    def back(left: Array, row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        step, change, scale = row
+        part = scale * jnp.sum(step * left)
+        return left - part * change, part
+
+    def forth(found: Array, row: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
+        step, change, scale, part = row
+        return found + step * (part - scale * jnp.sum(change * found)), None
+
+    left, parts = jax.lax.scan(back, residual, rows, reverse=True)
+    return jax.lax.scan(forth, left, (*rows, parts))[0]

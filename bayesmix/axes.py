@@ -61,7 +61,7 @@ def _turned(point: tuple[Array], direction: tuple[Array]) -> tuple[Array, Array]
 
 
 def diagonal(matrices: Float[Array, "k d d"]) -> Float[Array, "k d"]:
-    return jnp.diagonal(matrices, axis1=-2, axis2=-1)
+    return STORAGES["full"].diagonal(matrices)
 
 
 def principal_axes(scatter: Float[Array, "k d d"]) -> tuple[Array, Array]:
@@ -179,8 +179,10 @@ def _newton(turned: Array, terms: Terms) -> tuple[Array, Array]:
         storage = STORAGES["full"]
         root = storage.inverse(storage.cholesky(curvature + flat * np.eye(len(upper))))
         half = jnp.sum(root * jnp.sum(first[:, None] * slopes, axis=0), axis=1)
-        skew = jnp.zeros((d, d)).at[upper, lower].set(-jnp.sum(root * half[:, None], axis=0))
-        skew = skew - skew.T
+        pair = np.arange(len(upper))
+        signs = np.zeros((len(upper), d, d))
+        signs[pair, upper, lower], signs[pair, lower, upper] = -1, 1
+        skew = jnp.sum(jnp.sum(root * half[:, None], axis=0)[:, None, None] * signs, axis=0)
     return rotation(skew / 2), jnp.max(jnp.abs(skew))
 
 
@@ -195,8 +197,8 @@ def _sweep(axes: Array, turned: Array, terms: Terms) -> tuple[Array, Array, Arra
         c, s = jnp.cos(angle), jnp.sin(angle)
 
         def columns(m: Array) -> Array:
-            a, b = m[..., i], m[..., j]
-            return m.at[..., i].set(c * a + s * b).at[..., j].set(c * b - s * a)
+            a, b, column = m[..., i, None], m[..., j, None], jnp.arange(m.shape[-1])
+            return jnp.where(column == i, c * a + s * b, jnp.where(column == j, c * b - s * a, m))
 
         rows = jnp.swapaxes(columns(turned), -1, -2)
         return columns(axes), columns(rows), jnp.maximum(most, jnp.abs(angle))

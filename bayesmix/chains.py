@@ -28,13 +28,13 @@ from numpyro.infer import MCMC, NUTS
 from numpyro.infer.mcmc import MCMCKernel
 
 from bayesmix.checkpoints import Checkpoint, restored, stored
-from bayesmix.compilation import Call, wide
+from bayesmix.compilation import Call, one_kernel, wide
 from bayesmix.devices import double_precision
 from bayesmix.gibbs import GibbsKernel, GibbsState
 from bayesmix.inputs import cores
 from bayesmix.interrupts import patient
 from bayesmix.model import MixtureModel
-from bayesmix.potential import Evidence, potential
+from bayesmix.potential import Evidence, by_one_kernel, potential
 from bayesmix.prior import ConjugatePrior
 
 __all__ = ["Frame", "Plan", "advance", "chunk_of", "curvature", "run_chains"]
@@ -67,6 +67,7 @@ class Plan(NamedTuple):
     counts: bool = False  # Gibbs: weights are whole numbers other than one
     permute: bool = False  # Gibbs: labels at random after each sweep
     target_accept: float = 0.8
+    few: bool = False  # a pass over the points is one kernel: `statistics.is_few`
 
 
 class Frame(NamedTuple):
@@ -82,6 +83,12 @@ class Frame(NamedTuple):
         return unpack(center + self.spread @ u)
 
 
+def _is_simple(plan: Plan, evidence: Evidence) -> bool:
+    """Whether the density, or a sweep, can be one kernel: nothing in it calls LAPACK, as other priors do."""
+    d = evidence.observations.x.shape[1]
+    return plan.few and isinstance(evidence.prior, ConjugatePrior) and plan.story.structure.written_out(d)
+
+
 def _kernel(plan: Plan, evidence: Evidence, start: Any) -> MCMCKernel:
     if plan.method == "gibbs":
         row = plan.story.structure
@@ -93,15 +100,20 @@ def _kernel(plan: Plan, evidence: Evidence, start: Any) -> MCMCKernel:
             row,
             counts=plan.counts,
             permute=plan.permute,
+            few=plan.few,
         )
+
+    def energy(u: Float[Array, " p"]) -> Array:
+        return potential(plan.story, evidence, start.point(u), plan.few)
+
     return NUTS(
-        potential_fn=lambda u: potential(plan.story, evidence, start.point(u)),
+        potential_fn=by_one_kernel(energy) if _is_simple(plan, evidence) else energy,
         dense_mass=True,
         target_accept_prob=plan.target_accept,
     )
 
 
-@partial(jax.jit, static_argnames=("plan", "together"))
+@partial(wide, static_argnames=("plan", "together"))
 def _begin(words: Array, frame: Frame, evidence: Evidence, plan: Plan, together: bool) -> Any:
     """The state of NUTS at the beginning."""
 
@@ -128,10 +140,12 @@ def advance(
 
 
 def _some(state: Any, start: Any, evidence: Evidence, plan: Plan, n: int, together: bool) -> Any:
-    def chain(state: Any, start: Any) -> Any:
+    def chain(state: Any, start: Any, evidence: Evidence) -> Any:
         return advance(state, start, evidence, plan, n)
 
-    return (jax.vmap(chain) if together else chain)(state, start)
+    if together:
+        return jax.vmap(chain, (0, 0, None))(state, start, evidence)
+    return one_kernel(chain, plan.method == "gibbs" and _is_simple(plan, evidence))(state, start, evidence)
 
 
 _advance = wide(_some, static_argnames=("plan", "n", "together"))

@@ -1,4 +1,11 @@
-"""How programs are compiled, and kept on disk for those who ask for it: the next process reads them instead."""
+"""How programs are compiled, and kept on disk for those who ask for it: the next process reads them instead.
+
+XLA makes a program for a processor of many kernels. Each is compiled by itself, in 10 to 20 ms, and called by itself,
+and where numbers are few that is most of the time. `one_kernel` asks for a function to be one of them, which takes half
+the time to compile and three quarters to run. The part of XLA that makes it knows nothing of LAPACK, scatter, sort and
+its own library of products, whose place plain loops take; so it is for small matrices, and for programs whose static
+arguments say `few`, which are compiled without that library.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +20,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
+from jax.experimental.xla_metadata import set_xla_metadata
+from jaxtyping import Array
 
 from bayesmix.devices import double_precision
 
-__all__ = ["Call", "enable_compilation_cache", "wide"]
+__all__ = ["Call", "enable_compilation_cache", "one_kernel", "wide"]
 
 # One program is traced at a time: two threads would take turns, and both would be late.
 _TRACING = threading.Lock()
 _FLOAT32 = np.dtype(np.float32)  # there is one
+_SMALL = 4096  # numbers, up to which an argument of a kernel is handed over with others
+
+
+class _Flag(threading.local):
+    now = False
+
+
+_TRACING_KERNEL = _Flag()
 
 
 class wide:
@@ -29,31 +48,102 @@ class wide:
 
     In float64, where the processor has vectors of 512 bits, they are used whole and not halved as is LLVM's default: a
     tenth to a quarter of a pass. In float32 halves are as fast, and faster where responsibilities are hard.
+
+    An argument with a field `few` that is true asks for a program without XLA's library of products, see above. Where
+    XLA cannot make it, as another version of it might not, the program is that of `few=False`.
     """
 
     def __init__(self, function: Callable, **options: Any) -> None:
         update_wrapper(self, function)
-        self._single: Any = jax.jit(function, **options)
-        self._double: Any = jax.jit(
-            function, **options, compiler_options={"xla_cpu_prefer_vector_width": 512}
-        )
+
+        def program(**flags: Any) -> Any:
+            return jax.jit(function, **options, compiler_options=flags or None)
+
+        vectors = {"xla_cpu_prefer_vector_width": 512}
+        self._single, self._double = program(), program(**vectors)
+        self._few = program(**vectors, xla_cpu_experimental_ynn_fusion_type="")
+        self._known = True  # how to make those of few numbers
 
     def _program(self, arguments: tuple) -> Any:
+        if self._known and any(getattr(argument, "few", False) for argument in arguments):
+            return self._few
         for leaf in jax.tree.leaves(arguments):
             if getattr(leaf, "dtype", None) is _FLOAT32:
                 return self._single
         return self._double
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return self._program(arguments)(*arguments, **options)
+    def __call__(self, *arguments: Any) -> Any:
+        program = self._program(arguments)
+        if program is self._few:
+            try:
+                return program(*arguments)
+            except jax.errors.JaxRuntimeError:
+                self._known = False
+        return self._program(arguments)(*self._asked(arguments))
 
-    def lower(self, *arguments: Any, **options: Any) -> Any:
+    def lower(self, *arguments: Any) -> Any:
         """What `jax.jit` calls so: traced, to be compiled."""
-        return self._program(arguments).lower(*arguments, **options)
+        return self._program(arguments).lower(*self._asked(arguments))
+
+    def eval_shape(self, *arguments: Any) -> Any:
+        """Shapes and types of what a call returns."""
+        return self._program(arguments).eval_shape(*self._asked(arguments))
+
+    def _asked(self, arguments: tuple) -> tuple:
+        if self._known:
+            return arguments
+        return tuple(a._replace(few=False) if getattr(a, "few", False) else a for a in arguments)
 
     def _cache_size(self) -> int:
         """How many programs there are, as of any function of `jax.jit`."""
-        return sum(program._cache_size() for program in (self._single, self._double))
+        return sum(program._cache_size() for program in (self._single, self._double, self._few))
+
+
+def one_kernel(function: Callable, few: bool) -> Callable:
+    """The same function of arrays; inside a program of few numbers it is one kernel, part of another or by itself.
+
+    XLA ends the process where such a kernel has an argument that nothing in it needs, once all is simplified. So all
+    that is small, constants and arrays of the surroundings included, is handed over as one vector.
+    """
+    if not few or _TRACING_KERNEL.now:
+        return function
+
+    def call(*arguments: Any) -> Any:
+        _TRACING_KERNEL.now = True
+        try:
+            traced, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        finally:
+            _TRACING_KERNEL.now = False
+        jaxpr, leaves = traced.jaxpr, [jnp.asarray(a) for a in (*traced.consts, *jax.tree.leaves(arguments))]
+        needed = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
+        needs = [id(v) in needed for v in (*jaxpr.constvars, *jaxpr.invars)]
+        # Whole numbers below 2^53, words of keys and truth values are float64 too.
+        small = [
+            jnp.ravel(a).astype(jnp.float64) for a, need in zip(leaves, needs) if need and a.size <= _SMALL
+        ]
+        large = [a for a, need in zip(leaves, needs) if need and a.size > _SMALL]
+        ends = np.cumsum([a.size for a in small]).tolist()
+
+        def kernel(packed: Array, *large: Array) -> list[Array]:
+            parts, others = iter(zip([0, *ends], ends)), iter(large)
+
+            def unpacked(a: Array, need: bool) -> Array:
+                if not need:
+                    return jnp.zeros(a.shape, a.dtype)
+                if a.size > _SMALL:
+                    return next(others)
+                first, end = next(parts)
+                return packed[first:end].reshape(a.shape).astype(a.dtype)
+
+            every = [unpacked(a, need) for a, need in zip(leaves, needs)]
+            count = len(traced.consts)
+            return eval_jaxpr(jaxpr, every[:count], *every[count:])
+
+        with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
+            results = jax.jit(kernel)(jnp.concatenate(small), *large)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return call
 
 
 class Call(NamedTuple):

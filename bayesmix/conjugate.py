@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln, multigammaln
 from jaxtyping import Array, Float
 
 from bayesmix.covariance import Covariance, Structure
+from bayesmix.elementary import gammaln, multigammaln
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.statistics import Statistics

@@ -23,7 +23,7 @@ from jaxtyping import Array
 
 from bayesmix import estimate
 from bayesmix.inputs import as_floats, is_traced
-from bayesmix.storage import STORAGES, Storage
+from bayesmix.storage import STORAGES, WRITTEN_OUT, Storage
 
 __all__ = [
     "ALIASES",
@@ -82,6 +82,15 @@ class Structure(NamedTuple):
         """The structure without constraints of this storage, or the one that is shared."""
         letter = "E" if self.shared else "V"
         return {"full": 3 * letter, "diagonal": 2 * letter + "I", "spherical": letter + "II"}[self.storage]
+
+    def n_moments(self, d: int) -> int:
+        """How many numbers a pass takes of a point for each cluster: T(x), without products where Σ is shared."""
+        return 1 + d + (0 if self.shared else self.form.size(d))
+
+    def written_out(self, d: int, family: bool = False) -> bool:
+        """Whether its M-step, or with `family` that of any structure of the storage, calls nothing of LAPACK."""
+        axes = family or self.constrained  # which have a formula for two features
+        return self.storage != "full" or d <= (2 if axes else WRITTEN_OUT)
 
     def n_parameters(self, k: int, d: int) -> int:
         """Free parameters of the covariances: a volume, d - 1 ratios of axes and d (d - 1) / 2 angles, each

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -35,6 +36,8 @@ __all__ = [
     "within_euclidean", "within_mahalanobis",
 ]  # fmt: skip
 
+_ADDED = 16  # clusters, up to which chances are added up one by one, and not by a product
+
 
 def log_sum(logits: Float[Array, "k b"]) -> Float[Array, " b"]:
     """log Σ_k exp(logits), finite where any logit is."""
@@ -45,16 +48,18 @@ def log_sum(logits: Float[Array, "k b"]) -> Float[Array, " b"]:
     return top + n.log(n.sum(n.exp(logits - top), axis=0))
 
 
-def draw_cluster(words: Array, logits: Float[Array, "k b"]) -> tuple[Array, Array]:
+def draw_cluster(words: Array, logits: Float[Array, "k b"], first: Any = 0) -> tuple[Array, Array]:
     """A cluster of each point, drawn with the chances that the logits give, and log Σ_k exp(logits).
 
-    One uniform number a point against the distribution function: a fifth of the time of noise on every logit.
+    One uniform number a point against the distribution function: a fifth of the time of noise on every logit. `first`
+    says how many of the key's numbers other points have.
     """
     k = logits.shape[0]
     top = jnp.max(logits, axis=0)
-    below = jnp.tril(jnp.ones((k, k), logits.dtype)) @ exp_below(logits - top)
+    each = exp_below(logits - top)
+    below = jnp.stack(list(accumulate(each))) if k <= _ADDED else jnp.tri(k, dtype=each.dtype) @ each
     # The last cluster is whatever is left, so that rounding never leaves a point without one.
-    z = jnp.sum(uniform(words, top.shape, logits.dtype) * below[-1] > below[:-1], axis=0)
+    z = jnp.sum(uniform(words, top.shape, logits.dtype, first) * below[-1] > below[:-1], axis=0)
     return z, top + log_positive(below[-1])
 
 

@@ -61,7 +61,7 @@ def tree_calls(
     """Those that make a tree of so many draws of each chain and relabel it, for sampled `points` of these shapes."""
     k, n = problem.n_components, plan.n_chains * n_draws
     drawn = blank(problem.structure, (n, k, problem.points.shape[1]))
-    some = point_calls(drawn, with_points(problem.points, given))
+    some = point_calls(drawn, with_points(problem.points, drawn, given))
     if problem.rules.penalty is not None and not isinstance(evidence.prior, ProgramPrior):
         some.append(Call(_log_priors, (problem.rules.penalty, drawn)))
     if plan.method != "gibbs":
@@ -123,7 +123,7 @@ def posterior_tree(
     n, d = problem.points.shape
     flat = flat_draws(mixture)
     words = key_data(key, chains * draws)
-    logs, z = allocate(flat, with_points(problem.points, given), words)
+    logs, z = allocate(flat, with_points(problem.points, flat, given), words)
     logs = logs * np.where(problem.keep, problem.weight, 0)
     log_prior = _log_prior(plan, evidence, problem, prior, flat, sites)
     lp = logs.sum(axis=1) + sum(value.reshape(len(value), -1).sum(axis=1) for value in log_prior.values())

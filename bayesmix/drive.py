@@ -18,7 +18,7 @@ import numpy as np
 from bayesmix.acceleration import blank, pays
 from bayesmix.devices import double_precision
 from bayesmix.initialize import Start, nearest
-from bayesmix.loop import Options, Rules, State, advance
+from bayesmix.loop import Options, Rules, State, advance, suited
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.results import CODE
@@ -40,7 +40,7 @@ def begin(starts: Sequence[Start], options: Options, seeds: np.ndarray | None = 
         k, d, row = mixture.n_components, mixture.n_features, mixture.covariance.row
         statistics = start.statistics
         if statistics is None:
-            width = 1 + d + (0 if row.shared else mixture.covariance.storage.size(d))
+            width = row.n_moments(d)
             second = np.zeros_like(mixture.covariance.values) if row.shared else None
             statistics = Statistics(np.zeros((k, width)), np.float64(-np.inf), second)
         capacity = max(16, min(_CAPACITY, 2**24 // statistics.moments.size)) if draws else _CAPACITY
@@ -97,6 +97,7 @@ def run(
     """
     from tqdm import tqdm
 
+    options = suited(options, states)
     ends = states.step + limits
     each = observations.weight.size * states.statistics.moments[0].size
     taken = 0
@@ -139,7 +140,7 @@ def run(
                 if states.chain is not None:
                     chains[s].append(states.chain[s, :filled])
             if (states.code == CODE["thin"]).any():
-                options = options._replace(whitened=True)
+                options = suited(options._replace(whitened=True), states)
                 states = states._replace(code=np.where(states.code == CODE["thin"], 0, states.code))
             for s in np.flatnonzero(states.code == CODE["empty"]).tolist():
                 states = _relocate(states, s, observations)

@@ -129,7 +129,7 @@ def log_evidence(
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *statistics)
     count = stood.size
     words = key_data(jax.random.fold_in(as_key(key), 1), count)
-    points, weight = with_points(problem.x, given[problem.keep]), problem.w
+    points, weight = with_points(problem.x, stand, given[problem.keep]), problem.w
     with double_precision():
         proposed = to_numpy(_propose(stacked, prior, words, generator.integers(0, len(chosen), count), row))
     proposals = mixture_of(proposed, row)

@@ -45,6 +45,7 @@ class GibbsKernel(MCMCKernel):
         row: a structure whose clusters share everything or nothing.
         counts: weights are whole numbers other than one, each so many draws of z.
         permute: permute the labels at random after each sweep, which visits all k! of them alike.
+        few: a pass over the points is one kernel.
     """
 
     def __init__(
@@ -56,10 +57,11 @@ class GibbsKernel(MCMCKernel):
         *,
         counts: bool = False,
         permute: bool = False,
+        few: bool = False,
     ) -> None:
         self._observations, self._fixed, self._prior, self._row = observations, fixed, prior, row
         self._responsibilities = "sampled_counts" if counts else "sampled"
-        self._permute = permute
+        self._permute, self._few = permute, few
 
     @property
     def sample_field(self) -> str:
@@ -84,12 +86,18 @@ class GibbsKernel(MCMCKernel):
         mixture = GaussianMixture(weights, means, Covariance(factor, structure.name))
         log_det = log_determinant(mixture.covariance, factor, means.shape[-1])
         statistics = summarize(
-            mixture, self._observations, self._responsibilities, key=coin, factor=(factor, log_det)
+            mixture,
+            self._observations,
+            self._responsibilities,
+            key=coin,
+            factor=(factor, log_det),
+            few=self._few,
         )
         law = conditional_law(statistics + self._fixed, self._prior, structure)
         drawn = draw(noise, law, structure)
         if self._permute:
-            order = jnp.argsort(uniform(shuffle, weights.shape))
+            random = uniform(shuffle, weights.shape)
+            order = jnp.sum(random < random[:, None], axis=1)
             drawn = drawn._replace(weights=drawn.weights[order], means=drawn.means[order])
             if not structure.shared:
                 drawn = drawn._replace(cholesky=drawn.cholesky[order])

@@ -14,7 +14,7 @@ from bayesmix.compilation import Call
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.devices import double_precision
 from bayesmix.drive import remember
-from bayesmix.loop import Options, Rules, State, advance
+from bayesmix.loop import Options, Rules, State, advance, suited
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families
 from bayesmix.observations import Observations, observe
@@ -59,7 +59,7 @@ class Group:
     def products(self) -> int:
         """Of one step of a start."""
         row, d = self.problem.structure, self.problem.x.shape[1]
-        return self.problem.observations.weight.size * self.largest * (1 + d + row.form.size(d))
+        return self.problem.observations.weight.size * self.largest * row.n_moments(d)
 
     @property
     def batch(self) -> int:
@@ -131,7 +131,7 @@ def compile_ahead(group: Group, options: Options) -> None:
     blank = replace(group, cells=group.cells[:1], verdicts={})
     rows = np.arange(group.largest)
     begin(blank, Starts(rows, {k: [rows % k] for k, _ in blank.cells}))
-    Call(advance, (*_arguments(blank, np.zeros(1, int), 0), options)).traced()()
+    Call(advance, (*_arguments(blank, np.zeros(1, int), 0), suited(options, blank.states))).traced()()
 
 
 def begin(group: Group, starts: Starts) -> None:
@@ -197,7 +197,8 @@ def _moments(
 def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options) -> None:
     """Run some starts, and write them back; a batch is filled up with ended copies, so that its shape is one."""
     with double_precision():
-        out = jax.tree.map(np.asarray, advance(*_arguments(group, chosen, steps), options))
+        own = suited(options, group.states)
+        out = jax.tree.map(np.asarray, advance(*_arguments(group, chosen, steps), own))
     for old, new in zip(jax.tree.leaves(group.states), jax.tree.leaves(out)):
         old[chosen] = new[: len(chosen)]
     for i, s in enumerate(chosen):

@@ -16,14 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax.scipy.special import multigammaln
+from jax.scipy.special import xlogy
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from bayesmix.covariance import Structure
+from bayesmix.elementary import gammaln, multigammaln
 from bayesmix.inputs import is_traced
 from bayesmix.storage import STORAGES, inverse_cholesky
+from bayesmix.supports import lower_cholesky, simplex
 from bayesmix.variates import log_gamma, split, uniform, wishart_factor, words_of
 
 __all__ = [
@@ -37,7 +39,7 @@ class WishartCholeskyByRate(dist.Distribution):
     With L Lᵀ = rate, the trace of rate C Cᵀ is the sum of squares of LᵀC.
     """
 
-    _support = constraints.lower_cholesky
+    _support = lower_cholesky
     pytree_data_fields = ("degrees_of_freedom", "rate")
 
     def __init__(self, degrees_of_freedom: Any, rate: Any, *, validate_args: bool | None = None) -> None:
@@ -50,9 +52,10 @@ class WishartCholeskyByRate(dist.Distribution):
         numbers = jnp if is_traced(self.rate) else np  # float32 may not hold a thin rate
         rate: Any = numbers.asarray(self.rate)
         root = jnp.asarray(STORAGES["full"].cholesky(rate))
-        volume = jnp.sum(jnp.log(jnp.diagonal(root)))
+        diagonal = STORAGES["full"].diagonal
+        volume = jnp.sum(jnp.log(diagonal(root)))
         normaliser = multigammaln(nu / 2, d) + d * (nu / 2 - 1) * math.log(2) - nu * volume
-        logs = jnp.log(jnp.diagonal(value, axis1=-2, axis2=-1)) @ (nu - 1 - jnp.arange(d))
+        logs = jnp.log(diagonal(value)) @ (nu - 1 - jnp.arange(d))
         return logs - jnp.sum((root.T @ value) ** 2, axis=(-1, -2)) / 2 - normaliser
 
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n d d"]:
@@ -72,7 +75,13 @@ class WishartCholesky(dist.WishartCholesky):
 
 
 class Gamma(dist.Gamma):
-    """NumPyro's, with draws that compile faster."""
+    """NumPyro's, with a density and draws that compile faster."""
+
+    @validate_sample
+    def log_prob(self, value: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        concentration, rate = cast(tuple[Array, Array], (self.concentration, self.rate))
+        normaliser = gammaln(concentration) - concentration * jnp.log(rate)
+        return xlogy(concentration - 1, value) - rate * value - normaliser
 
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n"]:
         assert key is not None
@@ -82,7 +91,15 @@ class Gamma(dist.Gamma):
 
 
 class Dirichlet(dist.Dirichlet):
-    """NumPyro's, with draws that compile faster."""
+    """NumPyro's, with a density and draws that compile faster."""
+
+    support = simplex
+
+    @validate_sample
+    def log_prob(self, value: Float[Array, "*n k"]) -> Float[Array, "*n"]:
+        concentration = cast(Array, self.concentration)
+        normaliser = jnp.sum(gammaln(concentration), axis=-1) - gammaln(jnp.sum(concentration, axis=-1))
+        return jnp.sum(xlogy(concentration - 1, value), axis=-1) - normaliser
 
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n k"]:
         assert key is not None

@@ -23,19 +23,20 @@ from jax import lax
 from jaxtyping import Array
 
 from bayesmix.acceleration import Memory, Proposal, learn, propose
-from bayesmix.compilation import wide
+from bayesmix.compilation import one_kernel, wide
 from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import Maximum, maximize
 from bayesmix.observations import Observations
 from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import CODE
-from bayesmix.statistics import Statistics, summarize
+from bayesmix.statistics import Statistics, is_few, summarize
 from bayesmix.units import Floor
 from bayesmix.variates import split
 
 __all__ = [
     "Options", "Rules", "State", "Turn", "advance", "begin_turn", "climb", "e_step", "end_turn", "map_starts",
+    "suited",
 ]  # fmt: skip
 
 _MAX_REDRAWS = 200
@@ -50,6 +51,7 @@ class Options(NamedTuple):
     whitened: bool = False
     relocate: bool = False
     decreasing: bool = False  # statistics move towards each draw by a decreasing step, `step_size`
+    few: bool = False  # a pass is one kernel: `suited`
 
 
 class Rules(NamedTuple):
@@ -176,7 +178,7 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         best = jax.tree.map(
             lambda old, new: jnp.where(better, new, old), best, (mixture, statistics.objective)
         )
-        chain = chain.at[state.filled].set(statistics.moments, mode="drop")
+        chain = lax.dynamic_update_index_in_dim(chain, statistics.moments, state.filled, 0)
     return State(
         mixture=mixture,
         statistics=statistics,
@@ -209,7 +211,15 @@ def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) 
         beta=beta,
         key=turn.draw,
         factor=turn.inverse,
+        few=options.few,
     )
+
+
+def suited(options: Options, states: State) -> Options:
+    """The options with `few`, if passes of such states are to be one kernel."""
+    numbers = states.statistics.moments.size // states.code.size
+    of_others = options.whitened or options.responsibilities == "sampled_counts"
+    return options._replace(few=is_few(numbers) and not of_others)
 
 
 def _step(state: State, observations: Observations, beta: Any, rules: Rules, options: Options) -> State:
@@ -281,10 +291,16 @@ def climb(
     state: State, limit: Array, observations: Observations, beta: Array, rules: Rules, options: Options
 ) -> State:
     """Up to so many more steps of one start, none once it has ended; traceable."""
-    state = state._replace(filled=jnp.zeros_like(state.filled))
-    last = state.step + limit
-    return jax.lax.while_loop(
-        lambda s: (s.code == 0) & ((s.step < last) | s.skip),
-        lambda s: _step(s, observations, beta, rules, options),
-        state,
-    )
+
+    def run(state: State, limit: Array, observations: Observations, beta: Array, rules: Rules) -> State:
+        state = state._replace(filled=jnp.zeros_like(state.filled))
+        last = state.step + limit
+        return jax.lax.while_loop(
+            lambda s: (s.code == 0) & ((s.step < last) | s.skip),
+            lambda s: _step(s, observations, beta, rules, options),
+            state,
+        )
+
+    row, d = state.mixture.covariance.row, state.mixture.n_features
+    whole = options.few and row.written_out(d, state.family is not None)
+    return one_kernel(run, whole)(state, limit, observations, beta, rules)

@@ -43,7 +43,7 @@ def observe(x: np.ndarray, weight: np.ndarray, structure: Structure, blocks: Any
     covariances are full. `blocks` are those of x where they are known, from other weights.
     """
     n, d = x.shape
-    features = 1 + d + (0 if structure.shared else STORAGES[structure.storage].size(d))
+    features = structure.n_moments(d)
     device = accelerator(n * features) if blocks is None else None
     if blocks is None:
         # A device multiplies float64 faster than it whitens float32: 4 and 9 ms for 1e7 points, d = 4, k = 8.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayesmix.compilation import Call, wide
+from bayesmix.compilation import Call, one_kernel, wide
 from bayesmix.density import draw_cluster, log_joint, log_sum
 from bayesmix.devices import double_precision
 from bayesmix.elementary import exp_below
 from bayesmix.inputs import cores, points_last, to_numpy
 from bayesmix.mixture import GaussianMixture
+from bayesmix.statistics import is_few
 from bayesmix.variates import split
 
 __all__ = [
@@ -30,6 +33,13 @@ __all__ = [
 ]
 
 _BLOCK = 4096
+_CHUNK = 64  # points of a block, of one kernel
+
+
+class Way(NamedTuple):
+    """How draws are looked at; a different value is a different program."""
+
+    few: bool  # all of them by one kernel
 
 
 class Points(NamedTuple):
@@ -38,14 +48,18 @@ class Points(NamedTuple):
     x: Any
     given: Any
     n: int
+    way: Way
 
 
-def with_points(x: np.ndarray, given: np.ndarray | None = None) -> Points:
-    """Blocks of the rows (n, d), the last filled up."""
+def with_points(x: np.ndarray, mixture: GaussianMixture, given: np.ndarray | None = None) -> Points:
+    """Blocks of the rows (n, d), the last filled up, for mixtures such as this one."""
     x = np.asarray(x, np.float64)
     given = np.full(len(x), -1) if given is None else given
-    size = min(_BLOCK, max(64, -(-len(x) // 64) * 64))
-    return Points(points_last(x, size), points_last(given.astype(np.int32), size), len(x))
+    k, d = mixture.means.shape[-2:]
+    row = mixture.covariance.row
+    few = is_few(k * row.n_moments(d)) and row.written_out(d)
+    size = _CHUNK if few else min(_BLOCK, max(64, -(-len(x) // 64) * 64))
+    return Points(points_last(x, size), points_last(given.astype(np.int32), size), len(x), Way(few))
 
 
 def _logits(mixture: GaussianMixture, x: Array, given: Array) -> Array:
@@ -58,6 +72,15 @@ def _logits(mixture: GaussianMixture, x: Array, given: Array) -> Array:
 def _softmax(logits: Array) -> Array:
     unnormalised = exp_below(logits - jnp.max(logits, axis=0))
     return unnormalised / jnp.sum(unnormalised, axis=0)
+
+
+def _each(one: Callable, way: Way) -> Callable:
+    """one(draw, *points) of each draw, as a function of all."""
+
+    def every(draws: Any, *points: Any) -> Any:
+        return jax.lax.map(lambda draw: one(draw, *points), draws)
+
+    return one_kernel(every, way.few)
 
 
 def _by_core(function: Any, draws: Any, *points: Any) -> list[Any]:
@@ -79,9 +102,9 @@ def _parts(draws: Any) -> list[Any]:
     return [jax.tree.map(lambda a, i=i: a[i : i + size], draws) for i in range(0, s, size)]
 
 
-@wide
-def _allocate(draws: tuple[GaussianMixture, Array], x: Array, given: Array) -> tuple[Array, Array]:
-    def one(pair: tuple[GaussianMixture, Array]) -> tuple[Array, Array]:
+@partial(wide, static_argnames="way")
+def _allocate(draws: tuple[GaussianMixture, Array], x: Array, given: Array, way: Way) -> tuple[Array, Array]:
+    def one(pair: tuple[GaussianMixture, Array], x: Array, given: Array) -> tuple[Array, Array]:
         mixture, words = pair
         keys = words[None] if x.shape[0] == 1 else split(words, x.shape[0])
 
@@ -91,7 +114,7 @@ def _allocate(draws: tuple[GaussianMixture, Array], x: Array, given: Array) -> t
 
         return jax.lax.map(block, (x, given, keys))
 
-    return jax.lax.map(one, draws)
+    return _each(one, way)(draws, x, given)
 
 
 def allocate(
@@ -104,7 +127,7 @@ def allocate(
         points: from `with_points`.
         words: key data (s, 2).
     """
-    found = _by_core(_allocate, (mixtures._arrays(), words), points.x, points.given)
+    found = _by_core(_allocate, (mixtures._arrays(), words), points.x, points.given, points.way)
     logs, z = map(np.concatenate, zip(*found))
     s, k = len(words), mixtures.n_components
     return logs.reshape(s, -1)[:, : points.n], z.reshape(s, -1)[:, : points.n].astype(np.min_scalar_type(k))
@@ -114,20 +137,20 @@ def point_calls(mixtures: GaussianMixture, points: Points) -> list[Call]:
     """Those of `allocate` and `mean_responsibilities`, for mixtures of these shapes."""
     arrays, words = mixtures._arrays(), np.zeros((len(mixtures.weights), 2), np.uint32)
     return [
-        Call(_allocate, (_parts((arrays, words))[0], points.x, points.given)),
-        Call(_responsibilities, (_parts(arrays)[0], points.x, points.given)),
+        Call(_allocate, (_parts((arrays, words))[0], points.x, points.given, points.way)),
+        Call(_responsibilities, (_parts(arrays)[0], points.x, points.given, points.way)),
     ]
 
 
-@wide
-def _log_likelihoods(mixtures: GaussianMixture, x: Array, given: Array, weight: Array) -> Array:
-    def one(mixture: GaussianMixture) -> Array:
+@partial(wide, static_argnames="way")
+def _log_likelihoods(mixtures: GaussianMixture, x: Array, given: Array, weight: Array, way: Way) -> Array:
+    def one(mixture: GaussianMixture, x: Array, given: Array, weight: Array) -> Array:
         def block(part: tuple[Array, Array, Array]) -> Array:
-            return log_sum(_logits(mixture, *part[:2])) @ part[2]
+            return jnp.sum(log_sum(_logits(mixture, *part[:2])) * part[2])
 
         return jnp.sum(jax.lax.map(block, (x, given, weight)))
 
-    return jax.lax.map(one, mixtures)
+    return _each(one, way)(mixtures, x, given, weight)
 
 
 def log_likelihoods(
@@ -135,31 +158,35 @@ def log_likelihoods(
 ) -> Float[np.ndarray, " s"]:
     """Σ w_n log p(x_n) of each draw (s, ...), jointly with the clusters that are given."""
     blocks = points_last(np.asarray(weight, np.float64), points.x.shape[-1])
-    return np.concatenate(_by_core(_log_likelihoods, mixtures._arrays(), points.x, points.given, blocks))
+    parts = _by_core(_log_likelihoods, mixtures._arrays(), points.x, points.given, blocks, points.way)
+    return np.concatenate(parts)
 
 
-@wide
-def _responsibilities(mixtures: GaussianMixture, x: Array, given: Array) -> Array:
+@partial(wide, static_argnames="way")
+def _responsibilities(mixtures: GaussianMixture, x: Array, given: Array, way: Way) -> Array:
     """Their mean over the draws."""
 
-    def add(total: Array, mixture: GaussianMixture) -> tuple[Array, None]:
-        own = jax.lax.map(lambda part: _softmax(_logits(mixture, *part)), (x, given))
-        return total + own, None
+    def mean(mixtures: GaussianMixture, x: Array, given: Array) -> Array:
+        def add(total: Array, mixture: GaussianMixture) -> tuple[Array, None]:
+            own = jax.lax.map(lambda part: _softmax(_logits(mixture, *part)), (x, given))
+            return total + own, None
 
-    zero = jnp.zeros((x.shape[0], mixtures.n_components, x.shape[-1]))
-    return jax.lax.scan(add, zero, mixtures)[0] / mixtures.means.shape[0]
+        zero = jnp.zeros((x.shape[0], mixtures.n_components, x.shape[-1]))
+        return jax.lax.scan(add, zero, mixtures)[0] / mixtures.means.shape[0]
+
+    return one_kernel(mean, way.few)(mixtures, x, given)
 
 
 def mean_responsibilities(mixtures: GaussianMixture, points: Points) -> Float[np.ndarray, "n k"]:
     """p(z | x) averaged over draws (s, ...), whose labels must mean the same."""
-    parts = _by_core(_responsibilities, mixtures._arrays(), points.x, points.given)
+    parts = _by_core(_responsibilities, mixtures._arrays(), points.x, points.given, points.way)
     mean = np.mean(parts, axis=0)
     return np.moveaxis(mean, 1, -1).reshape(-1, mixtures.n_components)[: points.n]
 
 
-@wide
-def _costs(mixtures: GaussianMixture, x: Array, given: Array, weight: Array, logs: Array) -> Array:
-    def one(mixture: GaussianMixture) -> Array:
+@partial(wide, static_argnames="way")
+def _costs(mixtures: GaussianMixture, x: Array, given: Array, weight: Array, logs: Array, way: Way) -> Array:
+    def one(mixture: GaussianMixture, x: Array, given: Array, weight: Array, logs: Array) -> Array:
         def add(total: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
             x, given, weight, logs = part
             r = _softmax(_logits(mixture, x, given)) * weight
@@ -169,7 +196,7 @@ def _costs(mixtures: GaussianMixture, x: Array, given: Array, weight: Array, log
         k = mixture.n_components
         return jax.lax.scan(add, jnp.zeros((k, k)), (x, given, weight, logs))[0]
 
-    return jax.lax.map(one, mixtures)
+    return _each(one, way)(mixtures, x, given, weight, logs)
 
 
 def relabelling_costs(
@@ -179,4 +206,5 @@ def relabelling_costs(
     size = points.x.shape[-1]
     logs = points_last(np.log(np.maximum(mean, 1e-300)), size)
     weight = points_last(np.ones(points.n), size)
-    return np.concatenate(_by_core(_costs, mixtures._arrays(), points.x, points.given, weight, logs))
+    parts = _by_core(_costs, mixtures._arrays(), points.x, points.given, weight, logs, points.way)
+    return np.concatenate(parts)

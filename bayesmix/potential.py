@@ -9,6 +9,7 @@ This module imports NumPyro; import it where it is used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,8 +19,10 @@ import jax.numpy as jnp
 import numpyro
 from jaxtyping import Array
 from numpyro import handlers
+from numpyro.distributions.distribution import validation_enabled
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
+from bayesmix.compilation import one_kernel
 from bayesmix.covariance import Covariance
 from bayesmix.density import log_determinant
 from bayesmix.mixture import GaussianMixture
@@ -29,7 +32,7 @@ from bayesmix.programs import FixedPrior
 from bayesmix.statistics import Statistics, expected_log_joint, summarize
 
 __all__ = [
-    "Evidence", "log_likelihood", "log_prior_of_sites", "potential", "prior_points", "realize",
+    "Evidence", "by_one_kernel", "log_likelihood", "log_prior_of_sites", "potential", "prior_points", "realize",
     "story", "unconstrained",
 ]  # fmt: skip
 
@@ -56,30 +59,34 @@ def _under(model: MixtureModel, evidence: Evidence) -> MixtureModel:
     return model if evidence.prior is None else replace(model, prior=evidence.prior)
 
 
-def log_likelihood(mixture: GaussianMixture, factor: Array, evidence: Evidence) -> Array:
+def log_likelihood(mixture: GaussianMixture, factor: Array, evidence: Evidence, few: bool = False) -> Array:
     """Σ log p(x), and log p(x, z) of the points whose z is given, in nats and in the units of the loop."""
     both = factor, log_determinant(mixture.covariance, factor, mixture.n_features)
     # The factor says all that the covariances say, so no gradient has to flow through both.
     mixture = replace(mixture, covariance=jax.lax.stop_gradient(mixture.covariance))
-    free = _log_density(mixture, both, evidence.observations)
+    free = _log_density(few, mixture, both, evidence.observations)
     return free + expected_log_joint(mixture, evidence.fixed, both)
 
 
-@jax.custom_vjp
-def _log_density(mixture: GaussianMixture, factor: tuple[Array, Array], observations: Observations) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _log_density(
+    few: bool, mixture: GaussianMixture, factor: tuple[Array, Array], observations: Observations
+) -> Array:
     """Σ log p(x). Its gradient is Fisher's identity, which takes the one pass over the data that the value takes:
 
     ∇ Σ log p(x) = ∇ Σ r log p(x, z) at r = p(z | x) held fixed, and that needs the moments of r alone.
     """
-    return summarize(mixture, observations, "soft", factor=factor).objective
+    return _value(few, mixture, factor, observations)[0]
 
 
-def _value(mixture: GaussianMixture, factor: tuple[Array, Array], observations: Observations) -> Any:
-    statistics = summarize(mixture, observations, "soft", factor=factor)
+def _value(
+    few: bool, mixture: GaussianMixture, factor: tuple[Array, Array], observations: Observations
+) -> Any:
+    statistics = summarize(mixture, observations, "soft", factor=factor, few=few)
     return statistics.objective, (mixture, factor, statistics)
 
 
-def _gradient(kept: Any, slope: Array) -> Any:
+def _gradient(few: bool, kept: Any, slope: Array) -> Any:
     mixture, factor, statistics = kept
     _, pull = jax.vjp(lambda *theta: expected_log_joint(theta[0], statistics, theta[1]), mixture, factor)
     return *pull(slope), None  # data are not differentiated
@@ -100,17 +107,30 @@ def _enter(mixture: GaussianMixture, factor: Array, evidence: Evidence) -> tuple
     return moved, factor * (scale if storage.axes else scale[0])
 
 
-def story(model: MixtureModel, evidence: Evidence) -> None:
-    """The program: θ from the prior, and the likelihood with z summed out."""
+def story(model: MixtureModel, evidence: Evidence, few: bool = False) -> None:
+    """The program: θ from the prior, and the likelihood with z summed out, where `few` by one kernel."""
     mixture, factor = _under(model, evidence)._parameters()
     if evidence.prior is None:
         mixture, factor = _enter(mixture, factor, evidence)
-    numpyro.factor("x", log_likelihood(mixture, factor, evidence))
+    numpyro.factor("x", log_likelihood(mixture, factor, evidence, few))
 
 
-def potential(model: MixtureModel, evidence: Evidence, point: dict[str, Array]) -> Array:
+def potential(model: MixtureModel, evidence: Evidence, point: dict[str, Array], few: bool = False) -> Array:
     """Minus the log joint density at unconstrained values of the sites."""
-    return jnp.asarray(potential_energy(story, (model, evidence), {}, point))
+    with validation_enabled(False):  # what comes out of a support's map lies in it
+        return jnp.asarray(potential_energy(story, (model, evidence, few), {}, point))
+
+
+def by_one_kernel(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A function whose value and gradient come together, out of one kernel."""
+    both = one_kernel(jax.value_and_grad(function), True)
+
+    @jax.custom_vjp
+    def value(point: Array) -> Array:
+        return both(point)[0]
+
+    value.defvjp(both, lambda gradient, slope: (slope * gradient,))
+    return value
 
 
 @partial(jax.jit, static_argnums=0)

@@ -25,6 +25,7 @@ from bayesmix.model import MixtureModel, story_of
 from bayesmix.prior import ConjugatePrior, require_site, weak_prior
 from bayesmix.problem import Problem, prepare
 from bayesmix.programs import FixedPrior, ProgramPrior
+from bayesmix.statistics import is_few
 
 if TYPE_CHECKING:
     import xarray
@@ -154,14 +155,16 @@ def sample_posterior(
 
     evidence = evidence_of(resolved, problem, prior, given[problem.keep])
     story = story_of(k, structure, resolved.prior if prior is None else None)
+    counts = bool((problem.w != 1).any())
     plan = Plan(
         method,
         story,
         n_chains,
         n_warmup if method == "nuts" else 0,
-        counts=bool((problem.w != 1).any()),
+        counts=counts,
         permute=permute,
         target_accept=target_accept,
+        few=is_few(k * model.structure.n_moments(problem.x.shape[1])) and not (counts and method == "gibbs"),
     )
     chosen = given_starts(problem, init, n_chains)
     start, point = blank_starts(plan, evidence, problem)

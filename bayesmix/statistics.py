@@ -22,13 +22,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
+from bayesmix.compilation import one_kernel
 from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
 from bayesmix.elementary import exp_below, log_positive
@@ -38,10 +41,13 @@ from bayesmix.storage import STORAGES, numbers, per_cluster, with_one
 from bayesmix.variates import split
 
 __all__ = [
-    "RESPONSIBILITIES", "Statistics", "common_part", "expected_log_joint", "largest", "moments_of",
+    "RESPONSIBILITIES", "Statistics", "common_part", "expected_log_joint", "is_few", "largest", "moments_of",
     "natural_parameters", "summarize",
 ]  # fmt: skip
 
+_FEW = 700  # clusters times features, up to which a pass is faster as one kernel
+# Points at a time of one kernel, and places of its sums: measured best of 32 to 256, and of 8 to 64.
+_CHUNK, _LANES = 64, 16
 _WIDE = 16  # features of diagonals, beyond which float64 takes a half to a quarter of the time of float32 whitened
 
 
@@ -64,12 +70,10 @@ class Statistics:
         return jax.tree.map(jnp.add, self, other)
 
 
+# Responsibilities (k, b) out of logits, weights and a key, and what each point adds to the objective (b,). That is
+# summed in float64: gains are differences of such sums, and of float32 they would be rounding while EM still climbs.
+# The key comes with the number of points of its block before these.
 Assign = Callable[[Array, Array, Any], tuple[Array, Array]]
-
-
-def _sum(values: Float[Array, " b"]) -> Array:
-    """In float64: gains are differences of such sums, and of float32 they would be rounding while EM still climbs."""
-    return jnp.sum(values.astype(float))
 
 
 def _soft(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
@@ -77,13 +81,13 @@ def _soft(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> 
     top = jnp.max(logits, axis=0)
     unnormalised = exp_below(logits - top)
     total = jnp.sum(unnormalised, axis=0)
-    return unnormalised * (weight / total), _sum(weight * (top + log_positive(total)))
+    return unnormalised * (weight / total), weight * (top + log_positive(total))
 
 
 def _hard(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
     """r = 1 at the largest logit, as a mask."""
     first, top = largest(logits)
-    return jnp.where(_index(logits) == first, weight, 0), _sum(weight * top)
+    return jnp.where(_index(logits) == first, weight, 0), weight * top
 
 
 def largest(logits: Float[Array, "k b"]) -> tuple[Array, Array]:
@@ -99,15 +103,16 @@ def _index(logits: Float[Array, "k b"]) -> Float[Array, "k 1"]:
 
 def _sampled(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
     """r drawn: one categorical draw a point. The objective is the log-likelihood."""
-    z, total = draw_cluster(key, logits)
-    return jnp.where(jnp.arange(logits.shape[0])[:, None] == z, weight, 0), _sum(weight * total)
+    words, first = key
+    z, total = draw_cluster(words, logits, first)
+    return jnp.where(jnp.arange(logits.shape[0])[:, None] == z, weight, 0), weight * total
 
 
 def _sampled_counts(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
     """r drawn for whole-number weights: a multinomial count, which is `weight` independent draws."""
     chances = jax.nn.softmax(logits, axis=0).T
-    counts = jax.random.multinomial(jax.random.wrap_key_data(key), weight, chances, dtype=logits.dtype).T
-    return counts, _sum(weight * log_sum(logits))
+    counts = jax.random.multinomial(jax.random.wrap_key_data(key[0]), weight, chances, dtype=logits.dtype).T
+    return counts, weight * log_sum(logits)
 
 
 # How p(z | x) becomes responsibilities, which carry the observation's weight. Logits come multiplied by the
@@ -129,6 +134,7 @@ def summarize(
     beta: Any = 1.0,
     key: Any = None,
     factor: tuple[Array, Array] | None = None,
+    few: bool = False,
 ) -> Statistics:
     """One E-step: the statistics of the data under the mixture, in one pass over the blocks.
 
@@ -140,6 +146,7 @@ def summarize(
         beta: inverse temperature.
         key: key data (2,) for the rows that draw.
         factor: `precision_factor` of the mixture's covariance, where the caller has it already.
+        few: the pass is one kernel, see `compilation`; of raw moments only.
     """
     assign = RESPONSIBILITIES[responsibilities]
     factor = precision_factor(mixture.covariance, mixture.n_features) if factor is None else factor
@@ -152,21 +159,17 @@ def summarize(
         and mixture.n_features > _WIDE
     ):
         whitened, dtype = False, jnp.float64
-    natural, block = (_whitened if whitened and not shared else _raw)(mixture, dtype, beta, factor)
-
-    def sums(x: Array, weight: Array, key: Any) -> tuple[Array, ...]:
-        parts = block(natural, x.astype(dtype), weight.astype(dtype), assign, key)
-        return tuple(part.astype(jnp.float64) for part in parts)
-
-    count = observations.x.shape[0]
-    keys = None if key is None else key[None] if count == 1 else split(key, count)
-    xs = (observations.x, observations.weight, keys)
-    first = jax.tree.map(lambda a: a[0], xs)
-    if count == 1:
-        totals = sums(*first)
+    keys = (observations, key)
+    if whitened and not shared:
+        totals = _by_blocks(*_whitened(mixture, dtype, beta, factor), assign, dtype, *keys)
     else:
-        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(sums, *first))
-        totals, _ = jax.lax.scan(lambda c, b: (jax.tree.map(jnp.add, c, sums(*b)), None), zero, xs)
+        natural, block = _raw(mixture, dtype, beta, factor)
+        if few:
+            features = with_one if shared else partial(mixture.covariance.storage.features, apart=True)
+            over = partial(_by_lanes, features, assign)
+            totals = one_kernel(over, few)(natural, *keys)
+        else:
+            totals = _by_blocks(natural, block, assign, dtype, *keys)
     moments, objective = totals[0].T, totals[1] / beta
     if shared:
         objective = objective - common_part(mixture, observations.second, factor)
@@ -174,6 +177,76 @@ def summarize(
     if whitened:
         moments = _about_origin(mixture, moments, factor)
     return Statistics(moments, objective)
+
+
+def is_few(numbers: int) -> bool:
+    """Whether a pass with so many moments, clusters times features, is to be one kernel, `few`."""
+    return numbers <= _FEW and jax.default_backend() == "cpu"
+
+
+def _by_blocks(
+    natural: Any, block: Callable, assign: Assign, dtype: Any, observations: Observations, key: Any
+) -> tuple[Array, Array]:
+    """Sums of a block function: moments and objective."""
+
+    def sums(x: Array, weight: Array, key: Any) -> tuple[Array, Array]:
+        numbers = None if key is None else (key, 0)
+        moments, each = block(natural, x.astype(dtype), weight.astype(dtype), assign, numbers)
+        return moments.astype(jnp.float64), jnp.sum(each.astype(jnp.float64))
+
+    count = observations.x.shape[0]
+    keys = _keys(key, count)
+    xs = (observations.x, observations.weight, keys)
+    first = jax.tree.map(lambda a: a[0], xs)
+    if count == 1:
+        return sums(*first)
+    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(sums, *first))
+    return lax.scan(lambda c, b: (jax.tree.map(jnp.add, c, sums(*b)), None), zero, xs)[0]
+
+
+def _keys(key: Any, count: int) -> Any:
+    """One for each block."""
+    return None if key is None else key[None] if count == 1 else split(key, count)
+
+
+def _by_lanes(
+    features: Callable[[Array], Array],
+    assign: Assign,
+    natural: Float[Array, "k p"],
+    observations: Observations,
+    key: Any,
+) -> tuple[Array, Array]:
+    """The same for one kernel: few points at a time, which stay in vectors, and products as sums written out.
+
+    Each sum has as many places as two vectors have, and these are added up at the end. XLA would compute again, in each
+    of the loops that read it, what is not kept.
+    """
+    keep = lax.optimization_barrier
+    x, weight = observations.x, observations.weight
+    blocks, d, b = x.shape
+    size = math.gcd(b, _CHUNK)
+    lanes = math.gcd(size, _LANES)
+    each = b // size
+    keys = _keys(key, blocks)
+    k, p = natural.shape
+
+    def more(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        block, first = i // each, (i % each) * size
+        points = lax.dynamic_slice(x, (block, 0, first), (1, d, size))[0].astype(natural.dtype)
+        counts = lax.dynamic_slice(weight, (block, first), (1, size))[0].astype(natural.dtype)
+        t = keep(features(points))
+        # The constant is added last, so that points on a grid that tie do so exactly.
+        logits = keep(reduce(add, (natural[:, j, None] * t[j] for j in range(1, p))) + natural[:, :1])
+        r, own = assign(logits, counts, None if keys is None else (keys[block], first))
+        r = keep(r)
+        parts = [slice(j, j + lanes) for j in range(0, size, lanes)]
+        moments = reduce(add, (t[:, None, part] * r[:, part] for part in parts))
+        objective = reduce(add, (own[part].astype(jnp.float64) for part in parts))
+        return sums[0] + moments.astype(jnp.float64), sums[1] + objective
+
+    zero = jnp.zeros((p, k, lanes)), jnp.zeros(lanes)
+    moments, objective = lax.fori_loop(0, blocks * each, more, zero)
+    return jnp.sum(moments, axis=-1), jnp.sum(objective)
 
 
 def common_part(mixture: GaussianMixture, second: Any, factor: tuple[Array, Array]) -> Array:
@@ -187,8 +260,14 @@ def expected_log_joint(
     mixture: GaussianMixture, statistics: Statistics, factor: tuple[Array, Array]
 ) -> Array:
     """Σ r log p(x, z) in nats, from the moments of the responsibilities r alone."""
-    total = jnp.sum(natural_parameters(mixture, factor) * statistics.moments)
-    return total - common_part(mixture, statistics.second, factor) if mixture.covariance.row.shared else total
+    storage, d = mixture.covariance.storage, mixture.n_features
+    constant, linear, precision = _parts(mixture, factor)
+    count, first, rest = jnp.split(statistics.moments, (1, 1 + d), axis=1)
+    total = jnp.sum(count[:, 0] * constant) + jnp.sum(first * linear)
+    if mixture.covariance.row.shared:
+        return total - common_part(mixture, statistics.second, factor)
+    # Moments are unpacked, where Θ would be packed: to differentiate by the latter is a scatter.
+    return total - (1 if storage.axes else d) * jnp.sum(precision * storage.second(rest, d)) / 2
 
 
 def _constant(mixture: GaussianMixture, log_det: Array) -> Array:
@@ -197,16 +276,20 @@ def _constant(mixture: GaussianMixture, log_det: Array) -> Array:
     return logs + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
 
 
+def _parts(mixture: GaussianMixture, factor: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    """Constant and linear part of log p(x, z), and the precision in its storage."""
+    w, log_det = factor
+    precision = mixture.covariance.storage.gram(w)
+    linear = mixture.covariance.storage.apply(precision, mixture.means)
+    return _constant(mixture, log_det) - jnp.sum(linear * mixture.means, axis=1) / 2, linear, precision
+
+
 def natural_parameters(mixture: GaussianMixture, factor: tuple[Array, Array]) -> Float[Array, "k p"]:
     """The natural parameters Θ: constant, linear and, unless one covariance is shared, quadratic part."""
-    storage = mixture.covariance.storage
-    w, log_det = factor
-    precision = storage.gram(w)
-    linear = storage.apply(precision, mixture.means)
-    constant = _constant(mixture, log_det) - jnp.sum(linear * mixture.means, axis=1) / 2
+    constant, linear, precision = _parts(mixture, factor)
     parts = [constant[:, None], linear]
     if not mixture.covariance.row.shared:
-        parts.append(storage.weigh(precision, mixture.n_features))
+        parts.append(mixture.covariance.storage.weigh(precision, mixture.n_features))
     return jnp.concatenate(parts, axis=1)
 
 

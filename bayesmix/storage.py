@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from bayesmix.inputs import is_traced
 
-__all__ = ["STORAGES", "Storage", "inverse_cholesky", "numbers", "per_cluster", "with_one"]
+__all__ = ["STORAGES", "WRITTEN_OUT", "Storage", "inverse_cholesky", "numbers", "per_cluster", "with_one"]
 
 
 def numbers(values: Any) -> Any:
@@ -39,7 +39,9 @@ class Storage(NamedTuple):
     """
 
     axes: int  # trailing axes of `values`: 2, 1 or 0
-    features: Callable[[Array], Array]  # block (d, b) -> T(x) (1 + d + q, b): 1, x, and q products of x
+    features: Callable[
+        ..., Array
+    ]  # block (d, b) -> T(x) (1 + d + q, b): 1, x, and q products of x; see `_products`
     weigh: Callable[[Array, int], Array]  # precision, d -> (k|1, q): -1/2 xᵀPx = weigh(P) @ those products
     size: Callable[[int], int]  # d -> q
     second: Callable[[Array, int], Array]  # sums of the products (k, q) -> second moments in storage
@@ -59,7 +61,7 @@ class Storage(NamedTuple):
     part: Callable[[Any, Any], Any]  # the rows and columns of some features
 
 
-_SMALL = 4  # features, up to which matrices are factored without LAPACK
+WRITTEN_OUT = 4  # features, up to which matrices are factored without LAPACK
 
 
 @cache
@@ -74,38 +76,58 @@ def with_one(x: Float[Array, "d b"]) -> Float[Array, "d+1 b"]:
 
 
 # Products of rows of [1, x], so that T is one kernel: to write it piece by piece and put the pieces together costs
-# half as much again at run time, and three times as much to compile.
-def _full_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
-    y = with_one(x)
-    i, j = np.triu_indices(len(y))
-    return y[i] * y[j]
+# half as much again at run time, and three times as much to compile. `apart` does, where it is part of another kernel.
+def _products(
+    x: Float[Array, "d b"], rows: tuple[np.ndarray, np.ndarray], apart: bool
+) -> Float[Array, "p b"]:
+    y, (i, j) = with_one(x), rows
+    return jnp.stack([y[a] * y[b] for a, b in zip(i.tolist(), j.tolist())]) if apart else y[i] * y[j]
 
 
-def _diagonal_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
-    y, each = with_one(x), np.arange(1, len(x) + 1)
-    return y[np.r_[np.zeros(len(y), int), each]] * y[np.r_[: len(y), each]]
+def _full_features(x: Float[Array, "d b"], apart: bool = False) -> Float[Array, "p b"]:
+    return _products(x, np.triu_indices(len(x) + 1), apart)
 
 
-def _spherical_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
+def _diagonal_features(x: Float[Array, "d b"], apart: bool = False) -> Float[Array, "p b"]:
+    alone, each = np.zeros(len(x) + 1, int), np.arange(1, len(x) + 1)
+    return _products(x, (np.r_[alone, each], np.r_[: len(x) + 1, each]), apart)
+
+
+def _spherical_features(x: Float[Array, "d b"], apart: bool = False) -> Float[Array, "p b"]:
     return numbers(x).concatenate([with_one(x), (x * x).mean(axis=0, keepdims=True)])
 
 
+def _full_pack(values: Float[Array, "k d d"], d: int) -> Float[Array, "k q"]:
+    if numbers(values) is jnp and d <= WRITTEN_OUT:  # by indices it is a gather, which takes them from memory
+        return jnp.concatenate([values[:, a, a:] for a in range(d)], axis=1)
+    return values[:, *_pairs(d)]
+
+
 def _full_weigh(precision: Float[Array, "k d d"], d: int) -> Float[Array, "k q"]:
-    i, j = _pairs(d)
-    return precision[:, i, j] * np.where(i == j, -0.5, -1.0)
+    return _full_pack(precision * jnp.where(jnp.eye(d, dtype=bool), -0.5, -1.0), d)
+
+
+def _full_whiten(factor: Float[Array, "k d d"], y: Float[Array, "k d b"]) -> Float[Array, "k d b"]:
+    d = y.shape[1]
+    if numbers(factor) is jnp and d <= WRITTEN_OUT:
+        rows = [sum(factor[:, i, j, None] * y[:, j] for j in range(d)) for i in range(d)]
+        return jnp.stack(rows, axis=1)
+    return numbers(factor).broadcast_to(factor, (y.shape[0], *factor.shape[1:])) @ y
 
 
 def _full_second(moments: Float[Array, "k q"], d: int) -> Float[Array, "k d d"]:
     i, j = _pairs(d)
     where = np.empty((d, d), int)
     where[i, j] = where[j, i] = np.arange(i.size)
+    if numbers(moments) is jnp and d <= WRITTEN_OUT:
+        return jnp.stack([moments[:, place] for place in where.ravel().tolist()], axis=1).reshape(-1, d, d)
     return moments[:, where]
 
 
 def _full_cholesky(values: Any) -> Any:
     """NaN where a matrix is not positive definite."""
     if numbers(values) is jnp:
-        return _small_cholesky(values) if values.shape[-1] <= _SMALL else jnp.linalg.cholesky(values)
+        return _small_cholesky(values) if values.shape[-1] <= WRITTEN_OUT else jnp.linalg.cholesky(values)
     try:
         return np.linalg.cholesky(values)
     except np.linalg.LinAlgError:
@@ -151,14 +173,18 @@ def _full_inverse(factor: Any) -> Any:
             known = (factor[..., i, None, :i] @ inverse[..., :i, :])[..., 0, :]
             inverse[..., i, :] = (identity[i] - known) / factor[..., i, i, None]
         return inverse
-    if factor.shape[-1] <= _SMALL:
+    if factor.shape[-1] <= WRITTEN_OUT:
         return _small_inverse(factor)
     identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
     return lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
 
 
 def _diagonal(values: Any) -> Any:
-    return numbers(values).diagonal(values, axis1=-2, axis2=-1)
+    if numbers(values) is np:
+        return np.diagonal(values, axis1=-2, axis2=-1)
+    return jnp.sum(
+        jnp.where(jnp.eye(values.shape[-1], dtype=bool), values, 0), axis=-1
+    )  # no gather, so no scatter
 
 
 def _identity(values: Any, d: int) -> Any:
@@ -176,14 +202,14 @@ STORAGES: dict[str, Storage] = {
         weigh=_full_weigh,
         size=lambda d: len(_pairs(d)[0]),
         second=_full_second,
-        pack=lambda v, d: v[:, *_pairs(d)],
+        pack=_full_pack,
         outer=lambda m: m[:, :, None] * m[:, None, :],
         cholesky=_full_cholesky,
         inverse=_full_inverse,
         diagonal=_diagonal,
         gram=lambda w: jnp.swapaxes(w, -1, -2) @ w,
         apply=lambda a, m: jnp.einsum("...kij,...kj->...ki", jnp.broadcast_to(a, (*m.shape, m.shape[-1])), m),
-        whiten=lambda w, y: numbers(w).broadcast_to(w, (y.shape[0], *w.shape[1:])) @ y,
+        whiten=_full_whiten,
         spread=lambda r, y: (r[:, None] * y) @ jnp.swapaxes(y, -1, -2),
         unwhiten=lambda f, v: f @ v @ jnp.swapaxes(f, -1, -2),
         dense=lambda v, d: v,

@@ -151,9 +151,9 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
     rows = np.arange(len(x))
     if len(rows) > _ROWS:
         rows = np.sort(as_generator(0).choice(len(x), _ROWS, replace=False))
-    some = with_points(x[rows], None if given is None else given[rows])
+    some = with_points(x[rows], flat, None if given is None else given[rows])
     order = METHODS[method](_Draws(flat, some, z[:, rows], int(np.argmax(density))))
-    mean = mean_responsibilities(permuted(flat, order), with_points(x, given))
+    mean = mean_responsibilities(permuted(flat, order), with_points(x, flat, given))
     shaped = order.reshape(chains, draws, k)
     groups = {}
     for name, group in posterior.children.items():

@@ -30,10 +30,10 @@ _TRIES = 13  # proposals for a gamma number
 PER_GAMMA = 3 * _TRIES + 1  # uniform numbers that one takes
 
 
-def _threefry(words: Array, n: int, stream: Any = 0) -> tuple[Array, Array]:
-    """Two random words (n,) for each of the counters 0, ..., n - 1 of a stream."""
+def _threefry(words: Array, n: int, stream: Any = 0, first: Any = 0) -> tuple[Array, Array]:
+    """Two random words (n,) for each of n counters of a stream, from the first on."""
     keys = words[0], words[1], words[0] ^ words[1] ^ _PARITY
-    a = jnp.arange(n, dtype=jnp.uint32) + keys[0]
+    a = jnp.arange(n, dtype=jnp.uint32) + jnp.asarray(first, jnp.uint32) + keys[0]
     b = jnp.broadcast_to(jnp.asarray(stream, jnp.uint32) + keys[1], (n,))
     for i in range(5):
         for turn in _ROTATIONS[i % 2]:
@@ -53,10 +53,10 @@ def split(words: Array, n: int, stream: Any = 0) -> Array:
     return jnp.stack(_threefry(words, n, stream + 1), axis=1)
 
 
-def uniform(words: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
-    """Uniform numbers above 0, so that their logs are finite, and at most 1."""
+def uniform(words: Array, shape: tuple[int, ...], dtype: Any = float, first: Any = 0) -> Array:
+    """Uniform numbers above 0, so that their logs are finite, and at most 1; `first` of them are left out."""
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    high, low = _threefry(words, math.prod(shape))
+    high, low = _threefry(words, math.prod(shape), first=first)
     if dtype == jnp.float64:
         word = jnp.uint64
         bits = (high.astype(word) << 20) | (low.astype(word) >> 12) | np.uint64(1023 << 52)

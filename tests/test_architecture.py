@@ -20,7 +20,7 @@ LAYERS = (
     ("checkpoints",),
     ("inputs", "hierarchy", "compilation"),
     ("evaluate",),
-    ("storage", "agreement", "elementary"),
+    ("storage", "agreement", "elementary", "supports"),
     ("variates",),
     ("axes",),
     ("estimate",),
@@ -93,7 +93,8 @@ FIGURES = {("mixture", "files"), ("results", "files")} | {
 LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}
 # Modules whose top may import more, because they are themselves loaded only where they are used.
 HEAVY_TOPS = {
-    name: {"numpyro"} for name in ("laws", "distribution", "gibbs", "potential", "chains", "approximations")
+    name: {"numpyro"}
+    for name in ("supports", "laws", "distribution", "gibbs", "potential", "chains", "approximations")
 }
 for library, folder in (("typer", "cli"), ("sklearn", "sklearn")):
     HEAVY_TOPS |= {name: {library} for name in RANK if name.partition(".")[0] == folder}

@@ -1,0 +1,137 @@
+"""A pass, and where matrices are small all of a program, as one kernel: the same numbers as by many, and no crash.
+
+Every structure, prior and method is tried in the other files, which run such programs wherever numbers are few.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import bayesmix as bm
+from bayesmix import chains, loop, pointwise, sampling, statistics
+from bayesmix.compilation import one_kernel, wide
+from bayesmix.covariance import STRUCTURES
+from bayesmix.devices import double_precision
+from bayesmix.loop import Options, advance
+from bayesmix.observations import observe
+from bayesmix.problem import prepare
+
+
+def sample(n, d, k=3):
+    rng = np.random.default_rng(d)
+    means = 6 * rng.normal(size=(k, d))
+    return means[rng.integers(0, k, n)] + rng.normal(size=(n, d))
+
+
+@pytest.fixture
+def by_many(monkeypatch):
+    """No program is one kernel while it holds."""
+
+    def switch():
+        for module in (loop, sampling, pointwise, statistics):
+            monkeypatch.setattr(module, "is_few", lambda numbers: False)
+
+    return switch
+
+
+@pytest.fixture
+def made():
+    """How many programs of few numbers a function has. That XLA could make all of them is seen to in `conftest`."""
+    return lambda program: program._few._cache_size()
+
+
+@pytest.mark.parametrize(("name", "d"), [("VVV", 2), ("EEE", 3), ("VVI", 2), ("V", 1), ("VVV", 5)])
+def test_a_fit_by_one_kernel_is_the_fit_by_many(name, d, made, by_many):
+    x, model = sample(150, d), bm.MixtureModel(3, name)
+    options = {"key": 0, "n_starts": 1, "tol": 0, "max_steps": 30}
+    before = made(advance)
+    ours = bm.fit(model, x, **options)
+    assert made(advance) > before
+    by_many()
+    theirs = bm.fit(model, x, **options)
+    assert_allclose(ours.objective, theirs.objective, rtol=1e-10)
+    assert_allclose(ours.mixture.covariances, theirs.mixture.covariances, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "sampled"])
+@pytest.mark.parametrize(
+    ("name", "d"), [("VVV", 2), ("EEE", 3), ("VVI", 6), ("VII", 2), ("E", 1), ("VVV", 7)]
+)
+@pytest.mark.parametrize("n", [1, 63, 2500])
+def test_sums_in_lanes_are_sums_of_blocks(name, d, kind, n):
+    problem = prepare(1, name, sample(n, d), np.random.default_rng(0).random(n) + 0.5, 1e-4)
+    fit = bm.fit(bm.MixtureModel(3, name), sample(300, d), key=0)
+    mixture = problem.units.enter(fit.mixture)
+    observations = observe(problem.x, problem.w, STRUCTURES[name])
+    words = np.array([1, 2], np.uint32) if kind == "sampled" else None
+
+    def of(few):
+        with double_precision():
+            program = jax.jit(lambda o: statistics.summarize(mixture, o, kind, key=words, few=few))
+            return jax.tree.map(np.asarray, program(observations))
+
+    many, few = of(False), of(True)
+    assert_allclose(few.objective, many.objective, rtol=1e-12, atol=1e-9)
+    assert_allclose(few.moments, many.moments, rtol=1e-10, atol=1e-10 * n)  # draws are the same
+
+
+@pytest.mark.parametrize("method", ["gibbs", "nuts"])
+@pytest.mark.parametrize(("name", "d"), [("VVV", 2), ("V", 1), ("VVV", 5)])
+def test_chains_by_one_kernel_say_what_chains_by_many_do(method, name, d, made, by_many):
+    x = sample(120, d, 2)
+    model = bm.MixtureModel(2, name, "weak")
+    options = {"key": 0, "method": method, "n_chains": 2, "n_warmup": 400, "n_draws": 400}
+    before = made(chains._advance)
+    ours = bm.sample_posterior(model, x, **options)
+    assert made(chains._advance) > before
+    by_many()
+    theirs = bm.sample_posterior(model, x, **options)
+    one, two = (
+        np.sort(tree["posterior"]["means"].mean(["chain", "draw"]), axis=0) for tree in (ours, theirs)
+    )
+    spread = np.asarray(theirs["posterior"]["means"].std(["chain", "draw"])).max()
+    assert_allclose(one, two, atol=0.4 * spread)
+
+
+@pytest.mark.parametrize("permute", [False, True])
+def test_a_sweep_of_gibbs_is_one_kernel_with_labels_permuted_too(permute, made):
+    options = {"method": "gibbs", "n_chains": 2, "n_warmup": 10, "n_draws": 50}
+    before = made(chains._advance)
+    bm.sample_posterior(bm.MixtureModel(3, "VVI", "weak"), sample(90, 2), key=0, permute=permute, **options)
+    assert made(chains._advance) > before
+
+
+def test_arguments_that_nothing_needs_and_constants_are_no_matter():
+    """As arguments of a kernel inside a loop they would end the process."""
+    few = Options(few=True)
+    table = np.arange(6.0).reshape(2, 3)
+
+    def program(x, unused, options):
+        def step(i, x):
+            def inside(x, unused, flag):
+                return x[:, [2, 0, 1]] * 0.5 + table + i * 0 * unused, flag
+
+            return one_kernel(inside, options.few)(x, unused, True)[0]
+
+        return jax.lax.fori_loop(0, 4, step, x)
+
+    compiled = wide(program, static_argnames="options")
+    with double_precision():
+        x, unused = jnp.ones((2, 3)), jnp.zeros((), jnp.int32)
+        assert_allclose(compiled(x, unused, few), compiled(x, unused, Options()), rtol=1e-15)
+        assert "xla_cpu_small_call" in compiled.lower(x, unused, few).as_text()
+        assert "xla_cpu_small_call" not in compiled.lower(x, unused, Options()).as_text()
+    assert compiled._known
+
+
+def test_where_xla_cannot_make_it_the_program_is_the_ordinary_one():
+    def one_that_sorts(x, options):
+        return one_kernel(jnp.sort, options.few)(x)
+
+    compiled = wide(one_that_sorts, static_argnames="options")
+    with double_precision():
+        assert_allclose(compiled(jnp.array([3.0, 1.0, 2.0]), Options(few=True)), [1, 2, 3])
+        assert not compiled._known
+        assert_allclose(compiled(jnp.array([3.0, 1.0, 2.0]), Options(few=True)), [1, 2, 3])
