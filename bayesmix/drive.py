@@ -97,7 +97,7 @@ def run(
     """
     from tqdm import tqdm
 
-    options = suited(options, states)
+    options = suited(options, states, observations)
     ends = states.step + limits
     each = observations.weight.size * states.statistics.moments[0].size
     taken = 0
@@ -140,7 +140,7 @@ def run(
                 if states.chain is not None:
                     chains[s].append(states.chain[s, :filled])
             if (states.code == CODE["thin"]).any():
-                options = suited(options._replace(whitened=True), states)
+                options = suited(options._replace(whitened=True), states, observations)
                 states = states._replace(code=np.where(states.code == CODE["thin"], 0, states.code))
             for s in np.flatnonzero(states.code == CODE["empty"]).tolist():
                 states = _relocate(states, s, observations)

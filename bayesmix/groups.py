@@ -131,7 +131,10 @@ def compile_ahead(group: Group, options: Options) -> None:
     blank = replace(group, cells=group.cells[:1], verdicts={})
     rows = np.arange(group.largest)
     begin(blank, Starts(rows, {k: [rows % k] for k, _ in blank.cells}))
-    Call(advance, (*_arguments(blank, np.zeros(1, int), 0), suited(options, blank.states))).traced()()
+    Call(
+        advance,
+        (*_arguments(blank, np.zeros(1, int), 0), suited(options, blank.states, group.problem.observations)),
+    ).traced()()
 
 
 def begin(group: Group, starts: Starts) -> None:
@@ -197,7 +200,7 @@ def _moments(
 def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options) -> None:
     """Run some starts, and write them back; a batch is filled up with ended copies, so that its shape is one."""
     with double_precision():
-        own = suited(options, group.states)
+        own = suited(options, group.states, group.problem.observations)
         out = jax.tree.map(np.asarray, advance(*_arguments(group, chosen, steps), own))
     for old, new in zip(jax.tree.leaves(group.states), jax.tree.leaves(out)):
         old[chosen] = new[: len(chosen)]

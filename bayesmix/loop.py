@@ -215,11 +215,11 @@ def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) 
     )
 
 
-def suited(options: Options, states: State) -> Options:
+def suited(options: Options, states: State, observations: Observations) -> Options:
     """The options with `few`, if passes of such states are to be one kernel."""
     numbers = states.statistics.moments.size // states.code.size
     of_others = options.whitened or options.responsibilities == "sampled_counts"
-    return options._replace(few=is_few(numbers) and not of_others)
+    return options._replace(few=is_few(numbers, observations.x.dtype) and not of_others)
 
 
 def _step(state: State, observations: Observations, beta: Any, rules: Rules, options: Options) -> State:

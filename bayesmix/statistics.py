@@ -28,6 +28,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -45,7 +46,10 @@ __all__ = [
     "natural_parameters", "summarize",
 ]  # fmt: skip
 
-_FEW = 700  # clusters times features, up to which a pass is faster as one kernel
+_FEW = {
+    8: 512,
+    4: 256,
+}  # clusters times features, by the bytes of a number, up to which a pass is faster as one kernel
 # Points at a time of one kernel, and places of its sums: measured best of 32 to 256, and of 8 to 64.
 _CHUNK, _LANES = 64, 16
 _WIDE = 16  # features of diagonals, beyond which float64 takes a half to a quarter of the time of float32 whitened
@@ -179,9 +183,9 @@ def summarize(
     return Statistics(moments, objective)
 
 
-def is_few(numbers: int) -> bool:
-    """Whether a pass with so many moments, clusters times features, is to be one kernel, `few`."""
-    return numbers <= _FEW and jax.default_backend() == "cpu"
+def is_few(numbers: int, dtype: Any = np.float64) -> bool:
+    """Whether a pass over data of this type for so many moments, clusters times features, is to be one kernel."""
+    return numbers <= _FEW[np.dtype(dtype).itemsize] and jax.default_backend() == "cpu"
 
 
 def _by_blocks(

@@ -31,7 +31,7 @@ def by_many(monkeypatch):
 
     def switch():
         for module in (loop, sampling, pointwise, statistics):
-            monkeypatch.setattr(module, "is_few", lambda numbers: False)
+            monkeypatch.setattr(module, "is_few", lambda *numbers: False)
 
     return switch
 
