@@ -68,6 +68,7 @@ class Plan(NamedTuple):
     permute: bool = False  # Gibbs: labels at random after each sweep
     target_accept: float = 0.8
     few: bool = False  # a pass over the points is one kernel: `statistics.is_few`
+    thinning: int = 1  # steps a draw
 
 
 class Frame(NamedTuple):
@@ -126,11 +127,17 @@ def _begin(words: Array, frame: Frame, evidence: Evidence, plan: Plan, together:
 def advance(
     state: Any, start: Any, evidence: Evidence, plan: Plan, n: int
 ) -> tuple[Any, Any, dict[str, Array]]:
-    """n more steps of a chain: the state they lead to, what was sampled (n, ...), and the record; traceable."""
+    """n more draws of a chain: the state they lead to, what was sampled (n, ...), and the record; traceable."""
     kernel = _kernel(plan, evidence, start)
     # A kernel of NumPyro learns in `init` what a step is; nothing is computed here.
     jax.eval_shape(lambda s: kernel.init(s.rng_key, plan.n_warmup, s.z, (), {}), state)
-    sampler = MCMC(kernel, num_warmup=plan.n_warmup, num_samples=n, progress_bar=False)
+    sampler = MCMC(
+        kernel,
+        num_warmup=plan.n_warmup,
+        num_samples=n * plan.thinning,
+        thinning=plan.thinning,
+        progress_bar=False,
+    )
     sampler.post_warmup_state = state  # NUTS goes on tuning itself until the state has seen n_warmup steps
     sampler.run(state.rng_key, init_params=state.z, extra_fields=tuple(_FIELDS[plan.method]))
     drawn = sampler.get_samples()
@@ -165,9 +172,10 @@ def curvature(plan: Plan, evidence: Evidence, center: Any) -> Float[np.ndarray, 
 
 
 def _shape(plan: Plan, evidence: Evidence, total: int) -> tuple[int, int, bool]:
-    """How many steps a call takes, of how many chains, and whether these are advanced together."""
+    """How many draws a call makes, of how many chains, and whether these are advanced together."""
     together = not isinstance(evidence.observations.x, np.ndarray)  # on an accelerator
     most = min(_CHUNK[plan.method], max(_LEAST, _POINTS // evidence.observations.weight.size))
+    most = max(1, most // plan.thinning)
     return -(-total // -(-total // most)), plan.n_chains if together else 1, together
 
 
@@ -204,7 +212,7 @@ def run_chains(
         evidence: on what.
         starts: a pytree (chains, ...): `Frame` for "nuts", `Parameters` for "gibbs".
         words: key data (chains, 2).
-        n_warmup: steps before the draws.
+        n_warmup: draws before those that are kept.
         n_draws: of each chain, after warm-up.
         checkpoint: written between chunks, and gone on from.
 

@@ -51,6 +51,7 @@ def sample_posterior(
     pointwise: bool | None = None,
     predictive: bool = False,
     permute: bool = False,
+    thinning: int = 1,
     target_accept: float = 0.8,
     checkpoint: Any = None,
 ) -> xarray.DataTree:
@@ -77,6 +78,8 @@ def sample_posterior(
         predictive: whether to draw as many new points from each draw: `posterior_predictive`, and their clusters
             `z_predictive` in `allocations`, since ArviZ plots all that is predictive.
         permute: "gibbs": permute the labels at random after each sweep.
+        thinning: "nuts" and "gibbs": steps a draw, of which the last is kept. A sweep of "gibbs" takes less time than
+            what is done with each draw, so where clusters overlap and sweeps resemble each other, let several make one.
         target_accept: "nuts": acceptance rate that the step size is tuned to.
         checkpoint: "nuts" and "gibbs": a file that says how far the chains have come, written as they go on; the same
             call with the same file goes on from there, to the same draws.
@@ -111,7 +114,7 @@ def sample_posterior(
         )
     as_name(method, "method", _METHODS)
     n_chains, n_draws = as_count(n_chains, "n_chains"), as_count(n_draws, "n_draws")
-    n_warmup = as_count(n_warmup, "n_warmup", minimum=0)
+    n_warmup, thinning = as_count(n_warmup, "n_warmup", minimum=0), as_count(thinning, "thinning")
     if relabelling is not None:
         as_name(relabelling, "relabelling", switching.METHODS)
     if not (isinstance(target_accept, float) and 0 < target_accept < 1):
@@ -130,6 +133,10 @@ def sample_posterior(
         )
     if checkpoint is not None and method not in ("nuts", "gibbs"):
         raise ValueError(f"checkpoint is for the chains of 'nuts' and 'gibbs'; {method!r} has none")
+    if thinning > 1 and method not in ("nuts", "gibbs"):
+        raise ValueError(
+            f"thinning is for the chains of 'nuts' and 'gibbs'; draws of {method!r} are independent"
+        )
     if permute and method != "gibbs":
         raise ValueError("permute is for method='gibbs'; NUTS has no sweep after which to permute labels")
     if conjugate is not None:
@@ -164,13 +171,15 @@ def sample_posterior(
         counts=counts,
         permute=permute,
         target_accept=target_accept,
+        thinning=thinning,
         few=is_few(k * model.structure.n_moments(problem.x.shape[1])) and not (counts and method == "gibbs"),
     )
+    unkept = -(-n_warmup // thinning)  # draws in as many steps, or some more
     chosen = given_starts(problem, init, n_chains)
     start, point = blank_starts(plan, evidence, problem)
     calls = tree_calls(plan, evidence, problem, given, point, n_draws)
     if method not in APPROXIMATIONS:
-        calls.insert(0, chunk_of(plan, evidence, start, n_warmup + n_draws))
+        calls.insert(0, chunk_of(plan, evidence, start, unkept + n_draws))
     for_starts, for_chains = as_generator(key).spawn(2)
     with compiling(calls, cores()) as compiled:
         if prior is None:
@@ -180,7 +189,7 @@ def sample_posterior(
             starts = in_sites(plan, evidence, mixtures, for_starts)
         wait(compiled)
     words = key_words(for_chains, n_chains)
-    known = _attributes(model, prior, method, key, n_warmup)
+    known = _attributes(model, prior, method, key, n_warmup) | {"thinning": thinning}
     if method in APPROXIMATIONS:
         start = jax.tree.map(lambda leaf: leaf[0], starts)
         shape = n_chains, n_draws
@@ -204,11 +213,12 @@ def sample_posterior(
             "n_warmup": n_warmup,
             "n_draws": n_draws,
             "permute": permute,
+            "thinning": thinning,
             "target_accept": target_accept,
             "numpyro": known["inference_library_version"],
         }
         kept = Checkpoint.at(checkpoint, "sample_posterior", told)
-        raw, record = run_chains(plan, evidence, starts, words, n_warmup, n_draws, kept)
+        raw, record = run_chains(plan, evidence, starts, words, unkept, n_draws, kept)
         drawn = jax.tree.leaves(raw)[0].shape[1]
         if drawn < n_draws:
             known["status"] = f"interrupted: {drawn} of {n_draws} draws a chain"

@@ -280,6 +280,8 @@ def test_a_program_is_a_prior_and_its_sites_are_kept():
         ({"labels": np.full(272, 2)}, "a cluster below 2"),
         ({"target_accept": 2.0}, "target_accept must be between 0 and 1"),
         ({"n_chains": 0}, "n_chains must be at least 1"),
+        ({"thinning": 0}, "thinning must be at least 1"),
+        ({"thinning": 2, "method": "laplace"}, "draws of 'laplace' are independent"),
         ({"init": "kmeans"}, "init must be a GaussianMixture"),
         ({"permute": True, "method": "nuts"}, "permute is for method='gibbs'"),
     ],
@@ -287,6 +289,19 @@ def test_a_program_is_a_prior_and_its_sites_are_kept():
 def test_errors(options, match):
     with pytest.raises(ValueError, match=match):
         bm.sample_posterior(bm.MixtureModel(2, prior="weak"), bm.datasets.load("old_faithful"), **{"key": 0, "method": "gibbs"} | options)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["gibbs", "nuts"])
+def test_thinning_keeps_the_last_of_so_many_steps(method):
+    x = bm.datasets.load("old_faithful").to_numpy()[:100]
+    options = {"key": 0, "method": method, "n_chains": 2, "relabelling": None}
+    every = bm.sample_posterior(bm.MixtureModel(2, prior="weak"), x, n_warmup=60, n_draws=60, **options)
+    third = bm.sample_posterior(
+        bm.MixtureModel(2, prior="weak"), x, n_warmup=60, n_draws=20, thinning=3, **options
+    )
+    for name in ("weights", "means", "covariances"):
+        assert_allclose(third["posterior"][name], every["posterior"][name][:, 2::3], rtol=1e-9)
+    assert third["posterior"].attrs["thinning"] == 3
 
 
 def test_structures_without_a_site_and_programs_under_gibbs_are_refused_by_name():
