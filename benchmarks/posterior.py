@@ -8,6 +8,7 @@ A call includes all that it does: starts, warm-up, draws; bayesmix's also z and 
 draw, and relabelling. Imports are reported apart. Nothing is cached between processes, which alternate.
 
     nuts, gibbs      bayesmix with its weak prior
+    gibbs_thinned    the same with five sweeps a draw
     nuts_program     bayesmix's NUTS under the prior of the hand-written model, as a program: the same posterior
     numpyro          Dirichlet weights, normal means, half-normal scales, LKJ correlations; MixtureSameFamily, parallel
                      chains on 4 host devices, started at k-means. In one dimension the means are ordered
@@ -75,7 +76,7 @@ DATA = {"faithful": faithful, "overlapping": overlapping, "large": large}
 # Contenders: k, d -> (call, imported versions); call: data, seed -> (weights, means, covariances, gradients a draw or None)
 
 
-def bayesmix(method, program=None):
+def bayesmix(method, program=None, **options):
     def prepare(k, d):
         import numpyro
 
@@ -89,9 +90,8 @@ def bayesmix(method, program=None):
             center, scale = (x.mean(axis=0), x.std(axis=0)) if program else (0, 1)
             y = (x - center) / scale
             model = bm.MixtureModel(k, prior=prior)
-            tree = bm.sample_posterior(
-                model, y, key=seed, method=method, n_chains=CHAINS, n_warmup=WARMUP, n_draws=DRAWS
-            )
+            drawn_of = {"n_chains": CHAINS, "n_warmup": WARMUP, "n_draws": DRAWS, **options}
+            tree = bm.sample_posterior(model, y, key=seed, method=method, **drawn_of)
             drawn = tree["posterior"]
             steps = tree["sample_stats"].get("n_steps")
             return to_data(
@@ -326,6 +326,7 @@ def pymc_(k, d):
 CONTENDERS = {
     "nuts": bayesmix("nuts"),
     "gibbs": bayesmix("gibbs"),
+    "gibbs_thinned": bayesmix("gibbs", thinning=5),
     "nuts_program": bayesmix("nuts", program),
     "numpyro": numpyro_(double=True),
     "numpyro_single": numpyro_(double=False),
