@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import eval_jaxpr
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array
@@ -103,7 +104,8 @@ def one_kernel(function: Callable, few: bool) -> Callable:
     """The same function of arrays; inside a program of few numbers it is one kernel, part of another or by itself.
 
     XLA ends the process where such a kernel has an argument that nothing in it needs, once all is simplified. So all
-    that is small, constants and arrays of the surroundings included, is handed over as one vector.
+    that is small, constants and arrays of the surroundings included, is handed over as one vector, and a number of each
+    large one is handed back.
     """
     if not few or _TRACING_KERNEL.now:
         return function
@@ -137,11 +139,12 @@ def one_kernel(function: Callable, few: bool) -> Callable:
 
             every = [unpacked(a, need) for a, need in zip(leaves, needs)]
             count = len(traced.consts)
-            return eval_jaxpr(jaxpr, every[:count], *every[count:])
+            needed = [a[(0,) * a.ndim].astype(jnp.float64) for a in large]
+            return [*eval_jaxpr(jaxpr, every[:count], *every[count:]), *needed]
 
         with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
-            results = jax.jit(kernel)(jnp.concatenate(small), *large)
-        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+            results = lax.optimization_barrier(jax.jit(kernel)(jnp.concatenate(small), *large))
+        return jax.tree.unflatten(jax.tree.structure(shapes), results[: len(results) - len(large)])
 
     return call
 

@@ -103,23 +103,25 @@ def test_a_sweep_of_gibbs_is_one_kernel_with_labels_permuted_too(permute, made):
     assert made(chains._advance) > before
 
 
-def test_arguments_that_nothing_needs_and_constants_are_no_matter():
+@pytest.mark.parametrize("size", [0, 4])
+def test_arguments_that_nothing_needs_and_constants_are_no_matter(size):
     """As arguments of a kernel inside a loop they would end the process."""
     few = Options(few=True)
     table = np.arange(6.0).reshape(2, 3)
 
     def program(x, unused, options):
+        def inside(x, unused, flag):
+            nothing = jnp.sum(unused[:, :, :1] > unused[:, :, :0], axis=-1)
+            return x[:, [2, 0, 1]] * 0.5 + table + nothing, flag
+
         def step(i, x):
-            def inside(x, unused, flag):
-                return x[:, [2, 0, 1]] * 0.5 + table + i * 0 * unused, flag
+            return one_kernel(inside, options.few)(x, unused + i, True)[0]
 
-            return one_kernel(inside, options.few)(x, unused, True)[0]
-
-        return jax.lax.fori_loop(0, 4, step, x)
+        return jax.lax.fori_loop(0, 4, step, one_kernel(inside, options.few)(x, unused, True)[0])
 
     compiled = wide(program, static_argnames="options")
     with double_precision():
-        x, unused = jnp.ones((2, 3)), jnp.zeros((), jnp.int32)
+        x, unused = jnp.ones((2, 3)), jnp.zeros((2, 3, 5 * 10**size), jnp.int32)
         assert_allclose(compiled(x, unused, few), compiled(x, unused, Options()), rtol=1e-15)
         assert "xla_cpu_small_call" in compiled.lower(x, unused, few).as_text()
         assert "xla_cpu_small_call" not in compiled.lower(x, unused, Options()).as_text()
