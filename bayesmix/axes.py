@@ -71,8 +71,10 @@ def principal_axes(scatter: Float[Array, "k d d"]) -> tuple[Array, Array]:
 
 
 def eigh(matrices: Float[Array, "*k d d"]) -> tuple[Array, Array]:
-    """Eigenvalues in ascending order and their vectors; two features, which are common, have a formula."""
-    if matrices.shape[-1] != 2:
+    """Eigenvalues in ascending order and their vectors; up to two features, which are common, have a formula."""
+    if matrices.shape[-1] == 1:
+        return matrices[..., 0], jnp.ones_like(matrices)
+    if matrices.shape[-1] > 2:
         return jnp.linalg.eigh(matrices)
     a, b, c = matrices[..., 0, 0], matrices[..., 0, 1], matrices[..., 1, 1]
     half = jnp.arctan2(2 * b, a - c) / 2  # of the longer axis

@@ -14,7 +14,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import update_wrapper
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,7 +161,8 @@ class Call(NamedTuple):
             lowered = self.function.lower(*self.arguments)
 
         def compile() -> None:
-            with double_precision():
+            # What XLA cannot make the call itself asks for in another way, or says so.
+            with double_precision(), suppress(jax.errors.JaxRuntimeError):
                 lowered.compile()
 
         return compile

@@ -64,23 +64,23 @@ def log_likelihood(mixture: GaussianMixture, factor: Array, evidence: Evidence, 
     both = factor, log_determinant(mixture.covariance, factor, mixture.n_features)
     # The factor says all that the covariances say, so no gradient has to flow through both.
     mixture = replace(mixture, covariance=jax.lax.stop_gradient(mixture.covariance))
-    free = _log_density(few, mixture, both, evidence.observations)
+    free = _log_density(mixture, both, evidence.observations, few)
     return free + expected_log_joint(mixture, evidence.fixed, both)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _log_density(
-    few: bool, mixture: GaussianMixture, factor: tuple[Array, Array], observations: Observations
+    mixture: GaussianMixture, factor: tuple[Array, Array], observations: Observations, few: bool = False
 ) -> Array:
     """Σ log p(x). Its gradient is Fisher's identity, which takes the one pass over the data that the value takes:
 
     ∇ Σ log p(x) = ∇ Σ r log p(x, z) at r = p(z | x) held fixed, and that needs the moments of r alone.
     """
-    return _value(few, mixture, factor, observations)[0]
+    return _value(mixture, factor, observations, few)[0]
 
 
 def _value(
-    few: bool, mixture: GaussianMixture, factor: tuple[Array, Array], observations: Observations
+    mixture: GaussianMixture, factor: tuple[Array, Array], observations: Observations, few: bool
 ) -> Any:
     statistics = summarize(mixture, observations, "soft", factor=factor, few=few)
     return statistics.objective, (mixture, factor, statistics)
