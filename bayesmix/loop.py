@@ -218,8 +218,9 @@ def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) 
 def suited(options: Options, states: State, observations: Observations) -> Options:
     """The options with `few`, if passes of such states are to be one kernel."""
     numbers = states.statistics.moments.size // states.code.size
-    of_others = options.whitened or options.responsibilities == "sampled_counts"
-    return options._replace(few=is_few(numbers, observations.x.dtype) and not of_others)
+    raw = states.mixture.covariance.row.shared or not options.whitened
+    few = raw and options.responsibilities != "sampled_counts" and is_few(numbers, observations.x.dtype)
+    return options._replace(few=few)
 
 
 def _step(state: State, observations: Observations, beta: Any, rules: Rules, options: Options) -> State:
