@@ -67,7 +67,7 @@ class Plan(NamedTuple):
     counts: bool = False  # Gibbs: weights are whole numbers other than one
     permute: bool = False  # Gibbs: labels at random after each sweep
     target_accept: float = 0.8
-    few: bool = False  # a pass over the points is one kernel: `statistics.is_few`
+    few: bool = False  # a pass over the points is one kernel: `passes.is_few`
     thinning: int = 1  # steps a draw
 
 

@@ -28,9 +28,10 @@ from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import Maximum, maximize
 from bayesmix.observations import Observations
+from bayesmix.passes import is_few
 from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import CODE
-from bayesmix.statistics import Statistics, is_few, summarize
+from bayesmix.statistics import Statistics, summarize
 from bayesmix.units import Floor
 from bayesmix.variates import split
 

@@ -19,7 +19,7 @@ from bayesmix.devices import double_precision
 from bayesmix.elementary import exp_below
 from bayesmix.inputs import cores, points_last, to_numpy
 from bayesmix.mixture import GaussianMixture
-from bayesmix.statistics import is_few
+from bayesmix.passes import is_few
 from bayesmix.variates import split
 
 __all__ = [

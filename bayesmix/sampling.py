@@ -22,10 +22,10 @@ from bayesmix.compilation import compiling
 from bayesmix.inputs import Points, as_count, as_generator, as_key, as_name, as_points, cores, key_words
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
+from bayesmix.passes import is_few
 from bayesmix.prior import ConjugatePrior, require_site, weak_prior
 from bayesmix.problem import Problem, prepare
 from bayesmix.programs import FixedPrior, ProgramPrior
-from bayesmix.statistics import is_few
 
 if TYPE_CHECKING:
     import xarray

@@ -28,6 +28,7 @@ LAYERS = (
     ("density", "peaks", "quadratic", "tails"),
     ("regions",),
     ("mixture", "datasets", "observations"),
+    ("passes",),
     ("prior", "statistics", "units", "chart", "trees", "allocations", "convergence", "laws"),
     ("assignments", "distribution", "programs", "results", "initialize", "labels", "penalty", "greedy"),
     ("hierarchical", "lkj", "conjugate", "archives"),

@@ -1,0 +1,104 @@
+"""One pass over the data, which adds up what each point gives: by blocks, or as one kernel.
+
+XLA makes a dozen kernels of a block, each of which writes what the next one reads. In one kernel few points at a time
+go all the way, in vectors: two to three times as fast where a point gives few numbers. Of many XLA's library of
+products makes more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from operator import add
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from bayesmix.observations import Observations
+from bayesmix.variates import split
+
+__all__ = ["Assign", "by_blocks", "by_lanes", "is_few"]
+
+_FEW = {8: 512, 4: 256}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
+# Points at a time of one kernel, and places of its sums: measured best of 32 to 256, and of 8 to 64.
+_CHUNK, _LANES = 64, 16
+
+# Responsibilities (k, b) out of logits, weights and a key, and what each point adds to the objective (b,). That is
+# summed in float64: gains are differences of such sums, and of float32 they would be rounding while EM still climbs.
+# The key comes with the number of points of its block before these.
+Assign = Callable[[Array, Array, Any], tuple[Array, Array]]
+
+
+def is_few(numbers: int, dtype: Any = np.float64) -> bool:
+    """Whether a pass over data of this type for so many moments, clusters times features, is to be one kernel."""
+    return numbers <= _FEW[np.dtype(dtype).itemsize] and jax.default_backend() == "cpu"
+
+
+def by_blocks(
+    natural: Any, block: Callable, assign: Assign, dtype: Any, observations: Observations, key: Any
+) -> tuple[Array, Array]:
+    """Sums of a block function: moments and objective."""
+
+    def sums(x: Array, weight: Array, key: Any) -> tuple[Array, Array]:
+        numbers = None if key is None else (key, 0)
+        moments, each = block(natural, x.astype(dtype), weight.astype(dtype), assign, numbers)
+        return moments.astype(jnp.float64), jnp.sum(each.astype(jnp.float64))
+
+    count = observations.x.shape[0]
+    keys = _keys(key, count)
+    xs = (observations.x, observations.weight, keys)
+    first = jax.tree.map(lambda a: a[0], xs)
+    if count == 1:
+        return sums(*first)
+    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(sums, *first))
+    return lax.scan(lambda c, b: (jax.tree.map(jnp.add, c, sums(*b)), None), zero, xs)[0]
+
+
+def _keys(key: Any, count: int) -> Any:
+    """One for each block."""
+    return None if key is None else key[None] if count == 1 else split(key, count)
+
+
+def by_lanes(
+    features: Callable[[Array], Array],
+    assign: Assign,
+    natural: Float[Array, "k p"],
+    observations: Observations,
+    key: Any,
+) -> tuple[Array, Array]:
+    """The same for one kernel: few points at a time, which stay in vectors, and products as sums written out.
+
+    Each sum has as many places as two vectors have, and these are added up at the end. XLA would compute again, in each
+    of the loops that read it, what is not kept.
+    """
+    keep = lax.optimization_barrier
+    x, weight = observations.x, observations.weight
+    blocks, d, b = x.shape
+    size = math.gcd(b, _CHUNK)
+    lanes = math.gcd(size, _LANES)
+    each = b // size
+    keys = _keys(key, blocks)
+    k, p = natural.shape
+
+    def more(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        block, first = i // each, (i % each) * size
+        points = lax.dynamic_slice(x, (block, 0, first), (1, d, size))[0].astype(natural.dtype)
+        counts = lax.dynamic_slice(weight, (block, first), (1, size))[0].astype(natural.dtype)
+        t = keep(features(points))
+        # The constant is added last, so that points on a grid that tie do so exactly.
+        logits = keep(reduce(add, (natural[:, j, None] * t[j] for j in range(1, p))) + natural[:, :1])
+        r, own = assign(logits, counts, None if keys is None else (keys[block], first))
+        r = keep(r)
+        parts = [slice(j, j + lanes) for j in range(0, size, lanes)]
+        moments = reduce(add, (t[:, None, part] * r[:, part] for part in parts))
+        objective = reduce(add, (own[part].astype(jnp.float64) for part in parts))
+        return sums[0] + moments.astype(jnp.float64), sums[1] + objective
+
+    zero = jnp.zeros((p, k, lanes)), jnp.zeros(lanes)
+    moments, objective = lax.fori_loop(0, blocks * each, more, zero)
+    return jnp.sum(moments, axis=-1), jnp.sum(objective)
