@@ -139,8 +139,8 @@ def one_kernel(function: Callable, few: bool) -> Callable:
 
             every = [unpacked(a, need) for a, need in zip(leaves, needs)]
             count = len(traced.consts)
-            needed = [a[(0,) * a.ndim].astype(jnp.float64) for a in large]
-            return [*eval_jaxpr(jaxpr, every[:count], *every[count:]), *needed]
+            of_large = [a[(0,) * a.ndim].astype(jnp.float64) for a in large]
+            return [*eval_jaxpr(jaxpr, every[:count], *every[count:]), *of_large]
 
         with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
             results = lax.optimization_barrier(jax.jit(kernel)(jnp.concatenate(small), *large))

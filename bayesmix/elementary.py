@@ -100,9 +100,8 @@ def gammaln(x: Any) -> Array:
 
 def multigammaln(x: Any, d: int) -> Array:
     """Log of the multivariate gamma function of x > (d - 1) / 2."""
-    return jnp.sum(gammaln(jnp.asarray(x, float)[..., None] - jnp.arange(d) / 2), axis=-1) + d * (
-        d - 1
-    ) / 4 * math.log(math.pi)
+    each = gammaln(jnp.asarray(x, float)[..., None] - jnp.arange(d) / 2)
+    return jnp.sum(each, axis=-1) + d * (d - 1) / 4 * math.log(math.pi)
 
 
 # Bits have no derivative.

@@ -39,9 +39,8 @@ class Storage(NamedTuple):
     """
 
     axes: int  # trailing axes of `values`: 2, 1 or 0
-    features: Callable[
-        ..., Array
-    ]  # block (d, b) -> T(x) (1 + d + q, b): 1, x, and q products of x; see `_products`
+    # Block (d, b) -> T(x) (1 + d + q, b): 1, x, and q products of x; `apart` as in `_products`.
+    features: Callable[..., Array]
     weigh: Callable[[Array, int], Array]  # precision, d -> (k|1, q): -1/2 xᵀPx = weigh(P) @ those products
     size: Callable[[int], int]  # d -> q
     second: Callable[[Array, int], Array]  # sums of the products (k, q) -> second moments in storage
@@ -182,9 +181,8 @@ def _full_inverse(factor: Any) -> Any:
 def _diagonal(values: Any) -> Any:
     if numbers(values) is np:
         return np.diagonal(values, axis1=-2, axis2=-1)
-    return jnp.sum(
-        jnp.where(jnp.eye(values.shape[-1], dtype=bool), values, 0), axis=-1
-    )  # no gather, so no scatter
+    # Not by a gather, of which the derivative is a scatter.
+    return jnp.sum(jnp.where(jnp.eye(values.shape[-1], dtype=bool), values, 0), axis=-1)
 
 
 def _identity(values: Any, d: int) -> Any:

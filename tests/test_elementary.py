@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 from jax.extend.random import threefry_2x32
-from numpy.testing import assert_array_equal
-from scipy import stats
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import special, stats
 
 from bayesmix import variates
-from bayesmix.elementary import cos_turn, exp_below, log_positive
+from bayesmix.elementary import cos_turn, exp_below, gammaln, log_positive, multigammaln
 
 RNG = np.random.default_rng(0)
 
@@ -110,3 +110,15 @@ def test_gamma_numbers_have_scipys_law(shape):
     with jax.enable_x64(True):
         logs = np.asarray(variates.log_gamma(np.array([3, 4], np.uint32), np.full(20_000, shape)))
     assert stats.kstest(np.exp(logs), stats.gamma(shape).cdf).pvalue > 0.01
+
+
+def test_log_gamma_is_scipys_and_its_derivative_too():
+    x = np.concatenate([np.logspace(-300, 300, 4001), np.linspace(0.01, 30, 5000)])
+    exact = special.gammaln(x)
+    with jax.enable_x64(True):
+        found = np.asarray(gammaln(x))
+        slope = np.asarray(jax.vmap(jax.grad(gammaln))(x[4001:]))
+        matrix = np.asarray(multigammaln(np.array([2.1, 7.5, 300.0]), 4))
+    assert np.max(np.abs(found - exact) / np.maximum(1, np.abs(exact))) < 1e-14
+    assert_allclose(slope, special.digamma(x[4001:]), rtol=1e-11, atol=1e-12)
+    assert_allclose(matrix, special.multigammaln(np.array([2.1, 7.5, 300.0]), 4), rtol=1e-13)
