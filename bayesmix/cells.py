@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from jaxtyping import Array
 from bayesmix import density
 from bayesmix.checkpoints import Checkpoint, restored, stored
 from bayesmix.compilation import wide
-from bayesmix.contest import judge_start, limits, mixture_of_start, pending, split_smaller, winner
+from bayesmix.contest import as_cell, limits, pending, split_smaller, winners
 from bayesmix.covariance import Covariance
 from bayesmix.devices import double_precision
 from bayesmix.groups import FIRST, Cell, Group, advance_some, begin, compile_ahead, group_cells
@@ -198,6 +199,7 @@ def _restore(groups: list[Group], kept: dict[str, np.ndarray]) -> tuple[int, int
         group.states = restored(f"states{i}", group.states, kept)
         group.of, group.whitened = kept[f"of{i}"], kept[f"whitened{i}"]
         group.recent = kept[f"recent{i}"]
+        group.judged, group.clean = np.zeros((2, len(group.of)), bool)
     begun, rescues = kept["done"].tolist()
     return begun, rescues
 
@@ -205,45 +207,41 @@ def _restore(groups: list[Group], kept: dict[str, np.ndarray]) -> tuple[int, int
 def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group], told: set[Cell]) -> dict[Cell, CellFit]:
     """Winners in the data's units, with the sums over the data that the criteria need: one program for all."""
     common = groups[0].problem
-    largest = groups[0].states.mixture.means.shape[1]
-    winners = [
-        (group, winner(group, index))
-        for group in groups
-        for index, cell in enumerate(group.cells)
-        if cell in told
-    ]
-    outer = [group.problem.units.leave(mixture_of_start(group, s)) for group, s in winners]
-    sums = _sums_of([common.units.enter(_dense(mixture)) for mixture in outer], largest, common.observations)
     moved = common.units.log_volume * common.w.sum()
-    ends = {id(group): limits(group) for group in groups}
+    chosen = [winners(group) for group in groups]
+    outer = []
+    for group, best in zip(groups, chosen):
+        some = jax.tree.map(itemgetter(best.clip(max=len(group.of) - 1)), group.states.mixture)
+        outer.append(group.problem.units.leave(some))
+    dense = [_dense(common.units.enter(mixture), group) for group, mixture in zip(groups, outer)]
+    every = iter(_sums_of(jax.tree.map(lambda *leaves: np.concatenate(leaves), *dense), common.observations))
     found = {}
-    for (group, s), mixture, (total, top, entropy) in zip(winners, outer, sums):
-        cell = group.cells[group.of[s]]
-        own = np.flatnonzero(group.of == group.of[s])
-        judged = [judge_start(group, o) for o in own.tolist()]
-        best = judge_start(group, s)
-        target = group.states.statistics.objective[s] - AGREE
-        agree = [v.clean == best.clean and ends[id(group)][o] >= target for o, v in zip(own, judged)]
-        dtype = x.dtype
-        values = Covariance(mixture.covariance.values.astype(dtype), mixture.structure)
-        found[cell] = CellFit(
-            replace(
-                mixture,
-                weights=mixture.weights.astype(dtype),
-                means=mixture.means.astype(dtype),
-                covariance=values,
-            ),
-            float(total + moved),
-            float(top + moved),
-            float(entropy),
-            best,
-            float(group.states.gain[s]),
-            int(group.states.step[s]),
-            len(own),
-            int(np.sum(agree)),
-            sum(not v.clean for v in judged),
-            group.problem.units.degenerate,
-        )
+    for group, best, mixtures in zip(groups, chosen, outer):
+        ends, n = limits(group), len(group.cells)
+        typed = jax.tree.map(lambda a: a.astype(x.dtype), mixtures)
+        objective, of = np.append(group.states.statistics.objective, np.nan), group.of
+        clean = np.append(group.clean, False)
+        near = (group.clean == clean[best][of]) & (ends >= (objective[best] - AGREE)[of])
+        n_starts, n_agree, n_spurious = (np.bincount(of[some], minlength=n).tolist() for some in
+                                         (..., near, ~group.clean))  # fmt: skip
+        for index, (cell, s) in enumerate(zip(group.cells, best.tolist(), strict=True)):
+            total, top, entropy = next(every)
+            if cell not in told:
+                continue
+            mixture = jax.tree.map(itemgetter(index), typed)
+            found[cell] = CellFit(
+                as_cell(cell, mixture),
+                float(total + moved),
+                float(top + moved),
+                float(entropy),
+                group.verdicts[s],
+                float(group.states.gain[s]),
+                int(group.states.step[s]),
+                n_starts[index],
+                n_agree[index],
+                n_spurious[index],
+                group.problem.units.degenerate,
+            )
     return found
 
 
@@ -251,36 +249,32 @@ def _sum_ahead(group: Group) -> None:
     """Compile `_sums`, and load what the table of a search will need, on a core that has nothing else to do yet."""
     import pandas  # noqa: F401
 
-    d = group.problem.x.shape[1]
-    blank = GaussianMixture(np.ones(1), np.zeros((1, d)), Covariance(np.eye(d)[None], "VVV"))
-    _sums_of([blank], group.largest, group.problem.observations)
+    k, d = group.largest, group.problem.x.shape[1]
+    values = np.broadcast_to(np.eye(d), (1, k, d, d))
+    blank = GaussianMixture(np.full((1, k), 1 / k), np.zeros((1, k, d)), Covariance(values, "VVV"))
+    _sums_of(blank, group.problem.observations)
 
 
-def _dense(mixture: GaussianMixture) -> GaussianMixture:
-    return replace(mixture, covariance=Covariance(np.array(mixture.covariances, np.float64), "VVV"))
-
-
-def _padded(mixture: GaussianMixture, largest: int) -> GaussianMixture:
-    k, d = mixture.means.shape
-    extra = largest - k
-    identity = np.broadcast_to(np.eye(d), (extra, d, d))
+def _dense(mixtures: GaussianMixture, group: Group) -> GaussianMixture:
+    """Mixtures of a group's cells with their covariances in full, and padding of no weight at the origin."""
+    live = np.arange(group.largest) < np.array([cell.n_components for cell in group.cells])[:, None]
+    values = np.where(live[..., None, None], mixtures.covariances, np.eye(mixtures.n_features))
     return GaussianMixture(
-        np.append(mixture.weights, np.zeros(extra)),
-        np.concatenate([mixture.means, np.zeros((extra, d))]),
-        Covariance(np.concatenate([mixture.covariance.values, identity]), "VVV"),
+        np.where(live, mixtures.weights, 0),
+        np.where(live[..., None], mixtures.means, 0),
+        Covariance(values.astype(np.float64), "VVV"),
     )
 
 
-def _sums_of(mixtures: list[GaussianMixture], largest: int, observations: Observations) -> np.ndarray:
+def _sums_of(mixtures: GaussianMixture, observations: Observations) -> np.ndarray:
     """Weighted sums of log density, largest log joint and entropy, of each mixture."""
-    padded = [_padded(mixture, largest) for mixture in mixtures]
+    n = len(mixtures.weights)
     found = []
-    for i in range(0, len(padded), _TOGETHER):
-        part = padded[i : i + _TOGETHER]
-        part += part[-1:] * (_TOGETHER - len(part))
+    for i in range(0, n, _TOGETHER):
+        rows = np.arange(i, i + _TOGETHER).clip(max=n - 1)
         with double_precision():
-            found.append(_sums(jax.tree.map(lambda *leaves: np.stack(leaves), *part), observations))
-    return np.concatenate(found)[: len(padded)]
+            found.append(_sums(jax.tree.map(itemgetter(rows), mixtures), observations))
+    return np.concatenate(found)[:n]
 
 
 @wide

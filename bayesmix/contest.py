@@ -13,76 +13,94 @@ from bayesmix.initialize import splits
 from bayesmix.loop import State
 from bayesmix.mixture import GaussianMixture
 from bayesmix.results import CODE
-from bayesmix.verdict import Verdict, best, headed_for, verdict
+from bayesmix.units import suspect
+from bayesmix.verdict import best_of_each, headed_for, verdict
 
-__all__ = ["judge_start", "limits", "mixture_of_start", "pending", "split_smaller", "winner"]
+__all__ = ["as_cell", "judge", "limits", "pending", "split_smaller", "winners"]
 
 _WORTH = 0.01  # nats above the best end that a start must be headed for to go on
 _SPLITS = 3  # clusters that are split, each in a start of its own
 
 
-def judge_start(group: Group, s: int) -> Verdict:
-    """The verdict on a start, kept once it has ended; one that was left is clean unless the floor holds it."""
-    if s in group.verdicts:
-        return group.verdicts[s]
-    cell, states = group.cells[group.of[s]], group.states
-    k, code = cell.n_components, int(states.code[s])
-    collapsed = states.collapsed[s, :k]
-    if code == 0:
-        held = collapsed.any() or group.problem.units.degenerate
-        return Verdict("collapsed" if held else "running")
-    count = states.statistics.moments[s, :k, 0]
-    found = verdict(group.problem, code, mixture_of_start(group, s), collapsed, count)
-    group.verdicts[s] = found
-    return found
+def judge(group: Group) -> np.ndarray:
+    """Which starts are clean: once ended, by their verdict, which is kept; before, unless the floor holds them."""
+    states, degenerate = group.states, group.problem.units.degenerate
+    counts = np.array([cell.n_components for cell in group.cells])[group.of]
+    live = np.arange(group.largest) < counts[:, None]
+    held = (states.collapsed & live).any(axis=1)
+    clean = np.where(group.judged, group.clean, ~held & (not degenerate))
+    new = (states.code != 0) & ~group.judged
+    bounded = np.array([not STRUCTURES[cell.covariance].unbounded for cell in group.cells])[group.of]
+    some = np.flatnonzero(new & ~bounded & (counts > 1))
+    mixtures, number = jax.tree.map(lambda a: a[some], (states.mixture, states.statistics.moments[..., 0]))
+    suspects = np.zeros(len(new), bool)
+    suspects[some] = suspect(mixtures, number, group.problem.grid, live[some])
+    for s in np.flatnonzero(new).tolist():
+        mixture, own = _mixture_of(group, s) if suspects[s] else None, slice(counts[s])
+        found = verdict(
+            group.problem,
+            int(states.code[s]),
+            mixture,
+            states.collapsed[s, own],
+            states.statistics.moments[s, own, 0],
+        )
+        group.verdicts[s], clean[s] = found, found.clean
+    group.clean, group.judged = clean, group.judged | new
+    return clean
 
 
-def mixture_of_start(group: Group, s: int) -> GaussianMixture:
+def _mixture_of(group: Group, s: int) -> GaussianMixture:
     """The mixture of a start in loop units, without padding, as its own structure stores it."""
-    k, name = group.cells[group.of[s]]
-    mixture = group.states.mixture
-    row = STRUCTURES[name]
-    values = mixture.covariance.values[s][: 1 if row.shared else k]
+    return as_cell(group.cells[group.of[s]], jax.tree.map(lambda a: a[s], group.states.mixture))
+
+
+def as_cell(cell: Cell, mixture: GaussianMixture) -> GaussianMixture:
+    """A mixture without padding, as the cell's own structure stores it."""
+    k, row = cell.n_components, STRUCTURES[cell.covariance]
+    values = mixture.covariance.values[: 1 if row.shared else k]
     values = values if row.storage == mixture.covariance.row.storage else values.mean(axis=-1)
-    return GaussianMixture(mixture.weights[s, :k], mixture.means[s, :k], Covariance(values, name))
+    return GaussianMixture(mixture.weights[:k], mixture.means[:k], Covariance(values, cell.covariance))
 
 
-def winner(group: Group, cell: int) -> int:
-    """The best of the starts of a cell that ended: clean ones first, then by objective, the first of equals."""
-    own = np.flatnonzero((group.of == cell) & (group.states.code != 0))
-    clean = np.array([judge_start(group, s).clean for s in own.tolist()])
-    return int(own[best(group.states.statistics.objective[own], clean)])
+def winners(group: Group) -> np.ndarray:
+    """The best of the starts that ended of each cell: clean ones first, then by objective, the first of equals.
+
+    Where none ended it is the number of starts.
+    """
+    clean, ended = judge(group), np.flatnonzero(group.states.code != 0)
+    objective, n = group.states.statistics.objective, len(group.cells)
+    chosen = best_of_each(objective[ended], clean[ended], group.of[ended], n)
+    return np.append(ended, len(group.of))[chosen]
 
 
 def pending(group: Group, max_steps: int) -> np.ndarray:
     """The start of each cell that goes on: the first to its end, then the one headed highest, if above that."""
-    states, ends = group.states, limits(group)
+    states, ends, of = group.states, limits(group), group.of
     states.code[(states.code == 0) & (states.step >= max_steps)] = CODE["max_steps"]
-    chosen = []
-    for cell in range(len(group.cells)):
-        own = np.flatnonzero(group.of == cell)
-        running = own[states.code[own] == 0]
-        if not running.size:
-            continue
-        ended = [s for s in own.tolist() if states.code[s] and judge_start(group, s).clean]
-        reached = max((states.statistics.objective[s] for s in ended), default=-np.inf)
-        next_ = running[0] if running[0] == own[0] else running[np.argmax(ends[running])]
-        if running[0] == own[0] or ends[next_] > reached + _WORTH:
-            chosen.append(next_)
-    return np.array(chosen, int)
+    clean, n = judge(group), len(group.cells)
+    running = states.code == 0
+    reached = np.full(n, -np.inf)
+    np.maximum.at(reached, of, np.where(running | ~clean, -np.inf, states.statistics.objective))
+    order = np.flatnonzero(running)
+    order = order[np.lexsort((order, -ends[order], of[order]))]
+    highest, cell = np.full(n, -1), of[order]
+    highest[cell[::-1]] = order[::-1]
+    first = np.unique(of, return_index=True)[1]
+    chosen = np.where(running[first], first, highest)
+    goes_on = (chosen >= 0) & (running[first] | (ends[chosen] > reached + _WORTH))
+    return chosen[goes_on]
 
 
 def split_smaller(group: Group) -> np.ndarray:
     """New starts for cells that ended below the one with a cluster less: that one with a large cluster split."""
-    winners = {cell: winner(group, index) for index, cell in enumerate(group.cells)}
-    objective = group.states.statistics.objective
+    objective, clean = group.states.statistics.objective, judge(group)
+    best = dict(zip(group.cells, winners(group).tolist(), strict=True))
     rows, of = [], []
     for index, (k, name) in enumerate(group.cells):
-        smaller = winners.get(Cell(k - 1, name))
-        if smaller is None or not judge_start(group, smaller).clean:
+        smaller, own = best.get(Cell(k - 1, name)), best[Cell(k, name)]
+        if smaller is None or not clean[smaller]:
             continue
-        own = winners[Cell(k, name)]
-        if judge_start(group, own).clean and objective[own] >= objective[smaller] + _WORTH:
+        if clean[own] and objective[own] >= objective[smaller] + _WORTH:
             continue
         state = _state(group, own)
         halves = splits(_general(group, smaller))
@@ -111,7 +129,9 @@ def split_smaller(group: Group) -> np.ndarray:
         added = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
         group.states = jax.tree.map(lambda a, b: np.concatenate([a, b]), group.states, added)
         group.of = np.append(group.of, of)
-        group.whitened = np.append(group.whitened, np.full(len(of), group.whitened.any()))
+        no = np.zeros(len(of), bool)
+        group.judged, group.clean = np.append(group.judged, no), np.append(group.clean, no)
+        group.whitened = np.append(group.whitened, no | group.whitened.any())
         group.recent = np.concatenate([group.recent, np.full((len(of), 3), np.nan)])
     return np.arange(len(group.of) - len(of), len(group.of))
 

@@ -53,6 +53,8 @@ class Group:
     states: State = field(init=False)
     whitened: np.ndarray = field(init=False)
     recent: np.ndarray = field(init=False)  # the last three objectives of each start
+    judged: np.ndarray = field(init=False)  # which starts have a verdict
+    clean: np.ndarray = field(init=False)  # and which of them are clean
     verdicts: dict[int, Verdict] = field(default_factory=dict)
 
     @property
@@ -93,7 +95,7 @@ def group_cells(
             count = n_starts * sum(len(own) for (storage, _), own in kinds.items() if storage == kind[0])
             group.accelerated = count >= _MANY or pays(count * _PASSES * group.products)
         if group.accelerated:
-            rules = group.problem.rules._replace(gentle=_GENTLE * weight.sum())
+            rules = group.problem.rules._replace(gentle=np.float64(_GENTLE * weight.sum()))
             group.problem = group.problem._replace(rules=rules)
         groups.append(group)
     return groups
@@ -123,7 +125,9 @@ def _problem(x: np.ndarray, weight: np.ndarray, storage: str, by_column: bool, t
             rules=rules._replace(floor=floor),
         )
     with double_precision():
-        return problem._replace(observations=jax.device_put(problem.observations))
+        return problem._replace(
+            **jax.device_put({"observations": problem.observations, "rules": problem.rules})
+        )
 
 
 def compile_ahead(group: Group, options: Options) -> None:
@@ -145,25 +149,23 @@ def begin(group: Group, starts: Starts) -> None:
     w = w * (problem.w.sum() / w.sum())
     features: Any = row.form.features  # of NumPy arrays too
     t = features(u.T)
-    first = {k: [_moments(t, w, labels, row, d) for labels in some] for k, some in starts.partitions.items()}
-    of, weights, moments, pooled, family = [], [], [], [], []
-    for index, (k, name) in enumerate(group.cells):
-        for start, spread in first[k]:
-            of.append(index)
-            weights.append(np.arange(largest) < k)
-            moments.append(np.concatenate([start, np.zeros((largest - k, start.shape[1]))]))
-            pooled.append(spread)
-            family.append(families(row.storage).index(name))
-    n = len(of)
-    live = np.array(weights, float)
-    values = np.array(pooled)[:, None] + np.zeros((1, largest) + (1,) * row.form.axes)
+    first = {k: _moments(t, w, np.array(some), row, d) for k, some in starts.partitions.items()}
+    family = families(row.storage)
+    of = np.repeat(np.arange(len(group.cells)), [len(first[k][1]) for k, _ in group.cells])
+    n, live = len(of), np.zeros((len(of), largest))
+    moments = np.zeros((n, largest, len(t)))
+    pooled = np.concatenate([first[k][1] for k, _ in group.cells])
+    for index, (k, _) in enumerate(group.cells):
+        live[of == index, :k] = 1
+        moments[of == index, :k] = first[k][0]
+    values = pooled[:, None] + np.zeros((1, largest) + (1,) * row.form.axes)
     states = State(
         mixture=GaussianMixture(
             live / live.sum(axis=1, keepdims=True),
             np.zeros((n, largest, d)),
             Covariance(values, row.general),  # one name, so one program
         ),
-        statistics=Statistics(np.array(moments), np.full(n, -np.inf)),
+        statistics=Statistics(moments, np.full(n, -np.inf)),
         skip=np.zeros(n, bool),
         step=np.zeros(n, np.int64),
         gain=np.full(n, np.nan),
@@ -172,9 +174,10 @@ def begin(group: Group, starts: Starts) -> None:
         collapsed=np.zeros((n, largest), bool),
         trace=np.zeros((n, 4)),
         filled=np.zeros(n, np.int64),
-        family=np.array(family, np.int32),
+        family=np.array([family.index(cell.covariance) for cell in group.cells], np.int32)[of],
     )
-    group.of, group.whitened, group.recent = np.array(of), np.zeros(n, bool), np.full((n, 3), np.nan)
+    group.of, group.whitened, group.recent = of, np.zeros(n, bool), np.full((n, 3), np.nan)
+    group.judged, group.clean = np.zeros((2, n), bool)
     # Copies, to be written to.
     group.states = jax.tree.map(np.array, remember(states)) if group.accelerated else states
 
@@ -182,19 +185,21 @@ def begin(group: Group, starts: Starts) -> None:
 def _moments(
     t: np.ndarray, w: np.ndarray, labels: np.ndarray, row: Structure, d: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of a partition of rows with features t (p, m) of d numbers, and its pooled covariance.
+    """Moments (s, k, p) of partitions (s, m) of rows with features t (p, m) of d numbers, and pooled covariances.
 
-    That stands in for clusters of at most d + 1 points.
+    These stand in for clusters of at most d + 1 points.
     """
-    form, k = row.form, int(labels.max()) + 1
-    sums = ((labels == np.arange(k)[:, None]) * w) @ t.T
+    form, k, s = row.form, int(labels.max()) + 1, len(labels)
+    sums = np.concatenate([((own == np.arange(k)[:, None]) * w) @ t.T for own in labels])
     count, second = sums[:, 0], form.second(sums[:, 1 + d :], d)
     means = sums[:, 1 : 1 + d] / count[:, None]
     each = per_cluster(count, form.axes)
     scatter = second - each * form.outer(means)
-    pooled = scatter.sum(axis=0) / count.sum()
-    scatter = np.where(per_cluster(count <= d + 1, form.axes), pooled * each, scatter)
-    return moments_of(count, means, scatter, row), pooled
+    total = scatter.reshape(s, k, *scatter.shape[1:]).sum(axis=1)
+    pooled = total / per_cluster(count.reshape(s, k).sum(axis=1), form.axes)
+    few = per_cluster(count <= d + 1, form.axes)
+    scatter = np.where(few, np.repeat(pooled, k, axis=0) * each, scatter)
+    return moments_of(count, means, scatter, row).reshape(s, k, -1), pooled
 
 
 def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options) -> None:
@@ -204,9 +209,9 @@ def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options)
         out = jax.tree.map(np.asarray, advance(*_arguments(group, chosen, steps), own))
     for old, new in zip(jax.tree.leaves(group.states), jax.tree.leaves(out)):
         old[chosen] = new[: len(chosen)]
-    for i, s in enumerate(chosen):
-        filled = int(out.filled[i])
-        group.recent[s] = out.trace[i, np.arange(filled - 3, filled) % 4] if filled >= 3 else np.nan
+    filled = out.filled[: len(chosen), None]
+    last = np.take_along_axis(out.trace[: len(chosen)], (filled + np.arange(-3, 0)) % 4, axis=1)
+    group.recent[chosen] = np.where(filled >= 3, last, np.nan)
     thin = chosen[group.states.code[chosen] == CODE["thin"]]
     group.states.code[thin], group.whitened[thin] = 0, True
 

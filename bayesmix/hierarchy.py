@@ -17,6 +17,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -40,17 +41,17 @@ def sphere(x: Float[np.ndarray, "n d"], weight: Float[np.ndarray, " n"]) -> Floa
     return unit @ (vectors[:, keep] / values[keep] ** 0.25)[:, ::-1]
 
 
-def _labels(children: list[tuple[int, int]], n: int, counts: Iterable[int]) -> dict[int, np.ndarray]:
-    """The partition of n leaves into each number of groups, from merges in the manner of SciPy's linkage."""
-    wanted, found = set(counts), {}
-    group = np.arange(n)
-    if n in wanted:
-        found[n] = np.arange(n)
-    for step, (a, b) in enumerate(children):
-        group[(group == a) | (group == b)] = n + step
-        left = n - step - 1
-        if left in wanted:
-            found[left] = np.unique(group, return_inverse=True)[1]
+def _labels(children: Any, n: int, counts: Iterable[int]) -> dict[int, np.ndarray]:
+    """The partition of n leaves into each number of groups up to n, from merges in the manner of SciPy's linkage."""
+    parent = np.arange(2 * n - 1)
+    parent[np.reshape(children, (-1, 2)).T] = np.arange(n, 2 * n - 1)
+    found = {}
+    for k in (k for k in counts if k <= n):
+        nodes = np.arange(2 * n - k)  # those there are when k groups are left
+        above = np.where(parent[nodes] < nodes.size, parent[nodes], nodes)
+        while (above != above[above]).any():
+            above = above[above]
+        found[k] = np.unique(above[:n], return_inverse=True)[1]
     return found
 
 
@@ -61,14 +62,16 @@ def ward(x: Float[np.ndarray, "n d"], counts: Iterable[int]) -> dict[int, Int[np
     from scipy.cluster.hierarchy import linkage
 
     tree = linkage(x, "ward")
-    return _labels([(int(a), int(b)) for a, b in tree[:, :2]], len(x), counts)
+    return _labels(tree[:, :2].astype(int), len(x), counts)
 
 
-def _det(matrices: np.ndarray) -> np.ndarray:
-    """Determinants; of 2 x 2 matrices, of which there are many, by the formula."""
-    if matrices.shape[-1] != 2:
-        return np.linalg.det(matrices)
-    return matrices[..., 0, 0] * matrices[..., 1, 1] - matrices[..., 0, 1] * matrices[..., 1, 0]
+def _det(scatter: np.ndarray) -> np.ndarray:
+    """Determinants of (d, d, ...) matrices; of small ones, of which there are many, by the formula."""
+    if len(scatter) == 1:
+        return scatter[0, 0]
+    if len(scatter) == 2:
+        return scatter[0, 0] * scatter[1, 1] - scatter[0, 1] * scatter[1, 0]
+    return np.linalg.det(np.moveaxis(scatter, (0, 1), (-2, -1)))
 
 
 def agglomerate(
@@ -92,51 +95,49 @@ def agglomerate(
         base = ward(x, [GROUPS])[GROUPS] if groups is None else groups
     m = base.max() + 1
     one_hot = (base == np.arange(m)[:, None]) * weight
-    count, means = one_hot.sum(axis=1), one_hot @ x / one_hot.sum(axis=1)[:, None]
-    second = np.einsum("mn,ni,nj->mij", one_hot, x, x, optimize=True)
-    scatter = second - count[:, None, None] * means[:, :, None] * means[:, None, :]
+    # Groups last: each of the few numbers of a group is then a row, and NumPy is called for rows only.
+    count = one_hot.sum(axis=1)
+    means = (one_hot @ x).T / count
+    second = (one_hot @ (x[:, :, None] * x[:, None]).reshape(n, -1)).T.reshape(d, d, m)
+    scatter = second - count * means[:, None] * means
     center = weight @ x / weight.sum()
     typical = weight @ ((x - center) ** 2).sum(axis=1) / (weight.sum() * d) or 1.0  # no two rows differ
 
     def cost(count: np.ndarray, scatter: np.ndarray) -> np.ndarray:
-        trace = np.trace(scatter, axis1=-2, axis2=-1)
-        return count * np.log(_det(scatter / count[..., None, None]).clip(0) + (trace + typical) / count)
+        trace = sum(scatter[j, j] for j in range(d))
+        return count * np.log(np.maximum(_det(scatter / count), 0) + (trace + typical) / count)
 
-    def joined(i: int | np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        total = count[i] + count[j]
-        away = means[i] - means[j]
-        share = (count[i] * count[j] / total)[..., None, None]
-        return total, scatter[i] + scatter[j] + share * away[..., :, None] * away[..., None, :]
+    def joined(i: tuple, j: tuple) -> tuple[np.ndarray, np.ndarray]:
+        total = count[*i] + count[*j]
+        away = means[..., *i] - means[..., *j]
+        apart = (count[*i] * count[*j] / total * away)[:, None] * away
+        return total, scatter[..., *i] + scatter[..., *j] + apart
 
     own = cost(count, scatter)
-    # What each union costs: row j holds the pairs (i, j), i < j, and `least` each row's smallest.
+    # What the union of i and j, i < j, costs, at [m - 1 - j, i]: the first of the least is the pair to merge.
     rises = np.full((m, m), np.inf)
-    i, j = np.triu_indices(m, 1)
-    rises[j, i] = cost(*joined(i, j)) - own[i] - own[j]
-    least, where = rises.min(axis=1), rises.argmin(axis=1)
+    for j in range(1, m):
+        first, second = (slice(j),), (slice(j, j + 1),)
+        rises[m - 1 - j, :j] = cost(*joined(first, second)) - own[:j] - own[j]
     names, merges = np.arange(m), []
     for step in range(m - 1):
-        b = m - 1 - int(np.argmin(least[::-1]))
-        a = int(where[b])
-        total, together = joined(a, np.array([b]))
-        means[a] = (count[a] * means[a] + count[b] * means[b]) / total[0]
-        count[a], scatter[a] = total[0], together[0]
+        if m - step <= 0.75 * len(names):
+            keep = own > -np.inf
+            count, means, scatter, own, names = (v[..., keep] for v in (count, means, scatter, own, names))
+            rises = rises[keep[::-1]][:, keep]
+        last = len(names) - 1
+        row, a = divmod(int(rises.argmin()), last + 1)
+        b = last - row
         merges.append((int(names[a]), int(names[b])))
-        names[a], names[b] = m + step, -1
-        rises[b], rises[:, b] = np.inf, np.inf
-        others = np.flatnonzero(names >= 0)
-        others = others[others != a]
-        own[a] = cost(count[a : a + 1], scatter[a : a + 1])[0]
-        new = cost(*joined(a, others)) - own[a] - own[others]
-        rises[np.maximum(a, others), np.minimum(a, others)] = new
-        above = others > a
-        rows, values = others[above], new[above]
-        lower = values < least[rows]
-        touched = (where[rows] == a) & ~lower
-        least[rows[lower]], where[rows[lower]] = values[lower], a
-        lost = (where == b) & (names >= 0)
-        lost[rows[touched]], lost[a] = True, True
-        least[b] = np.inf
-        stale = np.flatnonzero(lost)
-        least[stale], where[stale] = rises[stale].min(axis=1), rises[stale].argmin(axis=1)
+        names[a] = m + step
+        one = (slice(a, a + 1),)
+        total, together = joined(one, (slice(b, b + 1),))
+        means[:, a] = (count[a] * means[:, a] + count[b] * means[:, b]) / total
+        count[a], scatter[..., a] = total[0], together[..., 0]
+        own[a] += own[b] + rises[row, a]
+        own[b] = -np.inf  # gone, so that no union with it costs less than infinity
+        rises[row], rises[:, b] = np.inf, np.inf
+        new = cost(*joined(one, (slice(None),))) - own[a] - own
+        rises[last - a, :a] = new[:a]
+        rises[: last - a, a] = new[:a:-1]
     return {k: labels[base] for k, labels in _labels(merges, int(m), counts).items()}

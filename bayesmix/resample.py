@@ -39,7 +39,7 @@ from bayesmix.observations import Observations, observe
 from bayesmix.problem import Problem
 from bayesmix.results import CODE
 from bayesmix.units import suspect
-from bayesmix.verdict import Verdict, best, verdict
+from bayesmix.verdict import Verdict, best_of_each, verdict
 
 __all__ = ["RESAMPLE", "Refits", "refit"]
 
@@ -242,10 +242,8 @@ def _best(problem: Problem, ends: _End) -> Refits:
     """The best start of each replicate."""
 
     def judge(b: int, s: int) -> Verdict:
-        mixture = jax.tree.map(lambda a: a[b, s], ends.mixture)
-        return verdict(
-            problem, int(ends.code[b, s]), mixture, ends.collapsed[b, s], count[b, s], suspects[b, s]
-        )
+        mixture = jax.tree.map(lambda a: a[b, s], ends.mixture) if suspects[b, s] else None
+        return verdict(problem, int(ends.code[b, s]), mixture, ends.collapsed[b, s], count[b, s])
 
     count = ends.moments[..., 0]
     suspects = suspect(ends.mixture, count, problem.grid)
@@ -254,6 +252,7 @@ def _best(problem: Problem, ends: _End) -> Refits:
     verdicts = [[judge(b, s) for s in range(starts)] for b in rows]
     names = np.array([[v.name for v in row] for row in verdicts])
     clean = np.array([[v.clean for v in row] for row in verdicts])
-    chosen = np.array([best(*pair) for pair in zip(ends.objective, clean)])
+    flat = best_of_each(ends.objective.ravel(), clean.ravel(), np.repeat(rows, starts), replicates)
+    chosen = flat - rows * starts
     mixture = jax.tree.map(lambda a: a[rows, chosen], ends.mixture)
     return Refits(mixture, *(part[rows, chosen] for part in (ends.objective, names, clean, ends.step)))

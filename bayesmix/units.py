@@ -172,10 +172,13 @@ def spurious_clusters(mixture: GaussianMixture, count: np.ndarray, grid: np.ndar
     return reasons
 
 
-def suspect(mixtures: GaussianMixture, count: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Which of a batch of mixtures (...,) have `spurious_clusters`, all at once; those of no finite numbers have."""
+def suspect(mixtures: GaussianMixture, count: np.ndarray, grid: np.ndarray, live: Any = True) -> np.ndarray:
+    """Which of a batch of mixtures (...,) have `spurious_clusters`, all at once; those of no finite numbers have.
+
+    Clusters that are not `live` (..., k) are padding, of no points.
+    """
     few, _, thin, narrow = _signs(mixtures, count, grid)
-    return (few | thin | narrow.any(axis=-1)).any(axis=-1)
+    return ((few | thin | narrow.any(axis=-1)) & live).any(axis=-1)
 
 
 def _signs(

@@ -13,7 +13,17 @@ from bayesmix.problem import Problem
 from bayesmix.results import CODE, NAME, STATUS
 from bayesmix.units import spurious_clusters
 
-__all__ = ["AGREE", "Verdict", "agreeing", "best", "best_start", "headed_for", "judge", "sentence", "verdict"]
+__all__ = [
+    "AGREE",
+    "Verdict",
+    "agreeing",
+    "best_of_each",
+    "best_start",
+    "headed_for",
+    "judge",
+    "sentence",
+    "verdict",
+]
 
 AGREE = 0.1  # nats within which two runs count as one optimum
 
@@ -40,14 +50,13 @@ def judge(problem: Problem, path: Path, s: int, *, relocate: bool = False) -> Ve
 def verdict(
     problem: Problem,
     code: int,
-    mixture: GaussianMixture,
+    mixture: GaussianMixture | None,
     collapsed: np.ndarray,
     count: np.ndarray,
-    suspect: bool = True,
 ) -> Verdict:
     """Whether a run is clean, from its code, its mixture in loop units, which clusters the floor held, and counts.
 
-    `suspect` is false where it is known already that no cluster is spurious.
+    Without a mixture it is known already that no cluster is spurious.
     """
     if code == CODE["non_finite"]:
         return Verdict("non_finite")
@@ -58,25 +67,33 @@ def verdict(
     held = np.flatnonzero(collapsed)
     if held.size or code == CODE["collapsed"]:
         return Verdict("collapsed", dict.fromkeys(held.tolist(), ""))
-    reasons = spurious_clusters(mixture, count, problem.grid) if suspect else {}
+    reasons = {} if mixture is None else spurious_clusters(mixture, count, problem.grid)
     return Verdict("spurious", reasons) if reasons else Verdict(NAME[code])
 
 
-def best(objective: np.ndarray, clean: np.ndarray) -> int:
-    """The run with the largest objective among the clean ones, or among all where none is.
+def best_of_each(objective: np.ndarray, clean: np.ndarray, of: np.ndarray, n: int) -> np.ndarray:
+    """Of each of n groups the run with the largest objective among its clean ones, or among all where none is.
 
-    Of runs that are equal up to rounding the first wins, so that rounding does not choose the labels.
+    Of runs that are equal up to rounding the first wins, so that rounding does not choose the labels. A group without
+    runs has their number.
     """
-    ranked = np.where((clean | ~clean.any()) & ~np.isnan(objective), objective, -np.inf)
-    top = ranked.max()
-    return int(np.argmax(ranked >= top - 1e-10 * abs(top)))
+    some = np.zeros(n, bool)
+    some[of[clean]] = True
+    ranked = np.where((clean | ~some[of]) & ~np.isnan(objective), objective, -np.inf)
+    top = np.full(n, -np.inf)
+    np.maximum.at(top, of, ranked)
+    near = np.flatnonzero(ranked >= (top - 1e-10 * abs(top))[of])
+    first = np.full(n, len(of))
+    np.minimum.at(first, of[near], near)
+    return first
 
 
 def best_start(verdicts: list[Verdict], path: Path) -> int:
     """The best start of a path; one that left the finite numbers is the last resort."""
     clean = np.array([v.clean for v in verdicts])
     usable = clean if clean.any() else np.array([v.name != "non_finite" for v in verdicts])
-    return best(path.states.statistics.objective, usable)
+    objective = path.states.statistics.objective
+    return int(best_of_each(objective, usable, np.zeros(objective.size, int), 1)[0])
 
 
 def headed_for(objective: np.ndarray, recent: np.ndarray) -> np.ndarray:
