@@ -27,8 +27,10 @@ from bayesmix.threads import advance_by_parts, parts_of, tables_of
 
 __all__ = ["Path", "begin", "remember", "run"]
 
-_CAPACITY = 256  # steps a call at most; the length of the trace that the device keeps
-_FIRST = 16  # steps of the first call
+_CAPACITY = 2048  # steps a call at most; the length of the trace that the device keeps
+_DRAWN = 256  # of rows that draw, which keep the moments of every step too
+_FIRST = 16  # steps of the first call, or so many
+_QUICK = 1e8  # products of steps, which are few enough not to be counted
 
 
 def begin(starts: Sequence[Start], options: Options, seeds: np.ndarray | None = None) -> State:
@@ -43,7 +45,7 @@ def begin(starts: Sequence[Start], options: Options, seeds: np.ndarray | None = 
             width = row.n_moments(d)
             second = np.zeros_like(mixture.covariance.values) if row.shared else None
             statistics = Statistics(np.zeros((k, width)), np.float64(-np.inf), second)
-        capacity = max(16, min(_CAPACITY, 2**24 // statistics.moments.size)) if draws else _CAPACITY
+        capacity = max(16, min(_DRAWN, 2**24 // statistics.moments.size)) if draws else _CAPACITY
         return State(
             mixture=mixture,
             statistics=statistics,
@@ -104,10 +106,10 @@ def run(
     capacity = states.trace.shape[1] - 1
     traces: list[list[np.ndarray]] = [[] for _ in ends]
     chains: list[list[np.ndarray]] = [[] for _ in ends]
-    chunk = _FIRST
+    chunk = int(np.clip(_QUICK // each, _FIRST, capacity))
     parts = parts_of(observations, each)
     with double_precision():
-        parts = jax.device_put(parts)
+        parts, rules, power = jax.device_put((parts, rules, np.float64(beta)))
     tables = tables_of(parts, options)
     with (
         ThreadPoolExecutor(len(parts)) as pool,
@@ -123,10 +125,10 @@ def run(
                 if states.memory is None and (pays(likely * each) if accelerate is None else accelerate):
                     states = remember(states)
                 if len(parts) == 1:
-                    states = _one_by_one(states, budget, parts[0], np.float64(beta), rules, options)
+                    states = _one_by_one(states, budget, parts[0], power, rules, options)
                 else:
                     states = advance_by_parts(
-                        states, budget, parts, np.float64(beta), rules, options, pool, tables, new=new
+                        states, budget, parts, power, rules, options, pool, tables, new=new
                     )
                     states = jax.tree.map(np.array, states)
                 new = False
@@ -156,7 +158,6 @@ def _one_by_one(
     states: State, budget: np.ndarray, observations: Observations, beta: Any, rules: Rules, options: Options
 ) -> State:
     """`advance`, each start in a call of its own: one program serves any number of them, and compiles in less time."""
-    beta, rules = jax.device_put((beta, rules))
     states = jax.tree.map(np.array, states._replace(filled=np.zeros_like(states.filled)))
     going = np.flatnonzero((states.code == 0) & ((budget > 0) | states.skip))
     parts = [slice(s, s + 1) for s in going.tolist()]
