@@ -174,6 +174,7 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         lambda old, new: jnp.where(taken, new, old), (state.mixture, state.statistics), (mixture, statistics)
     )
     best, chain = state.best, state.chain
+    place = lax.rem(state.filled, jnp.full_like(state.filled, state.trace.shape[0]))
     if draws:
         better = finite & (statistics.objective > best[1])
         best = jax.tree.map(
@@ -194,7 +195,7 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         redraws=redraws,
         failed=failed,
         best=best,
-        trace=lax.dynamic_update_index_in_dim(state.trace, statistics.objective, state.filled, 0),
+        trace=lax.dynamic_update_index_in_dim(state.trace, statistics.objective, place, 0),
         chain=chain,
         filled=state.filled + ((finite | ~accepted) & ~again),
         family=state.family,

@@ -33,7 +33,7 @@ from bayesmix.drive import begin, remember
 from bayesmix.initialize import Start
 from bayesmix.inputs import cores
 from bayesmix.interrupts import Patience, patient
-from bayesmix.loop import Options, Rules, State, advance
+from bayesmix.loop import Options, Rules, State, advance, suited
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations, observe
 from bayesmix.problem import Problem
@@ -175,6 +175,7 @@ def refit(
 
     same, count = np.shape(starts.weights)[0] == 1, np.shape(starts.weights)[1]
     first = begin([Start(jax.tree.map(itemgetter((0, 0)), starts))], options)
+    first = first._replace(trace=first.trace[:, :4])  # that nobody looks at
     work = len(keys) * count * _SAVED * problem.observations.weight.size
     if problem.n_components > 1 and pays(work * first.statistics.moments[0].size):
         first = remember(first)
@@ -191,7 +192,8 @@ def refit(
         return data, own
 
     def batch(rows: np.ndarray, options: Options) -> tuple[np.ndarray, _End]:
-        return rows, _run(map(replicate, rows.tolist()), *common, options=options)
+        own = suited(options, first, problem.observations)
+        return rows, _run(map(replicate, rows.tolist()), *common, options=own)
 
     ends: list[_End] = []
     joined: _End | None = None

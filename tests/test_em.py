@@ -396,6 +396,28 @@ def test_fits_of_other_sizes_reuse_the_compiled_program():
     assert advance._cache_size() == compiled
 
 
+def test_a_trace_that_is_shorter_than_the_run_keeps_the_last_objectives():
+    from bayesmix.devices import double_precision
+    from bayesmix.drive import begin
+    from bayesmix.initialize import given_start
+    from bayesmix.loop import Options, advance
+    from bayesmix.problem import prepare
+
+    x, r = data("VVV")
+    start = bm.fit(model("VVV"), x, init=r, max_steps=1, tol=0).mixture
+    problem = prepare(start.n_components, "VVV", x, None, 0.0)
+    states = begin([given_start(start, problem)], Options())
+    with double_precision():
+        whole, short = (
+            advance(s, np.array([10]), problem.observations, np.float64(1), problem.rules, Options())
+            for s in (states, states._replace(trace=states.trace[:, :4]))
+        )
+    filled = int(short.filled[0])
+    assert filled == int(whole.filled[0]) > 4
+    last = np.arange(filled - 3, filled)
+    assert np.array_equal(np.asarray(short.trace)[0, last % 4], np.asarray(whole.trace)[0, last])
+
+
 REFERENCE = (
     ("old_faithful", "EEE", 3, -1126.3159),
     ("old_faithful", "VVV", 2, -1130.2640),
