@@ -39,7 +39,8 @@ from bayesmix.verdict import AGREE, Verdict
 __all__ = ["CellFit", "fit_cells"]
 
 _MORE = 200  # steps a call after that
-_TOGETHER = 16  # mixtures, whose sums over the data one call makes
+_TOGETHER = 128  # mixtures, whose sums over the data one call makes
+_SUMMED: set[tuple] = set()  # what `_sums` is compiled for
 _RESCUES = 10  # rounds in which cells below those with a cluster less start from them
 
 
@@ -249,15 +250,18 @@ def _sum_ahead(group: Group) -> None:
     """Compile `_sums`, and load what the table of a search will need, on a core that has nothing else to do yet."""
     import pandas  # noqa: F401
 
-    k, d = group.largest, group.problem.x.shape[1]
+    k, d, shape = group.largest, group.problem.x.shape[1], group.problem.observations.x.shape
+    if (k, shape) in _SUMMED:
+        return
     values = np.broadcast_to(np.eye(d), (1, k, d, d))
     blank = GaussianMixture(np.full((1, k), 1 / k), np.zeros((1, k, d)), Covariance(values, "VVV"))
     _sums_of(blank, group.problem.observations)
+    _SUMMED.add((k, shape))
 
 
 def _dense(mixtures: GaussianMixture, group: Group) -> GaussianMixture:
     """Mixtures of a group's cells with their covariances in full, and padding of no weight at the origin."""
-    live = np.arange(group.largest) < np.array([cell.n_components for cell in group.cells])[:, None]
+    live = np.arange(group.largest) < group.counts[:, None]
     values = np.where(live[..., None, None], mixtures.covariances, np.eye(mixtures.n_features))
     return GaussianMixture(
         np.where(live, mixtures.weights, 0),
@@ -273,12 +277,14 @@ def _sums_of(mixtures: GaussianMixture, observations: Observations) -> np.ndarra
     for i in range(0, n, _TOGETHER):
         rows = np.arange(i, i + _TOGETHER).clip(max=n - 1)
         with double_precision():
-            found.append(_sums(jax.tree.map(itemgetter(rows), mixtures), observations))
+            found.append(_sums(jax.tree.map(itemgetter(rows), mixtures), min(n - i, _TOGETHER), observations))
     return np.concatenate(found)[:n]
 
 
 @wide
-def _sums(mixtures: GaussianMixture, observations: Observations) -> Array:
+def _sums(mixtures: GaussianMixture, count: Array, observations: Observations) -> Array:
+    """Of the first `count` of the mixtures."""
+
     def one(mixture: GaussianMixture) -> Array:
         factor, _ = density.precision_factor(mixture.covariance, mixture.n_features)
 
@@ -289,4 +295,8 @@ def _sums(mixtures: GaussianMixture, observations: Observations) -> Array:
 
         return jax.lax.scan(block, jnp.zeros(3), (observations.x, observations.weight))[0]
 
-    return jax.lax.map(one, mixtures)
+    def put(s: Array, sums: Array) -> Array:
+        own = one(jax.tree.map(lambda a: a[s], mixtures))
+        return jax.lax.dynamic_update_index_in_dim(sums, own, s, 0)
+
+    return jax.lax.fori_loop(0, count, put, jnp.zeros((mixtures.weights.shape[0], 3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import itemgetter
 
 import jax
 import numpy as np
@@ -25,16 +26,16 @@ _SPLITS = 3  # clusters that are split, each in a start of its own
 def judge(group: Group) -> np.ndarray:
     """Which starts are clean: once ended, by their verdict, which is kept; before, unless the floor holds them."""
     states, degenerate = group.states, group.problem.units.degenerate
-    counts = np.array([cell.n_components for cell in group.cells])[group.of]
+    counts = group.counts[group.of]
     live = np.arange(group.largest) < counts[:, None]
     held = (states.collapsed & live).any(axis=1)
     clean = np.where(group.judged, group.clean, ~held & (not degenerate))
     new = (states.code != 0) & ~group.judged
-    bounded = np.array([not STRUCTURES[cell.covariance].unbounded for cell in group.cells])[group.of]
-    some = np.flatnonzero(new & ~bounded & (counts > 1))
-    mixtures, number = jax.tree.map(lambda a: a[some], (states.mixture, states.statistics.moments[..., 0]))
+    some = np.flatnonzero(new & group.unbounded[group.of] & (counts > 1))
     suspects = np.zeros(len(new), bool)
-    suspects[some] = suspect(mixtures, number, group.problem.grid, live[some])
+    if some.size:
+        mixtures, number = jax.tree.map(itemgetter(some), (states.mixture, states.statistics.moments[..., 0]))
+        suspects[some] = suspect(mixtures, number, group.problem.grid, live[some])
     for s in np.flatnonzero(new).tolist():
         mixture, own = _mixture_of(group, s) if suspects[s] else None, slice(counts[s])
         found = verdict(

@@ -28,7 +28,7 @@ _BIAS = 1023  # of the exponent, which is kept above bit 52
 _ROOT_BITS = (_BIAS << 52) - 0x3FE6A09E667F3BCD  # from the bits of sqrt(1/2) to those of one
 # log 2 in two parts, of which the first has so few digits that its multiples are exact
 _LN2 = 0.6931471803691238, 1.9082149292705877e-10
-# Polynomials of least degree that err by less than rounding does: through 1 at 0, (exp(r) - 1) / r at Chebyshev's points
+# Polynomials of least degree that err by less than rounding: through 1 at 0, (exp(r) - 1) / r at Chebyshev's points
 # between -log 2 / 2 and log 2 / 2; and 2 atanh(s) / s, in the square of s = (m - 1) / (m + 1), between its ends.
 _EXP = [
     1.0, 1.0, 0.5000000000000006, 0.1666666666666667, 0.041666666666573066, 0.008333333333326136,

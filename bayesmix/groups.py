@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ FIRST = 12  # EM's own steps of every start, before only the best of each cell g
 _GENTLE = 1e-3  # nats a point: larger gains are those of EM's own steps, which climb the hill that is there
 _PASSES = 40  # of a start, on average
 _MANY = 64  # starts, that are accelerated however few the rows: a search is seldom the only one
+_COMPILED: set[tuple] = set()  # programs
 
 
 class Cell(NamedTuple):
@@ -56,6 +58,16 @@ class Group:
     judged: np.ndarray = field(init=False)  # which starts have a verdict
     clean: np.ndarray = field(init=False)  # and which of them are clean
     verdicts: dict[int, Verdict] = field(default_factory=dict)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """How many clusters each cell has."""
+        return np.array([cell.n_components for cell in self.cells])
+
+    @cached_property
+    def unbounded(self) -> np.ndarray:
+        """Of which cells the likelihood is unbounded."""
+        return np.array([STRUCTURES[cell.covariance].unbounded for cell in self.cells])
 
     @property
     def products(self) -> int:
@@ -131,7 +143,11 @@ def _problem(x: np.ndarray, weight: np.ndarray, storage: str, by_column: bool, t
 
 
 def compile_ahead(group: Group, options: Options) -> None:
-    """Compile the program of a group, while its starts are not known yet: no step of any."""
+    """Compile the program of a group, unless it was before, while its starts are not known yet: no step of any."""
+    row, x = group.problem.structure, group.problem.observations.x
+    program = row.general, options, x.shape, x.dtype, group.largest, group.accelerated
+    if program in _COMPILED:
+        return
     blank = replace(group, cells=group.cells[:1], verdicts={})
     rows = np.arange(group.largest)
     begin(blank, Starts(rows, {k: [rows % k] for k, _ in blank.cells}))
@@ -139,6 +155,7 @@ def compile_ahead(group: Group, options: Options) -> None:
         advance,
         (*_arguments(blank, np.zeros(1, int), 0), suited(options, blank.states, group.problem.observations)),
     ).traced()()
+    _COMPILED.add(program)
 
 
 def begin(group: Group, starts: Starts) -> None:
@@ -210,7 +227,7 @@ def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options)
     for old, new in zip(jax.tree.leaves(group.states), jax.tree.leaves(out)):
         old[chosen] = new[: len(chosen)]
     filled = out.filled[: len(chosen), None]
-    last = np.take_along_axis(out.trace[: len(chosen)], (filled + np.arange(-3, 0)) % 4, axis=1)
+    last = out.trace[np.arange(len(chosen))[:, None], (filled + np.arange(-3, 0)) % 4]
     group.recent[chosen] = np.where(filled >= 3, last, np.nan)
     thin = chosen[group.states.code[chosen] == CODE["thin"]]
     group.states.code[thin], group.whitened[thin] = 0, True
@@ -219,7 +236,8 @@ def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options)
 def _arguments(
     group: Group, chosen: np.ndarray, steps: int
 ) -> tuple[State, np.ndarray, Observations, Any, Rules]:
-    whole = np.resize(chosen, group.batch)
+    whole = np.full(group.batch, chosen[0])
+    whole[: len(chosen)] = chosen
     states = jax.tree.map(lambda a: a[whole], group.states)
     limits = np.where(np.arange(group.batch) < len(chosen), steps, 0)
     return states, limits, group.problem.observations, np.float64(1), group.problem.rules

@@ -17,10 +17,17 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from bayesmix.compilation import wide
+from bayesmix.devices import double_precision
+from bayesmix.elementary import log_positive
 
 __all__ = ["GROUPS", "agglomerate", "sphere", "ward"]
 
@@ -65,13 +72,107 @@ def ward(x: Float[np.ndarray, "n d"], counts: Iterable[int]) -> dict[int, Int[np
     return _labels(tree[:, :2].astype(int), len(x), counts)
 
 
-def _det(scatter: np.ndarray) -> np.ndarray:
-    """Determinants of (d, d, ...) matrices; of small ones, of which there are many, by the formula."""
-    if len(scatter) == 1:
+class _Groups(NamedTuple):
+    """What the cost of a group and of a union needs, groups last."""
+
+    count: Array  # (m,)
+    means: Array  # (d, m)
+    scatter: Array  # (d, d, m)
+    own: Array  # (m,) the group's cost, -inf where there is none
+
+    def at(self, i: Array) -> _Groups:
+        """The group i, with an axis of one."""
+        return _Groups(*(lax.dynamic_slice_in_dim(a, i, 1, -1) for a in self))
+
+
+def _det(scatter: Array) -> Array:
+    """Determinants of semidefinite (d, d, ...) matrices, by elimination beyond 2 x 2."""
+    d = len(scatter)
+    if d == 1:
         return scatter[0, 0]
-    if len(scatter) == 2:
+    if d == 2:
         return scatter[0, 0] * scatter[1, 1] - scatter[0, 1] * scatter[1, 0]
-    return np.linalg.det(np.moveaxis(scatter, (0, 1), (-2, -1)))
+
+    def eliminate(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        rest, product = carry
+        pivot = jnp.maximum(rest[j, j], 0)
+        below = (jnp.arange(d) > j)[:, None]
+        share = jnp.where(below, rest[:, j] / jnp.where(pivot > 0, pivot, 1), 0)
+        return rest - share[:, None] * rest[j], product * pivot
+
+    return lax.fori_loop(0, d, eliminate, (scatter, jnp.ones(scatter.shape[2:])))[1]
+
+
+def _put(values: Array, own: Array, i: Array, axis: int = -1) -> Array:
+    return lax.dynamic_update_slice_in_dim(values, own, i, axis)
+
+
+@wide
+def _merges(count: Array, means: Array, scatter: Array, typical: Array) -> Array:
+    """Which two groups (a, b) each merge joins, a < b, in place a; of m groups those that count nothing are none.
+
+    Kept of every pair i < j is what its union costs, in row j, and of each row the least and where that is. A merge
+    computes the pairs of its group anew, and the least of a row whose own was a pair of a or b.
+    """
+    d, m = means.shape
+    place, none = jnp.arange(m), jnp.full((1,), jnp.inf)
+
+    def cost(count: Array, scatter: Array) -> Array:
+        trace = sum(scatter[j, j] for j in range(d))
+        return count * log_positive(jnp.maximum(_det(scatter / count), 0) + (trace + typical) / count)
+
+    def union(one: _Groups, other: _Groups) -> tuple[Array, Array]:
+        total, away = one.count + other.count, one.means - other.means
+        apart = (one.count * other.count / total * away)[:, None] * away
+        return total, one.scatter + other.scatter + apart
+
+    def rises(groups: _Groups, j: Array) -> Array:
+        one = groups.at(j)
+        return jnp.where(groups.own > -jnp.inf, cost(*union(one, groups)) - one.own - groups.own, jnp.inf)
+
+    def first(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        pairs, least, where = carry
+        row = jnp.where((place < j) & live[j], rises(groups, j), jnp.inf)
+        row, at = row[None], jnp.argmin(row)[None]
+        return _put(pairs, row, j, 0), _put(least, row[0, at], j), _put(where, at, j)
+
+    def merge(step: Array, carry: tuple) -> tuple:
+        groups, pairs, least, where, merges = carry
+        b = m - 1 - jnp.argmin(least[::-1])  # of equals the last, as mclust does
+        a = where[b]
+        one, other = groups.at(a), groups.at(b)
+        total, scatter = union(one, other)
+        mean = (one.count * one.means + other.count * other.means) / total
+        new = _Groups(total, mean, scatter, one.own + other.own + least[b])
+        groups = jax.tree.map(lambda values, own: _put(values, own, a), groups, new)
+        groups = groups._replace(own=_put(groups.own, -none, b))
+        row = rises(groups, a)
+        before, after = jnp.where(place < a, row, jnp.inf), jnp.where(place > a, row, jnp.inf)
+        column = jnp.where(place > a, row, pairs[:, a])
+        pairs = _put(_put(pairs, column[:, None], a, 1), jnp.full((m, 1), jnp.inf), b, 1)
+        pairs = _put(pairs, before[None], a, 0)
+        better = (after < least) | ((after == least) & (a < where))
+        stale = ((where == a) | (where == b)) & (groups.own > -jnp.inf) & (place > a) & ~better
+        least, where = jnp.where(better, after, least), jnp.where(better, a, where)
+        at = jnp.argmin(before)[None]
+        least, where = _put(_put(least, before[at], a), none, b), _put(where, at, a)
+
+        def look(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            stale, least, where = carry
+            j = jnp.argmax(stale)
+            at = jnp.argmin(pairs[j])[None]
+            return _put(stale, jnp.zeros(1, bool), j), _put(least, pairs[j, at], j), _put(where, at, j)
+
+        _, least, where = lax.while_loop(lambda carry: carry[0].any(), look, (stale, least, where))
+        return groups, pairs, least, where, _put(merges, jnp.stack([a, b])[None], step, 0)
+
+    live = count > 0
+    count = jnp.where(live, count, 1)
+    groups = _Groups(count, means, scatter, jnp.where(live, cost(count, scatter), -jnp.inf))
+    blank = jnp.full((m, m), jnp.inf), jnp.full(m, jnp.inf), jnp.zeros(m, int)
+    pairs, least, where = lax.fori_loop(0, m, first, blank)
+    carry = groups, pairs, least, where, jnp.zeros((m, 2), int)
+    return lax.fori_loop(0, live.sum() - 1, merge, carry)[-1]
 
 
 def agglomerate(
@@ -93,51 +194,18 @@ def agglomerate(
     base = np.arange(n)
     if n > _POINTS:
         base = ward(x, [GROUPS])[GROUPS] if groups is None else groups
-    m = base.max() + 1
-    one_hot = (base == np.arange(m)[:, None]) * weight
-    # Groups last: each of the few numbers of a group is then a row, and NumPy is called for rows only.
+    m, size = int(base.max()) + 1, GROUPS if n > _POINTS else _POINTS
+    one_hot = (base == np.arange(size)[:, None]) * weight
     count = one_hot.sum(axis=1)
-    means = (one_hot @ x).T / count
-    second = (one_hot @ (x[:, :, None] * x[:, None]).reshape(n, -1)).T.reshape(d, d, m)
+    means = (one_hot @ x).T / np.maximum(count, 1e-300)
+    second = (one_hot @ (x[:, :, None] * x[:, None]).reshape(n, -1)).T.reshape(d, d, size)
     scatter = second - count * means[:, None] * means
     center = weight @ x / weight.sum()
     typical = weight @ ((x - center) ** 2).sum(axis=1) / (weight.sum() * d) or 1.0  # no two rows differ
-
-    def cost(count: np.ndarray, scatter: np.ndarray) -> np.ndarray:
-        trace = sum(scatter[j, j] for j in range(d))
-        return count * np.log(np.maximum(_det(scatter / count), 0) + (trace + typical) / count)
-
-    def joined(i: tuple, j: tuple) -> tuple[np.ndarray, np.ndarray]:
-        total = count[*i] + count[*j]
-        away = means[..., *i] - means[..., *j]
-        apart = (count[*i] * count[*j] / total * away)[:, None] * away
-        return total, scatter[..., *i] + scatter[..., *j] + apart
-
-    own = cost(count, scatter)
-    # What the union of i and j, i < j, costs, at [m - 1 - j, i]: the first of the least is the pair to merge.
-    rises = np.full((m, m), np.inf)
-    for j in range(1, m):
-        first, second = (slice(j),), (slice(j, j + 1),)
-        rises[m - 1 - j, :j] = cost(*joined(first, second)) - own[:j] - own[j]
-    names, merges = np.arange(m), []
-    for step in range(m - 1):
-        if m - step <= 0.75 * len(names):
-            keep = own > -np.inf
-            count, means, scatter, own, names = (v[..., keep] for v in (count, means, scatter, own, names))
-            rises = rises[keep[::-1]][:, keep]
-        last = len(names) - 1
-        row, a = divmod(int(rises.argmin()), last + 1)
-        b = last - row
-        merges.append((int(names[a]), int(names[b])))
+    with double_precision():
+        merges = np.asarray(_merges(count, means, scatter, np.float64(typical)))
+    names, children = list(range(m)), []
+    for step, (a, b) in enumerate(merges[: m - 1].tolist()):
+        children.append((names[a], names[b]))
         names[a] = m + step
-        one = (slice(a, a + 1),)
-        total, together = joined(one, (slice(b, b + 1),))
-        means[:, a] = (count[a] * means[:, a] + count[b] * means[:, b]) / total
-        count[a], scatter[..., a] = total[0], together[..., 0]
-        own[a] += own[b] + rises[row, a]
-        own[b] = -np.inf  # gone, so that no union with it costs less than infinity
-        rises[row], rises[:, b] = np.inf, np.inf
-        new = cost(*joined(one, (slice(None),))) - own[a] - own
-        rises[last - a, :a] = new[:a]
-        rises[: last - a, a] = new[:a:-1]
-    return {k: labels[base] for k, labels in _labels(merges, int(m), counts).items()}
+    return {k: labels[base] for k, labels in _labels(children, m, counts).items()}
