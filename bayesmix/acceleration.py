@@ -62,10 +62,12 @@ def pays(products: float) -> bool:
 
 
 class Memory(NamedTuple):
-    """What a run remembers of its way, in vectors of q coordinates; a row of zeros is nothing."""
+    """What a run remembers of its way, in vectors of q coordinates, each in place of the oldest."""
 
-    steps: Any  # (m, q) s, the last step at the end
+    steps: Any  # (m, q) s
     changes: Any  # (m, q) y, what each took from f; of the last step, f before it
+    scales: Any  # (m,) 1 / (s y), 0 for what is not to be used
+    last: Any  # where the last step is
     refused: Any  # the last proposal was
     plain: Any  # the last step was EM's own
     radius: Any  # of a proposal, at most; zero before the first step
@@ -84,6 +86,8 @@ class Proposal(NamedTuple):
     begun: Array
     step: Array  # (q,)
     residual: Array  # f before it
+    change: Array  # (q,) what the step before took from f, and
+    scale: Array  # of it
 
 
 def blank(mixture: GaussianMixture) -> Memory:
@@ -93,6 +97,8 @@ def blank(mixture: GaussianMixture) -> Memory:
     return Memory(
         steps=np.zeros((rows, size)),
         changes=np.zeros((rows, size)),
+        scales=np.zeros(rows),
+        last=np.int64(0),
         refused=np.bool_(False),
         plain=np.bool_(True),
         radius=np.float64(0),
@@ -169,15 +175,19 @@ def propose(
         begun: the memory is of this mixture; otherwise it begins here, with EM's own step.
         own: take EM's own step.
     """
-    none = jnp.zeros(memory.steps.shape[1])
+    none, zero = jnp.zeros(memory.steps.shape[1]), jnp.asarray(0.0)
 
     def first() -> Proposal:
-        return Proposal(plus, factor, jnp.asarray(True), memory.plain, jnp.asarray(0.0), begun, none, none)
+        return Proposal(plus, factor, jnp.asarray(True), memory.plain, zero, begun, none, none, none, zero)
 
     def later() -> Proposal:
         frame = _frame(mixture, memory.factor, memory.inverse, total)
         residual = frame.vector(plus, factor)
-        direction = _quasi_newton(memory.steps, _known(memory, residual), residual)
+        change, scale = _change(memory, residual)
+        known = memory._replace(
+            changes=_at(memory.changes, change, memory.last), scales=_at(memory.scales, scale, memory.last)
+        )
+        direction = _quasi_newton(known, residual)
         both = jnp.stack([residual, direction])
         products = jnp.sum(both * both[:, None], axis=-1)
         remaining, lengths = products[0, 1] / 2, jnp.sqrt(jnp.diagonal(products))
@@ -188,7 +198,7 @@ def propose(
             lambda ours, proposed: jnp.where(plain, ours, proposed), (plus, factor), frame.at(step)
         )
         steady = plain & memory.plain
-        return Proposal(chosen, chosen_factor, plain, steady, remaining, begun, step, residual)
+        return Proposal(chosen, chosen_factor, plain, steady, remaining, begun, step, residual, change, scale)
 
     return jax.lax.cond(begun, later, first)
 
@@ -197,16 +207,15 @@ def learn(memory: Memory, proposal: Proposal, inverse: Array, accepted: Array) -
     """The memory after the pass at a proposal; `inverse` is that of its Cholesky factor."""
     size = jnp.sqrt(jnp.sum(proposal.step**2))
     wider = jnp.where(proposal.plain, memory.radius, 2 * memory.radius)
-    steps, changes = (
-        jnp.where(proposal.begun, jnp.concatenate([rows[1:], row[None]]), 0)
-        for rows, row in (
-            (memory.steps, proposal.step),
-            (_known(memory, proposal.residual), proposal.residual),
-        )
-    )
+    before, rows = memory.last, memory.scales.shape[0]
+    last = jax.lax.rem(before + 1, jnp.full_like(before, rows))
+    changes = _at(_at(memory.changes, proposal.change, before), proposal.residual, last)
+    scales = _at(_at(memory.scales, proposal.scale, before), jnp.zeros(()), last)
     return Memory(
-        steps=steps,
+        steps=_at(memory.steps, proposal.step, last),
         changes=changes,
+        scales=jnp.where(proposal.begun, scales, 0),
+        last=last,
         refused=~accepted,
         plain=proposal.plain,
         radius=jnp.where(proposal.begun, jnp.where(accepted, wider, size / 4), jnp.inf),
@@ -215,30 +224,36 @@ def learn(memory: Memory, proposal: Proposal, inverse: Array, accepted: Array) -
     )
 
 
-def _known(memory: Memory, residual: Array) -> Array:
-    """The changes, with what the last step took from f, now that f after it is known; nothing if it was refused."""
-    last = jnp.where(memory.refused, 0, memory.changes[-1] - residual)
-    return jnp.concatenate([memory.changes[:-1], last[None]])
+def _at(rows: Array, row: Array, place: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(rows, row, place, 0)
 
 
-def _quasi_newton(steps: Array, changes: Array, residual: Array) -> Array:
-    """H f by limited-memory BFGS, the oldest of the steps s and changes y first; f where nothing is remembered.
+def _change(memory: Memory, residual: Array) -> tuple[Array, Array]:
+    """What the last step took from f, now that f after it is known, and its scale; nothing if it was refused."""
+    step = memory.steps[memory.last]
+    change = memory.changes[memory.last] - residual
+    along = jnp.sum(step * change)
+    curved = (along > _CURVED * jnp.sum(step * step)) & ~memory.refused
+    return change, jnp.where(curved, 1 / jnp.where(curved, along, 1), 0)
+
+
+def _quasi_newton(memory: Memory, residual: Array) -> Array:
+    """H f by limited-memory BFGS; f where nothing is remembered.
 
     References:
         Nocedal (1980), Updating quasi-Newton matrices with limited storage, Mathematics of Computation 35.
     """
-    along = jnp.sum(steps * changes, axis=1)
-    curved = along > _CURVED * jnp.sum(steps * steps, axis=1)
-    rows = steps, changes, jnp.where(curved, 1 / jnp.where(curved, along, 1), 0)
+    rows = memory.scales.shape[0]
+    order = jax.lax.rem(memory.last + 1 + jnp.arange(rows), jnp.full(rows, rows))  # the oldest first
 
-    def back(left: Array, row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        step, change, scale = row
-        part = scale * jnp.sum(step * left)
-        return left - part * change, part
+    def back(left: Array, row: Array) -> tuple[Array, Array]:
+        part = memory.scales[row] * jnp.sum(memory.steps[row] * left)
+        return left - part * memory.changes[row], part
 
-    def forth(found: Array, row: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
-        step, change, scale, part = row
-        return found + step * (part - scale * jnp.sum(change * found)), None
+    def forth(found: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
+        row, part = at
+        took = memory.scales[row] * jnp.sum(memory.changes[row] * found)
+        return found + memory.steps[row] * (part - took), None
 
-    left, parts = jax.lax.scan(back, residual, rows, reverse=True)
-    return jax.lax.scan(forth, left, (*rows, parts))[0]
+    left, parts = jax.lax.scan(back, residual, order, reverse=True)
+    return jax.lax.scan(forth, left, (order, parts))[0]

@@ -145,7 +145,7 @@ def test_what_cannot_be_is_refused(options, said):
 
 
 @pytest.mark.parametrize("known", [0, 3, 8])
-def test_the_compact_form_is_the_two_loops_of_bfgs(known):
+def test_directions_are_those_of_bfgs_wherever_the_oldest_step_is_kept(known):
     rng = np.random.default_rng(known)
     q, rows = 12, 8
     root = rng.normal(size=(q, q))
@@ -163,8 +163,24 @@ def test_the_compact_form_is_the_two_loops_of_bfgs(known):
         vector -= shares[i] * changes[i]
     for i in curved:
         vector += steps[i] * (shares[i] - changes[i] @ vector / (steps[i] @ changes[i]))
+    blank = acceleration.blank(bm.GaussianMixture.of(np.ones(3) / 3, np.zeros((3, 1)), np.ones((3, 1, 1))))
     with double_precision():
-        assert_allclose(acceleration._quasi_newton(steps, changes, residual), vector, rtol=1e-10, atol=1e-12)
+        for last in (rows - 1, 2):
+            memory = blank._replace(steps=np.roll(steps, last + 1, 0), changes=np.zeros((rows, q)), last=last)
+            for age, i in enumerate(reversed(range(rows))):  # each when it was the last
+                place = (last - age) % rows
+                before = memory.changes.copy()
+                before[place] = changes[i] + residual
+                found, scale = acceleration._change(
+                    memory._replace(changes=before, last=np.int64(place)), residual
+                )
+                assert_allclose(found, changes[i], rtol=1e-10, atol=1e-12)
+                memory.changes[place], memory.scales[place] = found, scale
+            assert (memory.scales != 0).sum() == len(curved)
+            refused = memory._replace(refused=np.bool_(True))
+            assert acceleration._change(refused, residual)[1] == 0
+            ours = acceleration._quasi_newton(jax.tree.map(jax.numpy.asarray, memory), residual)
+            assert_allclose(ours, vector, rtol=1e-9, atol=1e-12)
 
 
 def test_a_search_takes_ems_own_steps_while_they_gain_much(monkeypatch):
