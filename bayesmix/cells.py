@@ -5,11 +5,13 @@ are zero. So cells are padded to the largest k and share one program a storage: 
 Starts are partitions that all structures share, found while the programs are compiled. Every start of every cell runs
 for a few steps; the first, the agglomerated one, goes on to its end, and then those that are headed above the best
 clean end of the cell, one after another. A cell that ends below the one with a cluster less starts again from that
-one, a large cluster split. Independent batches run on as many threads as there are cores.
+one, a large cluster split. Batches of starts run on as many threads as there are cores, and those of one group while
+another is judged.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -99,60 +101,70 @@ def fit_cells(
     def program(group: Group, options: Options) -> Future:
         """The one that a group's starts need; its first user has it compiled, and the others wait for that."""
         key = group.problem.structure.storage, options
-        if key not in compiled:
-            compiled[key] = pool.submit(compile_ahead, group, options)
-        return compiled[key]
+        with lock:
+            if key not in compiled:
+                compiled[key] = pool.submit(compile_ahead, group, options)
+            return compiled[key]
 
-    def run(jobs: list[tuple[Group, np.ndarray, int]]) -> None:
-        """Take some starts of a group so many steps further, batch by batch, on all cores."""
+    def step(group: Group, chosen: np.ndarray, steps: int, options: Options) -> None:
+        patience.check()
+        advance_some(group, chosen, steps, options)
+
+    def run(group: Group, chosen: np.ndarray, steps: int) -> None:
+        """Take some starts of a group so many steps further, batch by batch."""
         batches = []
-        for group, chosen, steps in jobs:
-            for options in (raw, raw._replace(whitened=True)):
-                some = chosen[group.whitened[chosen] == options.whitened]
-                for i in range(0, len(some), group.batch):
-                    batches.append(
-                        (program(group, options), group, some[i : i + group.batch], steps, options)
-                    )
+        for options in (raw, raw._replace(whitened=True)):
+            some = chosen[group.whitened[chosen] == options.whitened]
+            if len(some):
+                program(group, options).result()
+            parts = [some[i : i + group.batch] for i in range(0, len(some), group.batch)]
+            batches += [pool.submit(step, group, part, steps, options) for part in parts]
+        for batch in batches:
+            batch.result()
 
-        def step(batch: tuple[Future, Group, np.ndarray, int, Options]) -> None:
-            compiling, group, chosen, steps, options = batch
-            patience.check()
-            compiling.result()
-            advance_some(group, chosen, steps, options)
+    def begun(group: Group, chosen: np.ndarray) -> None:
+        run(group, chosen, FIRST)
+        group.done += 1
+        keep()
 
-        # Those whose program is there go on while the others' is compiled.
-        for _ in pool.map(step, sorted(batches, key=lambda batch: not batch[0].done())):
-            pass
-
-    def keep(begun: int, rescues: int) -> None:
-        if checkpoint is not None:
-            checkpoint.write(lambda: _stored(groups, begun, rescues))
-
-    def finish(rescues: int) -> None:
+    def finish(group: Group) -> None:
         """Take on what goes on until nothing does."""
         while True:
-            jobs = []
-            for group in groups:
-                goes_on = pending(group, max_steps)
-                open_cells = {group.cells[group.of[s]] for s in goes_on}
+            goes_on = pending(group, max_steps)
+            still = {group.cells[group.of[s]] for s in goes_on}
+            with lock:
                 for cell in group.cells:
-                    if cell not in open_cells and cell not in told:
+                    if cell not in still and cell not in told:
                         told.add(cell)
                         progress(cell)
-                if len(goes_on):
-                    jobs.append((group, goes_on, _MORE))
-            if not jobs:
+            if not len(goes_on):
                 return
-            run(jobs)
-            keep(len(groups), rescues)
+            run(group, goes_on, _MORE)
+            keep()
+
+    def climb(group: Group) -> None:
+        """From what is done of a group to its end."""
+        if not group.done:
+            begun(group, np.arange(len(group.of)))
+        finish(group)
+        while group.done <= _RESCUES and len(added := split_smaller(group)):
+            begun(group, added)
+            finish(group)
+
+    def keep() -> None:
+        if checkpoint is not None:
+            checkpoint.write(lambda: _stored(groups))
 
     kept = None if checkpoint is None else checkpoint.read()
     told: set[Cell] = set()
     compiled: dict[Any, Future] = {}
+    lock = threading.Lock()
     interrupted = False
     with patient() as patience:
         try:
-            with ThreadPoolExecutor(cores()) as pool:
+            # Groups wait for each other in a checkpoint only, which has all of them at rest but one.
+            abreast = len(groups) if checkpoint is None else 1
+            with ThreadPoolExecutor(cores()) as pool, ThreadPoolExecutor(abreast) as climbers:
                 if kept is None:
                     # The shortest first: its starts run while the next is compiled.
                     for group in reversed(groups):
@@ -161,48 +173,34 @@ def fit_cells(
                 partitions = starts()
                 for group in groups:
                     begin(group, partitions)
-                begun, rescued = (0, 0) if kept is None else _restore(groups, kept)
-                first = [(group, np.arange(len(group.of)), FIRST) for group in groups]
-                if checkpoint is None:
-                    run(first)
-                else:  # group by group
-                    for number in range(begun, len(groups)):
-                        run(first[number : number + 1])
-                        keep(number + 1, 0)
-                finish(rescued)
-                for rescue in range(rescued, _RESCUES):
-                    added = [(group, split_smaller(group), FIRST) for group in groups]
-                    if not any(len(chosen) for _, chosen, _ in added):
-                        break
-                    run(added)
-                    keep(len(groups), rescue + 1)
-                    finish(rescue + 1)
+                if kept is not None:
+                    _restore(groups, kept)
+                for climber in [climbers.submit(climb, group) for group in groups]:
+                    climber.result()
         except KeyboardInterrupt:
             if patience.again or not told:
                 raise
             interrupted = True
         if checkpoint is not None and not interrupted:
-            checkpoint.write(lambda: _stored(groups, len(groups), _RESCUES), now=True)
+            checkpoint.write(lambda: _stored(groups), now=True)
     return _report(x, weight, groups, told), interrupted
 
 
-def _stored(groups: list[Group], begun: int, rescues: int) -> dict[str, np.ndarray]:
-    """How far the groups have come: of how many the first steps are done, and how many rescues are."""
-    arrays = {"done": np.array([begun, rescues])}
+def _stored(groups: list[Group]) -> dict[str, np.ndarray]:
+    """How far the groups have come."""
+    arrays = {"done": np.array([group.done for group in groups])}
     for i, group in enumerate(groups):
         arrays |= stored(f"states{i}", group.states)
         arrays |= {f"of{i}": group.of, f"whitened{i}": group.whitened, f"recent{i}": group.recent}
     return arrays
 
 
-def _restore(groups: list[Group], kept: dict[str, np.ndarray]) -> tuple[int, int]:
-    for i, group in enumerate(groups):
+def _restore(groups: list[Group], kept: dict[str, np.ndarray]) -> None:
+    for i, (group, done) in enumerate(zip(groups, kept["done"].tolist(), strict=True)):
         group.states = restored(f"states{i}", group.states, kept)
         group.of, group.whitened = kept[f"of{i}"], kept[f"whitened{i}"]
-        group.recent = kept[f"recent{i}"]
+        group.recent, group.done = kept[f"recent{i}"], done
         group.judged, group.clean = np.zeros((2, len(group.of)), bool)
-    begun, rescues = kept["done"].tolist()
-    return begun, rescues
 
 
 def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group], told: set[Cell]) -> dict[Cell, CellFit]:
