@@ -26,7 +26,7 @@ from bayesmix.model import MixtureModel
 from bayesmix.mstep import maximize
 from bayesmix.observations import observe
 from bayesmix.penalty import rescaled
-from bayesmix.potential import Evidence, potential, prior_points, unconstrained
+from bayesmix.potential import Evidence, blank_points, potential, prior_points, unconstrained
 from bayesmix.problem import Problem, inside
 from bayesmix.programs import FixedPrior, ProgramPrior
 
@@ -138,7 +138,7 @@ def blank_starts(plan: Plan, evidence: Evidence, problem: Problem) -> tuple[Any,
         start = Parameters(of.weights, of.means, of.covariance.values)
         return start, start
     with double_precision():
-        points = prior_points.eval_shape(plan.story, evidence, np.zeros((n, 2), np.uint32))
+        points = blank_points(plan.story, evidence, n)
     if plan.method != "nuts":
         return points, points
     p = sum(math.prod(a.shape[1:]) for a in points.values())

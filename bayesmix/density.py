@@ -77,7 +77,7 @@ def inverse_factor(covariance: Covariance, cholesky: Array, n_features: int) -> 
 def log_determinant(covariance: Covariance, factor: Array, n_features: int) -> Array:
     """log |W| (k|1,)."""
     diagonal, n = covariance.storage.diagonal(factor), numbers(factor)
-    return n.sum(n.log(n.broadcast_to(diagonal, (diagonal.shape[0], n_features))), axis=-1)
+    return n.sum(n.log(n.broadcast_to(diagonal, (*diagonal.shape[:-1], n_features))), axis=-1)
 
 
 def _log_weights(weights: Array) -> Array:

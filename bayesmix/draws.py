@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draws_of", "posterior_tree", "replicates", "tree_calls"]
 
+_TOGETHER = 2**20  # numbers of covariances, of whose draws the priors are taken at once
 _MOST = 10**8  # numbers of pointwise log-likelihood that are kept without asking
 
 
@@ -62,20 +64,19 @@ def tree_calls(
     k, n = problem.n_components, plan.n_chains * n_draws
     drawn = blank(problem.structure, (n, k, problem.points.shape[1]))
     some = point_calls(drawn, with_points(problem.points, drawn, given))
-    if problem.rules.penalty is not None and not isinstance(evidence.prior, ProgramPrior):
-        some.append(Call(_log_priors, (problem.rules.penalty, drawn)))
     if plan.method != "gibbs":
         flat = jax.tree.map(lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), points)
         some.append(Call(realize, (plan.story, evidence, flat)))
     return some
 
 
-@jax.jit
-def _log_priors(penalty: Penalty, mixtures: GaussianMixture) -> dict[str, Array]:
-    def one(mixture: GaussianMixture) -> dict[str, Array]:
-        return log_prior_parts(penalty, mixture, precision_factor(mixture.covariance, mixture.n_features))
-
-    return jax.lax.map(one, mixtures)
+def _log_priors(penalty: Penalty, mixtures: GaussianMixture) -> dict[str, np.ndarray]:
+    """`log_prior_parts` of every draw; they are small, and NumPy takes less time than compiling."""
+    n, d = len(mixtures.weights), mixtures.n_features
+    step = max(1, _TOGETHER * n // mixtures.covariance.values.size)
+    of = [jax.tree.map(itemgetter(slice(first, first + step)), mixtures) for first in range(0, n, step)]
+    parts = [log_prior_parts(penalty, some, precision_factor(some.covariance, d)) for some in of]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _log_prior(
@@ -93,9 +94,9 @@ def _log_prior(
             return to_numpy(log_prior_of_sites(plan.story, evidence._replace(prior=prior), values))
         if prior is None:
             return to_numpy(log_prior_of_sites(plan.story, evidence, flat_draws(sites)))
-        inner = jax.tree.map(np.asarray, problem.units.enter(replace(flat, feature_names=None)))
-        assert problem.rules.penalty is not None
-        parts = to_numpy(_log_priors(problem.rules.penalty, inner))
+    inner = jax.tree.map(np.asarray, problem.units.enter(replace(flat, feature_names=None)))
+    assert problem.rules.penalty is not None
+    parts = _log_priors(problem.rules.penalty, inner)
     moved = to_data_units(problem.units, problem.structure, problem.n_components)
     return {**parts, "covariances": parts["covariances"] + float(problem.rules.penalty.constant) + moved}
 

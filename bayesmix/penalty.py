@@ -21,13 +21,13 @@ import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from bayesmix.covariance import Structure
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
+from bayesmix.storage import numbers
 from bayesmix.units import Units
 
 __all__ = ["Penalty", "log_prior", "log_prior_parts", "penalty", "rescaled", "to_data_units"]
@@ -95,16 +95,23 @@ def log_prior(penalty: Penalty, mixture: GaussianMixture, factor: tuple[Array, A
 def log_prior_parts(
     penalty: Penalty, mixture: GaussianMixture, factor: tuple[Array, Array]
 ) -> dict[str, Array]:
-    """The terms of `log_prior` by parameter, without its constant; means given covariances."""
+    """The terms of `log_prior` by parameter, without its constant; means given covariances.
+
+    Also of mixtures (...,) on NumPy arrays, of each.
+    """
     storage, k, d = mixture.covariance.storage, mixture.n_components, mixture.n_features
     w, log_det = factor
-    y = storage.whiten(w, (mixture.means - penalty.mean)[:, :, None])
+    n, lead = numbers(w), mixture.weights.shape[:-1]
+
+    def total(terms: Any) -> Any:
+        return terms.reshape(*lead, -1).sum(axis=-1)
+
+    y = storage.apply(w, mixture.means - penalty.mean)
     times = 1 if storage.axes else d
     # 0 log 0 = 0: with a concentration of one, an empty cluster is as likely as another.
-    logs = jnp.log(jnp.maximum(mixture.weights, 1e-300))
+    logs = n.log(n.maximum(mixture.weights, 1e-300))
     return {
-        "weights": jnp.sum((penalty.concentration - 1) * logs),
-        "means": jnp.sum(jnp.broadcast_to(log_det, (k,))) - penalty.mean_count / 2 * jnp.sum(y * y),
-        "covariances": penalty.count * jnp.sum(log_det)
-        - times / 2 * jnp.sum(storage.gram(w) * penalty.scatter),
+        "weights": total((penalty.concentration - 1) * logs),
+        "means": total(n.broadcast_to(log_det, (*lead, k))) - penalty.mean_count / 2 * total(y * y),
+        "covariances": penalty.count * total(log_det) - times / 2 * total(storage.gram(w) * penalty.scatter),
     }

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpyro
 from jaxtyping import Array
 from numpyro import handlers
+from numpyro.distributions import biject_to
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
@@ -32,8 +33,8 @@ from bayesmix.programs import FixedPrior
 from bayesmix.statistics import Statistics, expected_log_joint, summarize
 
 __all__ = [
-    "Evidence", "by_one_kernel", "log_likelihood", "log_prior_of_sites", "potential", "prior_points", "realize",
-    "story", "unconstrained",
+    "Evidence", "blank_points", "by_one_kernel", "log_likelihood", "log_prior_of_sites", "potential",
+    "prior_points", "realize", "story", "unconstrained",
 ]  # fmt: skip
 
 
@@ -171,6 +172,25 @@ def prior_points(model: MixtureModel, evidence: Evidence, keys: Array) -> dict[s
         return unconstrain_fn(under._parameters, (), {}, drawn)
 
     return jax.lax.map(one, keys)
+
+
+def blank_points(model: MixtureModel, evidence: Evidence, n: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What has the shapes of n unconstrained points: the program is run on blanks, and draws nothing."""
+    shapes = {}
+
+    def blank(site: dict[str, Any]) -> Any:
+        free = site["type"] == "sample" and not site["is_observed"]
+        return jnp.zeros(site["fn"].shape()) if free else None
+
+    def run(evidence: Evidence) -> None:
+        with handlers.seed(rng_seed=0), handlers.trace() as sites, handlers.substitute(substitute_fn=blank):
+            _under(model, evidence)._parameters()
+        for name, site in sites.items():
+            if site["type"] == "sample" and not site["is_observed"]:
+                shapes[name] = biject_to(site["fn"].support).inverse_shape(site["fn"].shape())
+
+    jax.eval_shape(run, evidence)
+    return {name: jax.ShapeDtypeStruct((n, *shape), float) for name, shape in shapes.items()}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -114,6 +114,11 @@ def _full_whiten(factor: Float[Array, "k d d"], y: Float[Array, "k d b"]) -> Flo
     return numbers(factor).broadcast_to(factor, (y.shape[0], *factor.shape[1:])) @ y
 
 
+def _full_apply(factor: Float[Any, "... k d d"], m: Float[Any, "... k d"]) -> Float[Any, "... k d"]:
+    n = numbers(m)
+    return n.einsum("...kij,...kj->...ki", n.broadcast_to(factor, (*m.shape, m.shape[-1])), m)
+
+
 def _full_second(moments: Float[Array, "k q"], d: int) -> Float[Array, "k d d"]:
     i, j = _pairs(d)
     where = np.empty((d, d), int)
@@ -205,8 +210,8 @@ STORAGES: dict[str, Storage] = {
         cholesky=_full_cholesky,
         inverse=_full_inverse,
         diagonal=_diagonal,
-        gram=lambda w: jnp.swapaxes(w, -1, -2) @ w,
-        apply=lambda a, m: jnp.einsum("...kij,...kj->...ki", jnp.broadcast_to(a, (*m.shape, m.shape[-1])), m),
+        gram=lambda w: numbers(w).swapaxes(w, -1, -2) @ w,
+        apply=_full_apply,
         whiten=_full_whiten,
         spread=lambda r, y: (r[:, None] * y) @ jnp.swapaxes(y, -1, -2),
         unwhiten=lambda f, v: f @ v @ jnp.swapaxes(f, -1, -2),

@@ -163,6 +163,37 @@ def test_sites_of_a_mixture_are_those_that_it_came_from(word, structure):
         assert_allclose(rate["rate"], expected, rtol=1e-6)
 
 
+def ordered_program():
+    import numpyro
+    import numpyro.distributions as dist
+
+    with numpyro.plate("clusters", 3):
+        deviations = numpyro.sample("deviations", dist.HalfNormal(1.0))
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
+    means = numpyro.sample("means", dist.ImproperUniform(dist.constraints.ordered_vector, (), (3,)))
+    return bm.GaussianMixture(weights, means[:, None], Covariance(deviations[:, None, None] ** 2, "V"))
+
+
+@pytest.mark.parametrize(
+    ("structure", "prior"),
+    [*((structure, prior_of(word, structure)) for word, structure in CASES), ("V", ordered_program)],
+)
+def test_blank_points_have_the_shapes_of_draws_of_the_prior(structure, prior):
+    from bayesmix.potential import Evidence, blank_points, prior_points
+
+    model = bm.MixtureModel(3, structure, prior)
+    evidence = Evidence(None, None, None, np.zeros(2), np.ones(2))
+    with jax.enable_x64(True):
+        blank = blank_points(model, evidence, 4)
+        if prior is ordered_program:  # an improper law has no draws
+            drawn = {"deviations": (4, 3), "weights": (4, 2), "means": (4, 3)}
+        else:
+            of = prior_points.eval_shape(model, evidence, np.zeros((4, 2), np.uint32))
+            drawn = {name: leaf.shape for name, leaf in of.items()}
+    assert {name: leaf.shape for name, leaf in blank.items()} == drawn
+    assert {leaf.dtype for leaf in blank.values()} == {np.dtype(np.float64)}
+
+
 def test_a_thin_draw_of_the_rate_keeps_its_digits():
     """Of condition 1e40: as a matrix it could not be inverted, nor its Cholesky factor be found."""
     values, _ = all_values("hierarchical", "VVV")
