@@ -56,8 +56,11 @@ def parts_of(observations: Observations, products: float) -> list[Observations]:
 
 
 def tables_of(parts: Sequence[Observations], options: Options) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """Rows and weights of each part where an assignment is all that counts, so that its sums are made on the host."""
-    if len(parts) == 1 or options.responsibilities != "hard" or parts[0].second is None:
+    """Rows and weights of each part where an assignment is all that counts, so that its sums are made on the host.
+
+    Not where a pass is one kernel, which makes them faster.
+    """
+    if len(parts) == 1 or options.few or options.responsibilities != "hard" or parts[0].second is None:
         return None
     return [
         (
