@@ -210,9 +210,9 @@ def _moments(
     These stand in for clusters of at most d + 1 points.
     """
     form, k, s = row.form, int(labels.max()) + 1, len(labels)
-    sums = np.concatenate([((own == np.arange(k)[:, None]) * w) @ t.T for own in labels])
+    sums: Any = np.concatenate([((own == np.arange(k)[:, None]) * w) @ t.T for own in labels])
     count, second = sums[:, 0], form.second(sums[:, 1 + d :], d)
-    means = sums[:, 1 : 1 + d] / count[:, None]
+    means = sums[:, 1 : 1 + d] / np.where(count > 0, count, 1)[:, None]  # quantiles may leave one out
     each = per_cluster(count, form.axes)
     scatter = second - each * form.outer(means)
     total = scatter.reshape(s, k, *scatter.shape[1:]).sum(axis=1)

@@ -291,3 +291,11 @@ def test_k_means_is_tabulated_by_inertia_silhouette_and_gap():
     assert best.mixture.n_components == 4
     blob = np.random.default_rng(0).normal(size=(150, 2))
     assert bm.search(blob, n_components=range(1, 5), covariance="kmeans").best.mixture.n_components == 1
+
+
+@pytest.mark.parametrize("n_starts", [1, 4])
+def test_more_clusters_than_values_is_said_and_nothing_else(n_starts):
+    """Quantiles leave a cluster out there; pytest makes an error of a division by zero."""
+    found = bm.search([1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0], n_components=[4, 5], n_starts=n_starts)
+    assert not found.table["clean"].any()
+    assert set(found.table["status"]) <= {"collapsed", "non_finite", "spurious"}
