@@ -29,8 +29,8 @@ __all__ = ["Path", "begin", "remember", "run"]
 
 _CAPACITY = 2048  # steps a call at most; the length of the trace that the device keeps
 _DRAWN = 256  # of rows that draw, which keep the moments of every step too
-_FIRST = 16  # steps of the first call, or so many
-_QUICK = 1e8  # products of steps, which are few enough not to be counted
+_FIRST = 16  # steps of the first call, or those of so many products in all, which take some 50 milliseconds
+_QUICK = 1e8
 
 
 def begin(starts: Sequence[Start], options: Options, seeds: np.ndarray | None = None) -> State:
@@ -106,7 +106,7 @@ def run(
     capacity = states.trace.shape[1] - 1
     traces: list[list[np.ndarray]] = [[] for _ in ends]
     chains: list[list[np.ndarray]] = [[] for _ in ends]
-    chunk = int(np.clip(_QUICK // each, _FIRST, capacity))
+    chunk = int(np.clip(_QUICK // (each * len(ends)), _FIRST, capacity))
     parts = parts_of(observations, each)
     with double_precision():
         parts, rules, power = jax.device_put((parts, rules, np.float64(beta)))

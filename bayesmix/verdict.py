@@ -14,16 +14,8 @@ from bayesmix.results import CODE, NAME, STATUS
 from bayesmix.units import spurious_clusters
 
 __all__ = [
-    "AGREE",
-    "Verdict",
-    "agreeing",
-    "best_of_each",
-    "best_start",
-    "headed_for",
-    "judge",
-    "sentence",
-    "verdict",
-]
+    "AGREE", "Verdict", "agreeing", "best_of_each", "best_start", "headed_for", "judge", "sentence", "verdict",
+]  # fmt: skip
 
 AGREE = 0.1  # nats within which two runs count as one optimum
 

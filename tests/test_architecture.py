@@ -18,10 +18,10 @@ ROOT = Path(bm.__file__).parent
 LAYERS = (
     ("frames", "documents", "interrupts", "devices"),
     ("checkpoints",),
-    ("inputs", "hierarchy", "compilation"),
+    ("inputs", "compilation"),
     ("evaluate",),
     ("storage", "agreement", "elementary", "supports"),
-    ("variates",),
+    ("variates", "hierarchy"),
     ("axes",),
     ("estimate",),
     ("covariance",),
