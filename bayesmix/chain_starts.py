@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bayesmix.chains import Frame, Plan, curvature
+from bayesmix.chains import SPREAD, Frame, Plan, curvature
 from bayesmix.conjugate import Parameters, blank, parameters_of
 from bayesmix.devices import double_precision
 from bayesmix.distribution import precision_sites
@@ -172,7 +172,8 @@ def _frames(
         mark = b"".join(leaf.tobytes() for leaf in center.values())
         if mark not in spreads:
             spreads[mark] = _spread(curvature(plan, evidence, center))
-        frames.append(Frame(center, spreads[mark], generator.standard_normal(len(spreads[mark]))))
+        spread = spreads[mark] / SPREAD
+        frames.append(Frame(center, spread, SPREAD * generator.standard_normal(len(spread))))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *frames)
 
 
@@ -205,7 +206,7 @@ def from_prior(
     if plan.method != "nuts":
         return center
     p = sum(value[0].size for value in center.values())
-    return Frame(center, np.tile(np.eye(p), (n, 1, 1)), np.zeros((n, p)))
+    return Frame(center, np.tile(np.eye(p) / SPREAD, (n, 1, 1)), np.zeros((n, p)))
 
 
 @partial(jax.jit, static_argnums=0)

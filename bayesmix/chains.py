@@ -37,7 +37,7 @@ from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, by_one_kernel, potential
 from bayesmix.prior import ConjugatePrior
 
-__all__ = ["Frame", "Plan", "advance", "chunk_of", "curvature", "run_chains"]
+__all__ = ["SPREAD", "Frame", "Plan", "advance", "chunk_of", "curvature", "run_chains"]
 
 # Steps a call at most, of many points fewer: the progress bar moves by as many.
 _CHUNK = {"nuts": 200, "gibbs": 1000}
@@ -71,8 +71,13 @@ class Plan(NamedTuple):
     thinning: int = 1  # steps a draw
 
 
+# NumPyro draws its estimates of the covariance towards a thousandth of the identity. The first are of 25 draws, and with
+# more parameters than that it decides what they are drawn towards: in coordinates of this spread that is the truth.
+SPREAD = 1e-3**0.5
+
+
 class Frame(NamedTuple):
-    """Coordinates u (p,) of a NUTS chain, which stand for the point center + spread @ u, packed."""
+    """Coordinates u (p,) of a NUTS chain, `SPREAD` wide, which stand for the point center + spread @ u, packed."""
 
     center: Any  # a pytree of p unconstrained numbers
     spread: Any  # (p, p)
@@ -109,6 +114,7 @@ def _kernel(plan: Plan, evidence: Evidence, start: Any) -> MCMCKernel:
 
     return NUTS(
         potential_fn=by_one_kernel(energy) if _is_simple(plan, evidence) else energy,
+        step_size=SPREAD,
         dense_mass=True,
         target_accept_prob=plan.target_accept,
     )
