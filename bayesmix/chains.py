@@ -71,8 +71,8 @@ class Plan(NamedTuple):
     thinning: int = 1  # steps a draw
 
 
-# NumPyro draws its estimates of the covariance towards a thousandth of the identity. The first are of 25 draws, and with
-# more parameters than that it decides what they are drawn towards: in coordinates of this spread that is the truth.
+# NumPyro draws its estimates of the covariance towards a thousandth of the identity. The first are of 25 draws, so with
+# more parameters what they are drawn towards decides: in coordinates of this spread that is the truth.
 SPREAD = 1e-3**0.5
 
 
