@@ -524,7 +524,7 @@ def test_galaxies_are_richardson_and_greens():
         x,
         key=1,
         n_draws=3000,
-        target_accept=0.9,
+        target_accept=0.95,  # of four keys, one has two steps of 12,000 that diverge with 0.9, and none with 0.95
         relabelling="order",
     )
     at = tree["posterior"]
