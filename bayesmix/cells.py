@@ -248,13 +248,14 @@ def _sum_ahead(group: Group) -> None:
     """Compile `_sums`, and load what the table of a search will need, on a core that has nothing else to do yet."""
     import pandas  # noqa: F401
 
-    k, d, shape = group.largest, group.problem.x.shape[1], group.problem.observations.x.shape
-    if (k, shape) in _SUMMED:
+    k, d, x = group.largest, group.problem.x.shape[1], group.problem.observations.x
+    program = k, x.shape, x.dtype
+    if program in _SUMMED:
         return
     values = np.broadcast_to(np.eye(d), (1, k, d, d))
     blank = GaussianMixture(np.full((1, k), 1 / k), np.zeros((1, k, d)), Covariance(values, "VVV"))
     _sums_of(blank, group.problem.observations)
-    _SUMMED.add((k, shape))
+    _SUMMED.add(program)
 
 
 def _dense(mixtures: GaussianMixture, group: Group) -> GaussianMixture:

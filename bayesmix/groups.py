@@ -58,9 +58,7 @@ class Group:
     judged: np.ndarray = field(init=False)  # which starts have a verdict
     clean: np.ndarray = field(init=False)  # and which of them are clean
     verdicts: dict[int, Verdict] = field(default_factory=dict)
-    done: int = (
-        0  # times that starts took their first steps: all of them, then those of cells that start again
-    )
+    done: int = 0  # rounds of first steps: those of all starts, then of cells that start again
 
     @cached_property
     def counts(self) -> np.ndarray:

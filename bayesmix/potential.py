@@ -156,6 +156,10 @@ def unconstrained(model: MixtureModel, evidence: Evidence, sites: dict[str, Any]
     return jax.vmap(lambda values: unconstrain_fn(under._parameters, (), {}, values))(sites)
 
 
+def _is_free(site: dict[str, Any]) -> bool:
+    return site["type"] == "sample" and not site["is_observed"]
+
+
 @partial(jax.jit, static_argnums=0)
 def prior_points(model: MixtureModel, evidence: Evidence, keys: Array) -> dict[str, Array]:
     """Draws of the prior, as unconstrained points (draws, ...)."""
@@ -164,11 +168,7 @@ def prior_points(model: MixtureModel, evidence: Evidence, keys: Array) -> dict[s
     def one(key: Array) -> dict[str, Array]:
         with handlers.trace() as sites, handlers.seed(rng_seed=key):
             under._parameters()
-        drawn = {
-            name: site["value"]
-            for name, site in sites.items()
-            if site["type"] == "sample" and not site["is_observed"]
-        }
+        drawn = {name: site["value"] for name, site in sites.items() if _is_free(site)}
         return unconstrain_fn(under._parameters, (), {}, drawn)
 
     return jax.lax.map(one, keys)
@@ -179,14 +179,13 @@ def blank_points(model: MixtureModel, evidence: Evidence, n: int) -> dict[str, j
     shapes = {}
 
     def blank(site: dict[str, Any]) -> Any:
-        free = site["type"] == "sample" and not site["is_observed"]
-        return jnp.zeros(site["fn"].shape()) if free else None
+        return jnp.zeros(site["fn"].shape()) if _is_free(site) else None
 
     def run(evidence: Evidence) -> None:
         with handlers.seed(rng_seed=0), handlers.trace() as sites, handlers.substitute(substitute_fn=blank):
             _under(model, evidence)._parameters()
         for name, site in sites.items():
-            if site["type"] == "sample" and not site["is_observed"]:
+            if _is_free(site):
                 shapes[name] = biject_to(site["fn"].support).inverse_shape(site["fn"].shape())
 
     jax.eval_shape(run, evidence)
