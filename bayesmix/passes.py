@@ -24,7 +24,7 @@ from bayesmix.variates import split
 
 __all__ = ["Assign", "by_blocks", "by_lanes", "is_few"]
 
-_FEW = {8: 512, 4: 256}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
+_FEW = {8: 768, 4: 256}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
 # Points at a time of one kernel, and places of its sums: measured best of 32 to 256, and of 8 to 64.
 _CHUNK, _LANES = 64, 16
 
