@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesmix import density
-from bayesmix.checkpoints import Checkpoint, restored, stored
+from bayesmix.checkpoints import Checkpoint
 from bayesmix.compilation import wide
 from bayesmix.contest import as_cell, limits, pending, split_smaller, winners
 from bayesmix.covariance import Covariance
@@ -36,6 +36,7 @@ from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.partitions import Starts
+from bayesmix.problem import Problem
 from bayesmix.verdict import AGREE, Verdict
 
 __all__ = ["CellFit", "fit_cells"]
@@ -66,8 +67,9 @@ class CellFit:
 def fit_cells(
     x: np.ndarray,
     weight: np.ndarray,
+    names: tuple[str, ...] | None,
     cells: Sequence[Cell],
-    starts: Callable[[], Starts],
+    starts: Future[Starts],
     *,
     n_starts: int,
     hold: tuple[str, ...],
@@ -82,8 +84,9 @@ def fit_cells(
     Args:
         x: all rows of positive weight (n, d), in the data's units.
         weight: (n,).
+        names: of the features, which the mixtures keep.
         cells: k at most n.
-        starts: gives partitions of some rows, for each k.
+        starts: partitions of some rows, for each k.
         n_starts: of them, about.
         hold: as in `fit`.
         tol: as in `fit`.
@@ -142,7 +145,7 @@ def fit_cells(
             run(group, goes_on, _MORE)
             keep()
 
-    def climb(group: Group) -> None:
+    def climb(group: Group, ahead: Future) -> _Best:
         """From what is done of a group to its end."""
         if not group.done:
             begun(group, np.arange(len(group.of)))
@@ -150,6 +153,8 @@ def fit_cells(
         while group.done <= _RESCUES and len(added := split_smaller(group)):
             begun(group, added)
             finish(group)
+        ahead.result()
+        return _best(group, groups[0].problem)
 
     def keep() -> None:
         if checkpoint is not None:
@@ -169,73 +174,84 @@ def fit_cells(
                     # The shortest first: its starts run while the next is compiled.
                     for group in reversed(groups):
                         program(group, raw)
-                    pool.submit(_sum_ahead, groups[0])
-                partitions = starts()
-                for group in groups:
+                ahead, partitions, ways = pool.submit(_sum_ahead, groups[0]), starts.result(), []
+                for i, group in enumerate(groups):
                     begin(group, partitions)
-                if kept is not None:
-                    _restore(groups, kept)
-                for climber in [climbers.submit(climb, group) for group in groups]:
-                    climber.result()
+                    if kept is not None:
+                        _restore(group, i, kept)
+                    ways.append(climbers.submit(climb, group, ahead))
+                best = [way.result() for way in ways]
         except KeyboardInterrupt:
             if patience.again or not told:
                 raise
             interrupted = True
+            best = [_best(group, groups[0].problem) for group in groups]
         if checkpoint is not None and not interrupted:
             checkpoint.write(lambda: _stored(groups), now=True)
-    return _report(x, weight, groups, told), interrupted
+    return _report(x.dtype, names, groups, best, told), interrupted
 
 
 def _stored(groups: list[Group]) -> dict[str, np.ndarray]:
     """How far the groups have come."""
     arrays = {"done": np.array([group.done for group in groups])}
     for i, group in enumerate(groups):
-        arrays |= stored(f"states{i}", group.states)
-        arrays |= {f"of{i}": group.of, f"whitened{i}": group.whitened, f"recent{i}": group.recent}
+        arrays |= {
+            f"rows{i}": group.rows,
+            f"of{i}": group.of,
+            f"whitened{i}": group.whitened,
+            f"recent{i}": group.recent,
+        }
     return arrays
 
 
-def _restore(groups: list[Group], kept: dict[str, np.ndarray]) -> None:
-    for i, (group, done) in enumerate(zip(groups, kept["done"].tolist(), strict=True)):
-        group.states = restored(f"states{i}", group.states, kept)
-        group.of, group.whitened = kept[f"of{i}"], kept[f"whitened{i}"]
-        group.recent, group.done = kept[f"recent{i}"], done
-        group.judged, group.clean = np.zeros((2, len(group.of)), bool)
+def _restore(group: Group, i: int, kept: dict[str, np.ndarray]) -> None:
+    group.put(kept[f"rows{i}"])
+    group.of, group.whitened = kept[f"of{i}"], kept[f"whitened{i}"]
+    group.recent, group.done = kept[f"recent{i}"], int(kept["done"][i])
+    group.judged, group.clean = np.zeros((2, len(group.of)), bool)
 
 
-def _report(x: np.ndarray, weight: np.ndarray, groups: list[Group], told: set[Cell]) -> dict[Cell, CellFit]:
-    """Winners in the data's units, with the sums over the data that the criteria need: one program for all."""
-    common = groups[0].problem
-    moved = common.units.log_volume * common.w.sum()
-    chosen = [winners(group) for group in groups]
-    outer = []
-    for group, best in zip(groups, chosen):
-        some = jax.tree.map(itemgetter(best.clip(max=len(group.of) - 1)), group.states.mixture)
-        outer.append(group.problem.units.leave(some))
-    dense = [_dense(common.units.enter(mixture), group) for group, mixture in zip(groups, outer)]
-    every = iter(_sums_of(jax.tree.map(lambda *leaves: np.concatenate(leaves), *dense), common.observations))
+class _Best(NamedTuple):
+    """The best start of each cell of a group: mixtures in the data's units, and sums over the data of `_sums`."""
+
+    starts: np.ndarray
+    mixtures: GaussianMixture
+    sums: np.ndarray
+
+
+def _best(group: Group, common: Problem) -> _Best:
+    starts = winners(group)
+    some = jax.tree.map(itemgetter(starts.clip(max=len(group.of) - 1)), group.states.mixture)
+    mixtures = group.problem.units.leave(some)
+    sums = _sums_of(_dense(common.units.enter(mixtures), group), common.observations)
+    sums[:, :2] += common.units.log_volume * common.w.sum()
+    return _Best(starts, mixtures, sums)
+
+
+def _report(
+    dtype: Any, names: tuple[str, ...] | None, groups: list[Group], best: list[_Best], told: set[Cell]
+) -> dict[Cell, CellFit]:
+    """What is said of the cells that ended."""
     found = {}
-    for group, best, mixtures in zip(groups, chosen, outer):
-        ends, n = limits(group), len(group.cells)
-        typed = jax.tree.map(lambda a: a.astype(x.dtype), mixtures)
-        objective, of = np.append(group.states.statistics.objective, np.nan), group.of
+    for group, (starts, mixtures, sums) in zip(groups, best):
+        ends, n, states = limits(group), len(group.cells), group.states
+        typed = jax.tree.map(lambda a: a.astype(dtype), mixtures)
+        objective, of = np.append(states.statistics.objective, np.nan), group.of
         clean = np.append(group.clean, False)
-        near = (group.clean == clean[best][of]) & (ends >= (objective[best] - AGREE)[of])
+        near = (group.clean == clean[starts][of]) & (ends >= (objective[starts] - AGREE)[of])
         n_starts, n_agree, n_spurious = (np.bincount(of[some], minlength=n).tolist() for some in
                                          (..., near, ~group.clean))  # fmt: skip
-        for index, (cell, s) in enumerate(zip(group.cells, best.tolist(), strict=True)):
-            total, top, entropy = next(every)
+        for index, (cell, s) in enumerate(zip(group.cells, starts.tolist(), strict=True)):
             if cell not in told:
                 continue
-            mixture = jax.tree.map(itemgetter(index), typed)
+            values = Covariance(typed.covariance.values[index], typed.structure)
+            mixture = GaussianMixture(typed.weights[index], typed.means[index], values)
             found[cell] = CellFit(
-                as_cell(cell, mixture),
-                float(total + moved),
-                float(top + moved),
-                float(entropy),
+                as_cell(cell, mixture, names),
+                *sums[index].tolist(),
                 group.verdicts[s],
-                float(group.states.gain[s]),
-                int(group.states.step[s]),
+                float(states.gain[s]),
+                int(states.step[s]),
                 n_starts[index],
                 n_agree[index],
                 n_spurious[index],

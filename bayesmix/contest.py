@@ -28,7 +28,7 @@ def judge(group: Group) -> np.ndarray:
     states, degenerate = group.states, group.problem.units.degenerate
     counts = group.counts[group.of]
     live = np.arange(group.largest) < counts[:, None]
-    held = (states.collapsed & live).any(axis=1)
+    held = ((states.collapsed > 0) & live).any(axis=1)
     clean = np.where(group.judged, group.clean, ~held & (not degenerate))
     new = (states.code != 0) & ~group.judged
     some = np.flatnonzero(new & group.unbounded[group.of] & (counts > 1))
@@ -55,12 +55,15 @@ def _mixture_of(group: Group, s: int) -> GaussianMixture:
     return as_cell(group.cells[group.of[s]], jax.tree.map(lambda a: a[s], group.states.mixture))
 
 
-def as_cell(cell: Cell, mixture: GaussianMixture) -> GaussianMixture:
+def as_cell(
+    cell: Cell, mixture: GaussianMixture, feature_names: tuple[str, ...] | None = None
+) -> GaussianMixture:
     """A mixture without padding, as the cell's own structure stores it."""
     k, row = cell.n_components, STRUCTURES[cell.covariance]
     values = mixture.covariance.values[: 1 if row.shared else k]
     values = values if row.storage == mixture.covariance.row.storage else values.mean(axis=-1)
-    return GaussianMixture(mixture.weights[:k], mixture.means[:k], Covariance(values, cell.covariance))
+    covariance = Covariance(values, cell.covariance)
+    return GaussianMixture(mixture.weights[:k], mixture.means[:k], covariance, feature_names)
 
 
 def winners(group: Group) -> np.ndarray:
@@ -128,7 +131,7 @@ def split_smaller(group: Group) -> np.ndarray:
             of.append(index)
     if rows:
         added = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-        group.states = jax.tree.map(lambda a, b: np.concatenate([a, b]), group.states, added)
+        group.put(np.concatenate([group.rows, group.layout.rows(added)]))
         group.of = np.append(group.of, of)
         no = np.zeros(len(of), bool)
         group.judged, group.clean = np.append(group.judged, no), np.append(group.clean, no)

@@ -15,10 +15,11 @@ from bayesmix.compilation import Call
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.devices import double_precision
 from bayesmix.drive import remember
-from bayesmix.loop import Options, Rules, State, advance, suited
+from bayesmix.loop import Options, State, advance_rows, suited
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families
-from bayesmix.observations import Observations, observe
+from bayesmix.observations import observe
+from bayesmix.packing import Layout
 from bayesmix.partitions import Starts
 from bayesmix.problem import Problem, prepare
 from bayesmix.results import CODE
@@ -52,13 +53,19 @@ class Group:
     largest: int  # k, to which all are padded
     accelerated: bool
     of: np.ndarray = field(init=False)  # which cell each start belongs to
-    states: State = field(init=False)
+    layout: Layout = field(init=False)
+    rows: np.ndarray = field(init=False)  # the state of each start, and
+    states: State = field(init=False)  # the same by name, all of float64
     whitened: np.ndarray = field(init=False)
     recent: np.ndarray = field(init=False)  # the last three objectives of each start
     judged: np.ndarray = field(init=False)  # which starts have a verdict
     clean: np.ndarray = field(init=False)  # and which of them are clean
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     done: int = 0  # rounds of first steps: those of all starts, then of cells that start again
+
+    def put(self, rows: np.ndarray) -> None:
+        """Other rows, and the states that are views of them."""
+        self.rows, self.states = rows, self.layout.views(rows)
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -76,7 +83,7 @@ class Group:
         row, d = self.problem.structure, self.problem.x.shape[1]
         return self.problem.observations.weight.size * self.largest * row.n_moments(d)
 
-    @property
+    @cached_property
     def batch(self) -> int:
         """How many starts a call of the program takes: few where a step is long, lest a thread be left with it."""
         return int(np.clip(2 ** round(np.log2(_PRODUCTS / self.products)), *_BATCH))
@@ -152,10 +159,7 @@ def compile_ahead(group: Group, options: Options) -> None:
     blank = replace(group, cells=group.cells[:1], verdicts={})
     rows = np.arange(group.largest)
     begin(blank, Starts(rows, {k: [rows % k] for k, _ in blank.cells}))
-    Call(
-        advance,
-        (*_arguments(blank, np.zeros(1, int), 0), suited(options, blank.states, group.problem.observations)),
-    ).traced()()
+    Call(advance_rows, _arguments(blank, np.zeros(1, int), 0, options)).traced()()
     _COMPILED.add(program)
 
 
@@ -163,27 +167,21 @@ def begin(group: Group, starts: Starts) -> None:
     """The states of all starts of the cells, padded to the largest k."""
     problem, largest = group.problem, group.largest
     row, d = problem.structure, problem.x.shape[1]
-    u, w = problem.x[starts.rows].astype(np.float64), problem.w[starts.rows]
-    w = w * (problem.w.sum() / w.sum())
-    features: Any = row.form.features  # of NumPy arrays too
-    t = features(u.T)
-    first = {k: _moments(t, w, np.array(some), row, d) for k, some in starts.partitions.items()}
+    size = np.array([k for k, some in starts.partitions.items() for _ in some])
+    first, pooled = _moments(problem, starts, size, largest)
+    which = [np.flatnonzero(size == k) for k, _ in group.cells]
+    of = np.repeat(np.arange(len(group.cells)), [len(own) for own in which])
+    every, n = np.concatenate(which), len(of)
+    live = (np.arange(largest) < size[every, None]) / size[every, None]
     family = families(row.storage)
-    of = np.repeat(np.arange(len(group.cells)), [len(first[k][1]) for k, _ in group.cells])
-    n, live = len(of), np.zeros((len(of), largest))
-    moments = np.zeros((n, largest, len(t)))
-    pooled = np.concatenate([first[k][1] for k, _ in group.cells])
-    for index, (k, _) in enumerate(group.cells):
-        live[of == index, :k] = 1
-        moments[of == index, :k] = first[k][0]
-    values = pooled[:, None] + np.zeros((1, largest) + (1,) * row.form.axes)
     states = State(
         mixture=GaussianMixture(
-            live / live.sum(axis=1, keepdims=True),
+            live,
             np.zeros((n, largest, d)),
-            Covariance(values, row.general),  # one name, so one program
+            # One name, so one program.
+            Covariance(pooled[every, None] + np.zeros((1, largest) + (1,) * row.form.axes), row.general),
         ),
-        statistics=Statistics(moments, np.full(n, -np.inf)),
+        statistics=Statistics(first[every], np.full(n, -np.inf)),
         skip=np.zeros(n, bool),
         step=np.zeros(n, np.int64),
         gain=np.full(n, np.nan),
@@ -196,49 +194,62 @@ def begin(group: Group, starts: Starts) -> None:
     )
     group.of, group.whitened, group.recent = of, np.zeros(n, bool), np.full((n, 3), np.nan)
     group.judged, group.clean = np.zeros((2, n), bool)
-    # Copies, to be written to.
-    group.states = jax.tree.map(np.array, remember(states)) if group.accelerated else states
+    states = remember(states) if group.accelerated else states
+    group.layout = Layout.of(states)
+    group.put(group.layout.rows(states))
 
 
 def _moments(
-    t: np.ndarray, w: np.ndarray, labels: np.ndarray, row: Structure, d: int
+    problem: Problem, starts: Starts, size: np.ndarray, largest: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Moments (s, k, p) of partitions (s, m) of rows with features t (p, m) of d numbers, and pooled covariances.
+    """Moments (s, largest, p) of all partitions, into `size` (s,) clusters, and pooled covariances (s, ...).
 
     These stand in for clusters of at most d + 1 points.
     """
-    form, k, s = row.form, int(labels.max()) + 1, len(labels)
-    sums: Any = np.concatenate([((own == np.arange(k)[:, None]) * w) @ t.T for own in labels])
+    row, d = problem.structure, problem.x.shape[1]
+    u, w = problem.x[starts.rows].astype(np.float64), problem.w[starts.rows]
+    w = w * (problem.w.sum() / w.sum())
+    form: Any = row.form  # of NumPy arrays too
+    t = form.features(u.T)
+    sums = np.concatenate(
+        [
+            ((labels == np.arange(k)[:, None]) * w) @ t.T
+            for k, some in starts.partitions.items()
+            for labels in some
+        ]
+    )
+    begins = np.cumsum(size) - size
+    owner = np.repeat(np.arange(len(size)), size)
+    place = np.arange(len(owner)) - begins[owner]
     count, second = sums[:, 0], form.second(sums[:, 1 + d :], d)
     means = sums[:, 1 : 1 + d] / np.where(count > 0, count, 1)[:, None]  # quantiles may leave one out
     each = per_cluster(count, form.axes)
     scatter = second - each * form.outer(means)
-    total = scatter.reshape(s, k, *scatter.shape[1:]).sum(axis=1)
-    pooled = total / per_cluster(count.reshape(s, k).sum(axis=1), form.axes)
-    few = per_cluster(count <= d + 1, form.axes)
-    scatter = np.where(few, np.repeat(pooled, k, axis=0) * each, scatter)
-    return moments_of(count, means, scatter, row).reshape(s, k, -1), pooled
+    pooled = np.add.reduceat(scatter, begins) / per_cluster(np.add.reduceat(count, begins), form.axes)
+    scatter = np.where(per_cluster(count <= d + 1, form.axes), pooled[owner] * each, scatter)
+    moments = np.zeros((len(size), largest, t.shape[0]))
+    moments[owner, place] = moments_of(count, means, scatter, row)
+    return moments, pooled
 
 
 def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options) -> None:
     """Run some starts, and write them back; a batch is filled up with ended copies, so that its shape is one."""
     with double_precision():
-        own = suited(options, group.states, group.problem.observations)
-        out = jax.tree.map(np.asarray, advance(*_arguments(group, chosen, steps), own))
-    for old, new in zip(jax.tree.leaves(group.states), jax.tree.leaves(out)):
-        old[chosen] = new[: len(chosen)]
-    filled = out.filled[: len(chosen), None]
-    last = out.trace[np.arange(len(chosen))[:, None], (filled + np.arange(-3, 0)) % 4]
+        out = np.asarray(advance_rows(*_arguments(group, chosen, steps, options)))[: len(chosen)]
+    group.rows[chosen] = out
+    state = group.layout.views(out)
+    filled = state.filled[:, None].astype(int)
+    last = state.trace[np.arange(len(chosen))[:, None], (filled + np.arange(-3, 0)) % 4]
     group.recent[chosen] = np.where(filled >= 3, last, np.nan)
-    thin = chosen[group.states.code[chosen] == CODE["thin"]]
-    group.states.code[thin], group.whitened[thin] = 0, True
+    thin = chosen[state.code == CODE["thin"]]
+    if thin.size:
+        group.states.code[thin], group.whitened[thin] = 0, True
 
 
-def _arguments(
-    group: Group, chosen: np.ndarray, steps: int
-) -> tuple[State, np.ndarray, Observations, Any, Rules]:
+def _arguments(group: Group, chosen: np.ndarray, steps: int, options: Options) -> tuple:
     whole = np.full(group.batch, chosen[0])
     whole[: len(chosen)] = chosen
-    states = jax.tree.map(lambda a: a[whole], group.states)
     limits = np.where(np.arange(group.batch) < len(chosen), steps, 0)
-    return states, limits, group.problem.observations, np.float64(1), group.problem.rules
+    observations, rules = group.problem.observations, group.problem.rules
+    own = suited(options, group.states, observations)
+    return group.rows[whole], limits, observations, np.float64(1), rules, group.layout, own

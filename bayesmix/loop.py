@@ -27,6 +27,7 @@ from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import Maximum, maximize
 from bayesmix.observations import Observations
+from bayesmix.packing import Layout
 from bayesmix.passes import is_few
 from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import CODE
@@ -35,7 +36,7 @@ from bayesmix.units import Floor
 from bayesmix.variates import split
 
 __all__ = [
-    "Options", "Rules", "State", "Turn", "advance", "begin_turn", "climb", "e_step", "end_turn",
+    "Options", "Rules", "State", "Turn", "advance", "advance_rows", "begin_turn", "climb", "e_step", "end_turn",
     "suited",
 ]  # fmt: skip
 
@@ -288,6 +289,29 @@ def advance(
     return body(0, states)  # without the loop, which is a third less to compile
 
 
+@partial(wide, static_argnames=("layout", "options"))
+def advance_rows(
+    rows: Array,
+    limits: Array,
+    observations: Observations,
+    beta: Array,
+    rules: Rules,
+    layout: Layout,
+    options: Options,
+) -> Array:
+    """The same of states that are rows; where all of it is one kernel, so is the way from one start to the next."""
+    whole = _whole(layout.unpack(rows[0]), options)
+
+    def run(rows: Array, limits: Array, *others: Any) -> Array:
+        def body(s: Any, rows: Array) -> Array:
+            end = climb(layout.unpack(rows[s]), limits[s], *others, options)
+            return lax.dynamic_update_index_in_dim(rows, layout.pack(end), s, 0)
+
+        return lax.fori_loop(0, jnp.sum(limits > 0), body, rows)
+
+    return one_kernel(run, whole)(rows, limits, observations, beta, rules)
+
+
 def climb(
     state: State, limit: Array, observations: Observations, beta: Array, rules: Rules, options: Options
 ) -> State:
@@ -302,6 +326,10 @@ def climb(
             state,
         )
 
+    return one_kernel(run, _whole(state, options))(state, limit, observations, beta, rules)
+
+
+def _whole(state: State, options: Options) -> bool:
+    """Whether all of a climb, the M-step too, is one kernel."""
     row, d = state.mixture.covariance.row, state.mixture.n_features
-    whole = options.few and row.written_out(d, state.family is not None)
-    return one_kernel(run, whole)(state, limit, observations, beta, rules)
+    return options.few and row.written_out(d, state.family is not None)

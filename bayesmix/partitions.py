@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,14 +37,19 @@ def partition(x: np.ndarray, weight: np.ndarray, counts: list[int], n_starts: in
     if not z.shape[1]:  # all rows are equal
         z = np.zeros((len(rows), 1))
     wards = ward(z, [*counts, GROUPS])
-    trees = [agglomerate(z, w, counts, wards.get(GROUPS)), wards]
-    if x.shape[1] == 1:
-        trees.insert(0, _quantile_groups(z[:, 0], w, counts))
+    with ThreadPoolExecutor(1) as beside:
+        merged = beside.submit(agglomerate, z, w, counts, wards.get(GROUPS))
+        quantiles = [_quantile_groups(z[:, 0], w, counts)] if x.shape[1] == 1 else []
+        # The first k of means drawn so are k means drawn so.
+        drawn = [
+            plus_plus(z, w, max(counts, default=1), generator) for _ in range(n_starts - 2 - len(quantiles))
+        ]
+        trees = [*quantiles, merged.result(), wards]
     partitions = {}
     for k in counts:
         some = [tree[k] for tree in trees[:n_starts]]
-        for _ in range(n_starts - len(trees)):
-            labels = nearest(z, plus_plus(z, w, k, generator))[0]
+        for means in drawn:
+            labels = nearest(z, means[:k])[0]
             some.append(np.unique(labels, return_inverse=True)[1])
         whole = [labels for labels in some if labels.max() + 1 == k]
         partitions[k] = (whole or some[:1]) if k > 1 else some[:1]

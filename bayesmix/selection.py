@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -142,24 +142,22 @@ def search(
                 },
             )
             within = [k for k in counts if k <= len(rows)]
-            fits, interrupted = fit_cells(
-                rows,
-                weight[keep],
-                fitted,
-                lambda: partition(rows, weight[keep], within, n_starts, key),
-                n_starts=n_starts,
-                hold=hold,
-                tol=tol,
-                max_steps=max_steps,
-                accelerate=wanted,
-                progress=progress,
-                checkpoint=kept,
-            )
-            found = {
-                cell: replace(fits[cell], mixture=replace(fits[cell].mixture, feature_names=names))
-                for cell in fitted
-                if cell in fits
-            }
+            with ThreadPoolExecutor(1) as beside:
+                fits, interrupted = fit_cells(
+                    rows,
+                    weight[keep],
+                    names,
+                    fitted,
+                    beside.submit(partition, rows, weight[keep], within, n_starts, key),
+                    n_starts=n_starts,
+                    hold=hold,
+                    tol=tol,
+                    max_steps=max_steps,
+                    accelerate=wanted,
+                    progress=progress,
+                    checkpoint=kept,
+                )
+            found = {cell: fits[cell] for cell in fitted if cell in fits}
         if interrupted:
             reasons |= {cell: INTERRUPTED for cell in fitted if cell not in found}
             warnings.warn(

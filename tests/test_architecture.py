@@ -18,7 +18,7 @@ ROOT = Path(bm.__file__).parent
 LAYERS = (
     ("frames", "documents", "interrupts", "devices"),
     ("checkpoints",),
-    ("inputs", "compilation"),
+    ("inputs", "compilation", "packing"),
     ("evaluate",),
     ("storage", "agreement", "elementary", "supports"),
     ("variates", "hierarchy"),
