@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesmix.covariance import Covariance
+from bayesmix.elementary import log_positive
 from bayesmix.mixture import GaussianMixture
 
 __all__ = ["Memory", "Proposal", "asked", "blank", "learn", "pays", "propose"]
@@ -91,7 +92,8 @@ class Proposal(NamedTuple):
 
 
 def blank(mixture: GaussianMixture) -> Memory:
-    """No memory, of a mixture on NumPy arrays."""
+    """No memory."""
+    values = mixture.covariance.values.shape
     size = mixture.weights.size + mixture.means.size + mixture.covariance.values.size
     rows = int(np.clip(_ROOM // size, 2, _STEPS))
     return Memory(
@@ -102,8 +104,8 @@ def blank(mixture: GaussianMixture) -> Memory:
         refused=np.bool_(False),
         plain=np.bool_(True),
         radius=np.float64(0),
-        factor=np.zeros_like(mixture.covariance.values),
-        inverse=np.zeros_like(mixture.covariance.values),
+        factor=np.zeros(values),
+        inverse=np.zeros(values),
     )
 
 
@@ -119,11 +121,11 @@ class _Frame(NamedTuple):
         """The coordinates (q,) of a mixture with its Cholesky factor."""
         center, storage = self.mixture, self.mixture.covariance.storage
         both = (center.weights > 0) & (mixture.weights > 0)
-        weights = jnp.where(both, jnp.log(jnp.where(both, mixture.weights / center.weights, 1)), 0)
+        weights = jnp.where(both, log_positive(jnp.where(both, mixture.weights / center.weights, 1)), 0)
         means = storage.apply(self.inverse, mixture.means - center.means)
         ratio = self.inverse @ factor if storage.axes == 2 else self.inverse * factor
         diagonal, worth = self._diagonal()
-        ratio = jnp.where(diagonal, worth * jnp.log(jnp.where(diagonal, ratio, 1)), ratio)
+        ratio = jnp.where(diagonal, worth * log_positive(jnp.where(diagonal, ratio, 1)), ratio)
         return self.root * jnp.concatenate([part.reshape(-1) for part in (weights, means, ratio)])
 
     def at(self, vector: Array) -> tuple[GaussianMixture, Array]:

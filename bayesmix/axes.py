@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from bayesmix.elementary import log_positive
 from bayesmix.storage import STORAGES, per_cluster
 
 __all__ = ["TINY", "common_axes", "diagonal", "eigh", "generic", "principal_axes", "rebuild", "rotation"]
@@ -138,7 +139,7 @@ def common_axes(
 
 
 def _criterion(turned: Array, terms: Terms) -> Array:
-    return jnp.sum(terms(jnp.sum(jnp.log(jnp.maximum(diagonal(turned), TINY)), axis=1))[0])
+    return jnp.sum(terms(jnp.sum(log_positive(jnp.maximum(diagonal(turned), TINY)), axis=1))[0])
 
 
 def _newton(turned: Array, terms: Terms) -> tuple[Array, Array]:
@@ -153,7 +154,7 @@ def _newton(turned: Array, terms: Terms) -> tuple[Array, Array]:
     """
     d = turned.shape[-1]
     cells = jnp.maximum(diagonal(turned), TINY)
-    _, first, second = terms(jnp.sum(jnp.log(cells), axis=1))
+    _, first, second = terms(jnp.sum(log_positive(cells), axis=1))
     inverse = 1 / cells
     apart = inverse[:, None, :] - inverse[:, :, None]
     slope = 2 * turned * apart  # of log |D|, by S
@@ -215,7 +216,7 @@ def _best_angle(turned: Array, i: Array, j: Array, terms: Terms) -> Array:
     become m ± w, so the criterion depends on their product m² - w² only. It is looked at on ever finer grids, each
     around the lowest point of the last; θ = 0 is on the first, so the criterion cannot rise.
     """
-    logs = jnp.log(jnp.maximum(diagonal(turned), TINY))
+    logs = log_positive(jnp.maximum(diagonal(turned), TINY))
     a, b, v = turned[:, i, i], turned[:, j, j], turned[:, i, j]
     others = jnp.sum(logs, axis=1) - logs[:, i] - logs[:, j]
     m, u = (a + b) / 2, (a - b) / 2
@@ -223,7 +224,7 @@ def _best_angle(turned: Array, i: Array, j: Array, terms: Terms) -> Array:
     def criterion(phi: Float[Array, " g"]) -> Float[Array, " g"]:
         w = u * jnp.cos(phi)[:, None] + v * jnp.sin(phi)[:, None]
         product = jnp.maximum(m * m - w * w, 1e-15 * m * m + TINY)
-        return jnp.sum(terms(jnp.log(product) + others)[0], axis=1)
+        return jnp.sum(terms(log_positive(product) + others)[0], axis=1)
 
     offsets = jnp.asarray(np.arange(_ANGLES) - _ANGLES // 2)
 

@@ -14,7 +14,6 @@ from bayesmix.acceleration import pays
 from bayesmix.compilation import Call
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.devices import double_precision
-from bayesmix.drive import remember
 from bayesmix.loop import Options, State, advance_rows, suited
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families
@@ -194,7 +193,6 @@ def begin(group: Group, starts: Starts) -> None:
     )
     group.of, group.whitened, group.recent = of, np.zeros(n, bool), np.full((n, 3), np.nan)
     group.judged, group.clean = np.zeros((2, n), bool)
-    states = remember(states) if group.accelerated else states
     group.layout = Layout.of(states)
     group.put(group.layout.rows(states))
 
@@ -252,4 +250,4 @@ def _arguments(group: Group, chosen: np.ndarray, steps: int, options: Options) -
     limits = np.where(np.arange(group.batch) < len(chosen), steps, 0)
     observations, rules = group.problem.observations, group.problem.rules
     own = suited(options, group.states, observations)
-    return group.rows[whole], limits, observations, np.float64(1), rules, group.layout, own
+    return group.rows[whole], limits, observations, np.float64(1), rules, group.layout, group.accelerated, own

@@ -29,9 +29,9 @@ from bayesmix.compilation import wide
 from bayesmix.devices import double_precision
 from bayesmix.elementary import log_positive
 
-__all__ = ["GROUPS", "agglomerate", "sphere", "ward"]
+__all__ = ["GROUPS", "POINTS", "agglomerate", "sphere", "ward"]
 
-_POINTS = 300  # that agglomeration begins with, at most; or so many of
+POINTS = 300  # that agglomeration begins with, at most; or so many of
 GROUPS = 120  # Ward's groups
 
 
@@ -192,9 +192,9 @@ def agglomerate(
     counts = [k for k in counts if k <= len(x)]
     n, d = x.shape
     base = np.arange(n)
-    if n > _POINTS:
+    if n > POINTS:
         base = ward(x, [GROUPS])[GROUPS] if groups is None else groups
-    m, size = int(base.max()) + 1, GROUPS if n > _POINTS else _POINTS
+    m, size = int(base.max()) + 1, GROUPS if n > POINTS else POINTS
     one_hot = (base == np.arange(size)[:, None]) * weight
     count = one_hot.sum(axis=1)
     means = (one_hot @ x).T / np.maximum(count, 1e-300)

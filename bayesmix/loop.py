@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from bayesmix.acceleration import Memory, Proposal, learn, propose
+from bayesmix.acceleration import Memory, Proposal, blank, learn, propose
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
@@ -289,7 +289,7 @@ def advance(
     return body(0, states)  # without the loop, which is a third less to compile
 
 
-@partial(wide, static_argnames=("layout", "options"))
+@partial(wide, static_argnames=("layout", "accelerated", "options"))
 def advance_rows(
     rows: Array,
     limits: Array,
@@ -297,18 +297,25 @@ def advance_rows(
     beta: Array,
     rules: Rules,
     layout: Layout,
+    accelerated: bool,
     options: Options,
 ) -> Array:
-    """The same of states that are rows; where all of it is one kernel, so is the way from one start to the next."""
-    whole = _whole(layout.unpack(rows[0]), options)
+    """The same of states that are rows; what acceleration remembers is forgotten at the end of the call.
+
+    It is four fifths of a state. Where a climb is one kernel, so is the way from one start to the next.
+    """
 
     def run(rows: Array, limits: Array, *others: Any) -> Array:
         def body(s: Any, rows: Array) -> Array:
-            end = climb(layout.unpack(rows[s]), limits[s], *others, options)
+            state = layout.unpack(rows[s])
+            if accelerated:
+                state = state._replace(memory=jax.tree.map(jnp.asarray, blank(state.mixture)))
+            end = climb(state, limits[s], *others, options)._replace(memory=None)
             return lax.dynamic_update_index_in_dim(rows, layout.pack(end), s, 0)
 
         return lax.fori_loop(0, jnp.sum(limits > 0), body, rows)
 
+    whole = _whole(layout.unpack(rows[0]), options)
     return one_kernel(run, whole)(rows, limits, observations, beta, rules)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from bayesmix.hierarchy import GROUPS, agglomerate, sphere, ward
+from bayesmix.hierarchy import GROUPS, POINTS, agglomerate, sphere, ward
 from bayesmix.initialize import nearest, plus_plus
 from bayesmix.inputs import as_generator
 
@@ -36,21 +36,21 @@ def partition(x: np.ndarray, weight: np.ndarray, counts: list[int], n_starts: in
     z = sphere(away - w @ away / w.sum(), w)
     if not z.shape[1]:  # all rows are equal
         z = np.zeros((len(rows), 1))
-    wards = ward(z, [*counts, GROUPS])
     with ThreadPoolExecutor(1) as beside:
+        many = len(z) > POINTS  # so agglomeration needs Ward's groups
+        wards = ward(z, [*counts, GROUPS]) if many else {}
         merged = beside.submit(agglomerate, z, w, counts, wards.get(GROUPS))
-        quantiles = [_quantile_groups(z[:, 0], w, counts)] if x.shape[1] == 1 else []
+        trees = [_quantile_groups(z[:, 0], w, counts)] if x.shape[1] == 1 else []
         # The first k of means drawn so are k means drawn so.
-        drawn = [
-            plus_plus(z, w, max(counts, default=1), generator) for _ in range(n_starts - 2 - len(quantiles))
-        ]
-        trees = [*quantiles, merged.result(), wards]
+        most = max(counts, default=1)
+        drawn = [plus_plus(z, w, most, generator) for _ in range(n_starts - 2 - len(trees))]
+        nearby = {k: [nearest(z, means[:k])[0] for means in drawn] for k in counts}
+        wards = wards if many else ward(z, counts)
+        trees += [merged.result(), wards]
     partitions = {}
     for k in counts:
         some = [tree[k] for tree in trees[:n_starts]]
-        for means in drawn:
-            labels = nearest(z, means[:k])[0]
-            some.append(np.unique(labels, return_inverse=True)[1])
+        some += [np.unique(labels, return_inverse=True)[1] for labels in nearby[k]]
         whole = [labels for labels in some if labels.max() + 1 == k]
         partitions[k] = (whole or some[:1]) if k > 1 else some[:1]
     return Starts(rows, partitions)

@@ -190,7 +190,7 @@ def expected_log_joint(
 
 def _constant(mixture: GaussianMixture, log_det: Array) -> Array:
     positive = mixture.weights > 0  # an empty cluster takes no point, and makes no NaN
-    logs = jnp.where(positive, jnp.log(jnp.where(positive, mixture.weights, 1)), -1e30)
+    logs = jnp.where(positive, log_positive(jnp.where(positive, mixture.weights, 1)), -1e30)
     return logs + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
 
 
