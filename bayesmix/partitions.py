@@ -41,16 +41,16 @@ def partition(x: np.ndarray, weight: np.ndarray, counts: list[int], n_starts: in
         wards = ward(z, [*counts, GROUPS]) if many else {}
         merged = beside.submit(agglomerate, z, w, counts, wards.get(GROUPS))
         trees = [_quantile_groups(z[:, 0], w, counts)] if x.shape[1] == 1 else []
-        # The first k of means drawn so are k means drawn so.
-        most = max(counts, default=1)
-        drawn = [plus_plus(z, w, most, generator) for _ in range(n_starts - 2 - len(trees))]
-        nearby = {k: [nearest(z, means[:k])[0] for means in drawn] for k in counts}
+        drawn = {
+            k: [nearest(z, plus_plus(z, w, k, generator))[0] for _ in range(n_starts - 2 - len(trees))]
+            for k in counts
+        }
         wards = wards if many else ward(z, counts)
         trees += [merged.result(), wards]
     partitions = {}
     for k in counts:
         some = [tree[k] for tree in trees[:n_starts]]
-        some += [np.unique(labels, return_inverse=True)[1] for labels in nearby[k]]
+        some += [np.unique(labels, return_inverse=True)[1] for labels in drawn[k]]
         whole = [labels for labels in some if labels.max() + 1 == k]
         partitions[k] = (whole or some[:1]) if k > 1 else some[:1]
     return Starts(rows, partitions)
