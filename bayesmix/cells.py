@@ -42,6 +42,7 @@ from bayesmix.verdict import AGREE, Verdict
 __all__ = ["CellFit", "fit_cells"]
 
 _MORE = 200  # steps a call after that
+_LEAST = 4  # starts of a call, where there are enough for every core
 _TOGETHER = 128  # mixtures, whose sums over the data one call makes
 _SUMMED: set[tuple] = set()  # what `_sums` is compiled for
 _RESCUES = 10  # rounds in which cells below those with a cluster less start from them
@@ -120,8 +121,9 @@ def fit_cells(
             some = chosen[group.whitened[chosen] == options.whitened]
             if len(some):
                 program(group, options).result()
-            parts = [some[i : i + group.batch] for i in range(0, len(some), group.batch)]
-            batches += [pool.submit(step, group, part, steps, options) for part in parts]
+            shares = max(-(-len(some) // group.batch), min(cores(), len(some) // _LEAST))
+            parts = np.array_split(some, max(shares, 1))
+            batches += [pool.submit(step, group, part, steps, options) for part in parts if len(part)]
         for batch in batches:
             batch.result()
 

@@ -115,8 +115,9 @@ def report(mixture: GaussianMixture, x: Array, factor: Array | None = None) -> F
     logits = log_joint(mixture, x, factor)
     total = log_sum(logits)
     n = numbers(logits)
-    r = n.exp(logits - total)
-    entropy = -n.sum(n.where(r > 0, r * n.log(n.where(r > 0, r, 1)), 0), axis=0)
+    logs = logits - total
+    r = n.exp(logs)
+    entropy = -n.sum(n.where(r > 0, r * logs, 0), axis=0)
     return n.stack([total, n.max(logits, axis=0), entropy, n.argmax(logits, axis=0).astype(x.dtype)])
 
 

@@ -67,8 +67,7 @@ class Search:
         """
         import pandas
 
-        rows = [self._row(cell, found) for cell, found in self.cells.items()]
-        rows += [
+        rows = self._rows + [
             {
                 "n_components": k,
                 "covariance": name,
@@ -82,6 +81,10 @@ class Search:
         if self.cells:
             table = table.sort_values([self.criterion, "n_parameters"])
         return table.sort_values("clean", ascending=False, kind="stable", ignore_index=True)
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        return [self._row(cell, found) for cell, found in self.cells.items()]
 
     def _row(self, cell: Cell, found: CellFit) -> dict[str, Any]:
         k, n = cell.n_components, float(self._weight.sum())
@@ -132,13 +135,15 @@ class Search:
         Raises:
             ValueError: no cell is clean.
         """
-        table = self.table
-        first = table.iloc[0].to_dict()
-        if not first["clean"]:
+        clean = [row for row in self._rows if row["clean"]]
+        if not clean:
             raise ValueError(
                 "none of the cells is clean, for the reasons in search.table, so none is best; search fewer "
                 "clusters, or structures with equal volumes such as 'EEE'"
             )
+        first = min(
+            clean, key=lambda row: (math.isnan(row[self.criterion]), row[self.criterion], row["n_parameters"])
+        )
         return self.fit(first["n_components"], first["covariance"])
 
     def top(self, n: int = 3) -> pandas.DataFrame:
