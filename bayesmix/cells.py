@@ -100,7 +100,7 @@ def fit_cells(
         KeyboardInterrupt: Ctrl-C before any cell ended, or twice.
     """
     groups = group_cells(x, weight, cells, n_starts, hold, tol, accelerate)
-    raw = Options("soft", hold)
+    raw = Options("soft", hold, padded=True)
 
     def program(group: Group, options: Options) -> Future:
         """The one that a group's starts need; its first user has it compiled, and the others wait for that."""

@@ -53,6 +53,7 @@ class Options(NamedTuple):
     relocate: bool = False
     decreasing: bool = False  # statistics move towards each draw by a decreasing step, `step_size`
     few: bool = False  # a pass is one kernel: `suited`
+    padded: bool = False  # the last clusters may be of no weight, and be there for the shape alone
 
 
 class Rules(NamedTuple):
@@ -214,6 +215,7 @@ def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) 
         key=turn.draw,
         factor=turn.inverse,
         few=options.few,
+        padded=options.padded,
     )
 
 

@@ -6,6 +6,7 @@ Each array of a call takes the host some ten microseconds there and back, which 
 from __future__ import annotations
 
 import math
+from functools import cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -31,10 +32,6 @@ class Layout(NamedTuple):
         leaves, form = jax.tree.flatten(stacked)
         return cls(form, tuple(a.shape[1:] for a in leaves), tuple(str(a.dtype) for a in leaves))
 
-    def _places(self) -> list[slice]:
-        ends = list(accumulate(map(math.prod, self.shapes)))
-        return [slice(first, end) for first, end in zip([0, *ends], ends)]
-
     def rows(self, stacked: Any) -> Float[np.ndarray, "n width"]:
         """One for each of stacked pytrees."""
         leaves = jax.tree.leaves(stacked)
@@ -43,7 +40,8 @@ class Layout(NamedTuple):
     def views(self, rows: Float[np.ndarray, "n width"]) -> Any:
         """Stacked pytrees whose arrays, all of float64, are parts of the rows: what is written to them is there."""
         parts = [
-            rows[:, place].reshape(len(rows), *shape) for place, shape in zip(self._places(), self.shapes)
+            rows[:, place].reshape(len(rows), *shape)
+            for place, shape in zip(_places(self.shapes), self.shapes)
         ]
         return jax.tree.unflatten(self.form, parts)
 
@@ -51,10 +49,16 @@ class Layout(NamedTuple):
         """The pytree of a row, with the types that it had; traceable."""
         parts = [
             row[place].reshape(shape).astype(code)
-            for place, shape, code in zip(self._places(), self.shapes, self.types)
+            for place, shape, code in zip(_places(self.shapes), self.shapes, self.types)
         ]
         return jax.tree.unflatten(self.form, parts)
 
     def pack(self, tree: Any) -> Float[Array, " width"]:
         """The row of a pytree; traceable."""
         return lax.concatenate([jnp.ravel(a).astype(jnp.float64) for a in jax.tree.leaves(tree)], 0)
+
+
+@cache
+def _places(shapes: tuple[tuple[int, ...], ...]) -> list[slice]:
+    ends = list(accumulate(map(math.prod, shapes)))
+    return [slice(first, end) for first, end in zip([0, *ends], ends)]

@@ -27,6 +27,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from bayesmix.compilation import one_kernel
@@ -44,6 +45,7 @@ __all__ = [
 ]  # fmt: skip
 
 _WIDE = 16  # features of diagonals, beyond which float64 takes a half to a quarter of the time of float32 whitened
+_WIDTHS = 3  # passes that are compiled for clusters some of which may be padding
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["moments", "objective", "second"], meta_fields=[])
@@ -124,6 +126,7 @@ def summarize(
     key: Any = None,
     factor: tuple[Array, Array] | None = None,
     few: bool = False,
+    padded: bool = False,
 ) -> Statistics:
     """One E-step: the statistics of the data under the mixture, in one pass over the blocks.
 
@@ -136,6 +139,7 @@ def summarize(
         key: key data (2,) for the rows that draw.
         factor: `precision_factor` of the mixture's covariance, where the caller has it already.
         few: the pass is one kernel, see `compilation`; of raw moments only.
+        padded: and it leaves out most of the clusters of no weight that come last.
     """
     assign = RESPONSIBILITIES[responsibilities]
     factor = precision_factor(mixture.covariance, mixture.n_features) if factor is None else factor
@@ -155,7 +159,12 @@ def summarize(
         if few:
             features = with_one if shared else partial(mixture.covariance.storage.features, apart=True)
             over = partial(by_lanes, features, assign)
-            totals = one_kernel(over, few)(natural, observations, key)
+            if padded:
+                totals = one_kernel(partial(_by_width, over), few)(
+                    mixture.weights, natural, observations, key
+                )
+            else:
+                totals = one_kernel(over, few)(natural, observations, key)
         else:
             totals = by_blocks(natural, block, assign, dtype, observations, key)
     moments, objective = totals[0].T, totals[1] / beta
@@ -165,6 +174,22 @@ def summarize(
     if whitened:
         moments = _about_origin(mixture, moments, factor)
     return Statistics(moments, objective)
+
+
+def _by_width(
+    over: Callable, weights: Array, natural: Array, observations: Observations, key: Any
+) -> tuple[Array, Array]:
+    """A pass over one, two or three thirds of the clusters, as many as those with a weight reach."""
+    k = weights.shape[0]
+    widths = sorted({-(-k * i // _WIDTHS) for i in range(1, _WIDTHS + 1)})
+    reach = jnp.max(jnp.where(weights > 0, jnp.arange(1, k + 1), 1))
+
+    def pass_of(width: int, natural: Array) -> tuple[Array, Array]:
+        moments, objective = over(natural[:width], observations, key)
+        return jnp.pad(moments, ((0, 0), (0, k - width))), objective
+
+    place = jnp.sum(reach > jnp.asarray(widths[:-1]))
+    return lax.switch(place, [partial(pass_of, width) for width in widths], natural)
 
 
 def common_part(mixture: GaussianMixture, second: Any, factor: tuple[Array, Array]) -> Array:

@@ -3,6 +3,8 @@
 Every structure, prior and method is tried in the other files, which run such programs wherever numbers are few.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from bayesmix.covariance import STRUCTURES
 from bayesmix.devices import double_precision
 from bayesmix.loop import Options, advance
 from bayesmix.observations import observe
+from bayesmix.packing import Layout
 from bayesmix.problem import prepare
 
 
@@ -75,6 +78,49 @@ def test_sums_in_lanes_are_sums_of_blocks(name, d, kind, n):
     many, few = of(False), of(True)
     assert_allclose(few.objective, many.objective, rtol=1e-12, atol=1e-9)
     assert_allclose(few.moments, many.moments, rtol=1e-10, atol=1e-10 * n)  # draws are the same
+
+
+@pytest.mark.parametrize("gone", [[], [2], [6], [3, 5, 6], [1, 2, 3, 4, 5, 6]])
+@pytest.mark.parametrize(("name", "d"), [("VVV", 2), ("VVI", 6)])
+def test_clusters_of_no_weight_are_left_out_of_a_pass_and_have_no_part_in_the_sums(name, d, gone):
+    x = sample(200, d, 7)
+    problem = prepare(7, name, x, None, 1e-4)
+    mixture = problem.units.enter(bm.fit(bm.MixtureModel(7, name), x, key=0, max_steps=3).mixture)
+    weights = np.where(np.isin(np.arange(7), gone), 0, mixture.weights)
+    mixture = replace(mixture, weights=weights / weights.sum())
+
+    def of(padded):
+        with double_precision():
+            program = jax.jit(
+                lambda o: statistics.summarize(mixture, o, "soft", few=True, padded=padded),
+                compiler_options={"xla_cpu_experimental_ynn_fusion_type": ""},
+            )
+            return jax.tree.map(np.asarray, program(problem.observations))
+
+    whole, padded = of(False), of(True)
+    assert (whole.moments[gone] == 0).all()
+    assert_allclose(padded.objective, whole.objective, rtol=1e-13)
+    assert_allclose(padded.moments, whole.moments, rtol=1e-12, atol=1e-12)
+
+
+def test_rows_hold_numbers_whole_numbers_and_truth_values_and_what_is_written_to_their_views():
+    rng = np.random.default_rng(0)
+    stacked = (
+        rng.normal(size=(4, 2, 3)),
+        {"whole": np.arange(4, dtype=np.int32), "truth": rng.random(4) < 0.5},
+    )
+    layout = Layout.of(stacked)
+    rows = layout.rows(stacked)
+    assert rows.shape == (4, 8)
+    assert rows.dtype == np.float64
+    with double_precision():
+        again = jax.vmap(layout.unpack)(rows)
+        assert (np.asarray(jax.vmap(layout.pack)(again)) == rows).all()
+    for own, given in zip(jax.tree.leaves(again), jax.tree.leaves(stacked), strict=True):
+        assert own.dtype == given.dtype
+        assert (np.asarray(own) == given).all()
+    layout.views(rows)[1]["whole"][2] = 7
+    assert list(layout.views(rows)[1]["whole"]) == [0, 1, 7, 3]
 
 
 @pytest.mark.parametrize("method", ["gibbs", "nuts"])
