@@ -125,7 +125,9 @@ def posterior_tree(
     flat = flat_draws(mixture)
     words = key_data(key, chains * draws)
     logs, z = allocate(flat, with_points(problem.points, flat, given), words)
-    logs = logs * np.where(problem.keep, problem.weight, 0)
+    times = np.where(problem.keep, problem.weight, 0)
+    if (times != 1).any():
+        logs *= times
     log_prior = _log_prior(plan, evidence, problem, prior, flat, sites)
     lp = logs.sum(axis=1) + sum(value.reshape(len(value), -1).sum(axis=1) for value in log_prior.values())
     shape = (chains, draws)

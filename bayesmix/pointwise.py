@@ -83,17 +83,21 @@ def _each(one: Callable, way: Way) -> Callable:
     return one_kernel(every, way.few)
 
 
-def _by_core(function: Any, draws: Any, *points: Any) -> list[Any]:
-    """function(draws, *points) of as many equal parts of the draws (s, ...) as there are cores, or of all."""
+def _by_core(function: Any, draws: Any, *points: Any, then: Callable | None = None) -> list[Any]:
+    """function(draws, *points) of as many equal parts of the draws (s, ...) as there are cores, or of all.
+
+    Or what `then` makes of each, and of the number of draws before it.
+    """
     parts = _parts(draws)
     with ThreadPoolExecutor(len(parts)) as pool:
         Call(function, (parts[0], *points)).traced()()  # lest two threads do
 
-        def of(part: Any) -> Any:
+        def of(i: int, part: Any) -> Any:
             with double_precision():
-                return to_numpy(function(part, *points))
+                found = to_numpy(function(part, *points))
+            return found if then is None else then(i * len(jax.tree.leaves(part)[0]), found)
 
-        return list(pool.map(of, parts))
+        return list(pool.map(of, range(len(parts)), parts))
 
 
 def _parts(draws: Any) -> list[Any]:
@@ -127,10 +131,16 @@ def allocate(
         points: from `with_points`.
         words: key data (s, 2).
     """
-    found = _by_core(_allocate, (mixtures._arrays(), words), points.x, points.given, points.way)
-    logs, z = map(np.concatenate, zip(*found))
-    s, k = len(words), mixtures.n_components
-    return logs.reshape(s, -1)[:, : points.n], z.reshape(s, -1)[:, : points.n].astype(np.min_scalar_type(k))
+    shape = len(words), points.n
+    logs, z = np.empty(shape), np.empty(shape, np.min_scalar_type(mixtures.n_components))
+
+    def write(first: int, found: tuple[np.ndarray, np.ndarray]) -> None:
+        for whole, part in zip((logs, z), found):
+            whole[first : first + len(part)] = part.reshape(len(part), -1)[:, : points.n]
+
+    draws = mixtures._arrays(), words
+    _by_core(_allocate, draws, points.x, points.given, points.way, then=write)
+    return logs, z
 
 
 def point_calls(mixtures: GaussianMixture, points: Points) -> list[Call]:

@@ -53,23 +53,35 @@ def _renamed(z: np.ndarray, order: np.ndarray) -> np.ndarray:
 def _ecr(draws: _Draws) -> np.ndarray:
     """Equivalence classes, iterated: allocations as like as they can be to the most frequent ones."""
     z, k = draws.z, draws.mixture.n_components
-    s = len(z)
     reference = z[draws.pivot]
-    order = np.tile(np.arange(k), (s, 1))
+    order = np.tile(np.arange(k), (len(z), 1))
+    own = [_bits(z == j) for j in range(k)]
     for _ in range(_ROUNDS):
-        together = np.zeros((s, k, k))
-        for t in range(k):
-            of_t = z[:, reference == t]
-            for j in range(k):
-                together[:, t, j] = (of_t == j).sum(axis=1, dtype=np.uint32)
-        order = assigned(-together)
+        theirs = [_bits(reference == t) for t in range(k)]
+        shared = [[np.bitwise_count(a & b).sum(axis=1, dtype=np.int64) for a in own] for b in theirs]
+        order = assigned(-np.moveaxis(np.array(shared, float), 2, 0))
         named = _renamed(z, order)
-        counts = np.stack([(named == t).sum(axis=0, dtype=np.uint32) for t in range(k)])
+        counts = np.stack([_how_many(named == t) for t in range(k)])
         update = counts.argmax(axis=0).astype(z.dtype)
         if (update == reference).all():
             break
         reference = update
     return order
+
+
+def _bits(mask: np.ndarray) -> np.ndarray:
+    """Truth values (..., n), 64 to a word."""
+    packed = np.packbits(mask, axis=-1)
+    words = np.zeros((*mask.shape[:-1], -(-packed.shape[-1] // 8)), np.uint64)
+    words.view(np.uint8)[..., : packed.shape[-1]] = packed
+    return words
+
+
+def _how_many(mask: np.ndarray) -> np.ndarray:
+    """Of truth values (s, n) those that are true (n,): bytes, that vector instructions add up, while none overflows."""
+    bytes_, most = mask.view(np.uint8), 255
+    parts = [bytes_[i : i + most].sum(axis=0, dtype=np.uint8) for i in range(0, len(mask), most)]
+    return np.sum(parts, axis=0, dtype=np.int64)
 
 
 def _stephens(draws: _Draws) -> np.ndarray:
@@ -152,7 +164,8 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
     if len(rows) > _ROWS:
         rows = np.sort(as_generator(0).choice(len(x), _ROWS, replace=False))
     some = with_points(x[rows], flat, None if given is None else given[rows])
-    order = METHODS[method](_Draws(flat, some, z[:, rows], int(np.argmax(density))))
+    # By `take`, which leaves each draw's in a row of memory.
+    order = METHODS[method](_Draws(flat, some, np.take(z, rows, axis=1), int(np.argmax(density))))
     mean = mean_responsibilities(permuted(flat, order), with_points(x, flat, given))
     shaped = order.reshape(chains, draws, k)
     groups = {}
