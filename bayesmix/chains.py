@@ -21,6 +21,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
@@ -95,6 +96,32 @@ def _is_simple(plan: Plan, evidence: Evidence) -> bool:
     return plan.few and isinstance(evidence.prior, ConjugatePrior) and plan.story.structure.written_out(d)
 
 
+class _Strides(NUTS):
+    """NumPyro's, so many transitions a step; what is said of a step is said of all of them, but for the energy."""
+
+    def __init__(self, transitions: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._transitions = transitions
+
+    def sample(self, state: Any, model_args: tuple, model_kwargs: dict) -> Any:
+        one = super().sample
+        if self._transitions == 1:
+            return one(state, model_args, model_kwargs)
+
+        def more(_: Any, state: Any) -> Any:
+            new = one(state, model_args, model_kwargs)
+            return new._replace(
+                num_steps=state.num_steps + new.num_steps,
+                accept_prob=state.accept_prob + new.accept_prob / self._transitions,
+                diverging=state.diverging | new.diverging,
+            )
+
+        blank = {
+            name: jnp.zeros_like(getattr(state, name)) for name in ("num_steps", "accept_prob", "diverging")
+        }
+        return jax.lax.fori_loop(0, self._transitions, more, state._replace(**blank))
+
+
 def _kernel(plan: Plan, evidence: Evidence, start: Any) -> MCMCKernel:
     if plan.method == "gibbs":
         row = plan.story.structure
@@ -112,7 +139,8 @@ def _kernel(plan: Plan, evidence: Evidence, start: Any) -> MCMCKernel:
     def energy(u: Float[Array, " p"]) -> Array:
         return potential(plan.story, evidence, start.point(u), plan.few)
 
-    return NUTS(
+    return _Strides(
+        plan.thinning,
         potential_fn=by_one_kernel(energy) if _is_simple(plan, evidence) else energy,
         step_size=SPREAD,
         dense_mass=True,
@@ -137,12 +165,9 @@ def advance(
     kernel = _kernel(plan, evidence, start)
     # A kernel of NumPyro learns in `init` what a step is; nothing is computed here.
     jax.eval_shape(lambda s: kernel.init(s.rng_key, plan.n_warmup, s.z, (), {}), state)
+    sweeps = plan.thinning if plan.method == "gibbs" else 1
     sampler = MCMC(
-        kernel,
-        num_warmup=plan.n_warmup,
-        num_samples=n * plan.thinning,
-        thinning=plan.thinning,
-        progress_bar=False,
+        kernel, num_warmup=plan.n_warmup, num_samples=n * sweeps, thinning=sweeps, progress_bar=False
     )
     sampler.post_warmup_state = state  # NUTS goes on tuning itself until the state has seen n_warmup steps
     sampler.run(state.rng_key, init_params=state.z, extra_fields=tuple(_FIELDS[plan.method]))
@@ -287,7 +312,7 @@ def run_chains(
                 ]
                 new = int(np.sum(seen))
                 if new and not bar.disable:
-                    bar.write(f"{new} of the last {seen.size} transitions diverged")
+                    bar.write(f"in {new} of the last {seen.size} draws transitions diverged")
                 bar.update(min(chunk, total - done))
                 done += chunk
                 if checkpoint is not None:
@@ -302,7 +327,7 @@ def run_chains(
     draws, fields = jax.tree.map(lambda a: a[:, n_warmup:total], _joined(parts))
     if diverging := int(np.sum(fields.get("diverging", 0))):
         warnings.warn(
-            f"{diverging} of {fields['diverging'].size} transitions diverged, so the chains may miss a part "
+            f"in {diverging} of {fields['diverging'].size} draws transitions diverged, so the chains may miss a part "
             "of the posterior: raise target_accept, or use a prior that is less flat, or a conjugate one and 'gibbs'",
             stacklevel=3,
         )

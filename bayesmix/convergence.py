@@ -100,7 +100,13 @@ def sampler_rows(stats: dict[str, Float[np.ndarray, "chain draw"]]) -> list[Row]
     ]
     if "diverging" in stats:
         advice = "a part of the posterior may be missing; raise target_accept, or use method='gibbs'"
-        rows.append(_share("share diverging", stats["diverging"] != 0, f"transitions diverged: {advice}"))
+        rows.append(
+            _share(
+                "share diverging",
+                stats["diverging"] != 0,
+                f"draws came of transitions that diverged: {advice}",
+            )
+        )
     if "tree_depth" in stats:
         advice = "steps are too short for the way to go; warm up for longer"
         long = stats["tree_depth"] >= _DEPTH

@@ -132,7 +132,7 @@ def posterior_tree(
     lp = logs.sum(axis=1) + sum(value.reshape(len(value), -1).sum(axis=1) for value in log_prior.values())
     shape = (chains, draws)
     if "n_steps" in record:
-        record["tree_depth"] = np.ceil(np.log2(record["n_steps"] + 1)).astype(int)
+        record["tree_depth"] = np.ceil(np.log2(record["n_steps"] / plan.thinning + 1)).astype(int)
     dims = prior.dims if isinstance(prior, ProgramPrior) else {}
     tree = mixture_tree(mixture, {"lp": lp.reshape(shape), **record}, {}, sites, dims)
     names = list(problem.names)

@@ -8,7 +8,7 @@ A call includes all that it does: starts, warm-up, draws; bayesmix's also z and 
 draw, and relabelling. Imports are reported apart. Nothing is cached between processes, which alternate.
 
     nuts, gibbs      bayesmix with its weak prior
-    gibbs_thinned, nuts_thinned    the same with five steps a draw
+    gibbs_unthinned, nuts_unthinned    the same with every step a draw
     nuts_program     bayesmix's NUTS under the prior of the hand-written model, as a program: the same posterior
     numpyro          Dirichlet weights, normal means, half-normal scales, LKJ correlations; MixtureSameFamily, parallel
                      chains on 4 host devices, started at k-means. In one dimension the means are ordered
@@ -326,8 +326,8 @@ def pymc_(k, d):
 CONTENDERS = {
     "nuts": bayesmix("nuts"),
     "gibbs": bayesmix("gibbs"),
-    "gibbs_thinned": bayesmix("gibbs", thinning=5),
-    "nuts_thinned": bayesmix("nuts", thinning=5),
+    "gibbs_unthinned": bayesmix("gibbs", thinning=1),
+    "nuts_unthinned": bayesmix("nuts", thinning=1),
     "nuts_program": bayesmix("nuts", program),
     "numpyro": numpyro_(double=True),
     "numpyro_single": numpyro_(double=False),

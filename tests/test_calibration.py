@@ -191,7 +191,7 @@ def test_what_is_calibrated_is_what_the_public_face_does():
     for number in range(2):
         tree = bm.sample_posterior(
             bm.MixtureModel(2, "VVV", prior), found.x[number], key=1 + number, method="gibbs",
-            n_chains=1, n_warmup=160, n_draws=80, relabelling=None,
+            n_chains=1, n_warmup=160, n_draws=80, thinning=1, relabelling=None,
         )  # fmt: skip
         for name in Mixtures._fields:
             ours = getattr(found.draws, name)[number, :80]

@@ -235,10 +235,12 @@ def test_what_nuts_recorded_is_read():
     found = bm.diagnose(tree)
     last = rows_of(found, "sampler")
     assert last.loc["share diverging", "mean"] == 7 / 800
-    assert last.loc["share diverging", "verdict"].startswith("7 of 800 transitions diverged")
+    assert last.loc["share diverging", "verdict"].startswith(
+        "7 of 800 draws came of transitions that diverged"
+    )
     assert last.loc["share of full trees", "verdict"].startswith("3 of 800 trees reached depth 10")
     assert "of chain 2 below 0.3" in last.loc["least E-BFMI", "verdict"]
-    assert "7 of 800 transitions diverged" in found.verdict
+    assert "7 of 800 draws came of transitions that diverged" in found.verdict
     assert "E-BFMI 0.0" in found.verdict
     assert len(found.complaints) == 3
 

@@ -15,7 +15,7 @@ from bayesmix.checkpoints import Checkpoint
 
 X = np.concatenate([np.linspace(-1, 1, 30) ** 3, 4 + np.linspace(-1, 1, 30)])
 SEARCH = {"n_components": [1, 2, 3], "covariance": ["E", "V"]}
-GIBBS = {"key": 3, "method": "gibbs", "n_chains": 2, "n_warmup": 20, "n_draws": 40}
+GIBBS = {"key": 3, "method": "gibbs", "n_chains": 2, "n_warmup": 20, "n_draws": 40, "thinning": 1}
 NUTS = {**GIBBS, "method": "nuts", "n_chains": 1}
 MODEL = bm.MixtureModel(2, "V", prior="weak")
 

@@ -295,13 +295,34 @@ def test_errors(options, match):
 def test_thinning_keeps_the_last_of_so_many_steps(method):
     x = bm.datasets.load("old_faithful").to_numpy()[:100]
     options = {"key": 0, "method": method, "n_chains": 2, "relabelling": None}
-    every = bm.sample_posterior(bm.MixtureModel(2, prior="weak"), x, n_warmup=60, n_draws=60, **options)
-    third = bm.sample_posterior(
-        bm.MixtureModel(2, prior="weak"), x, n_warmup=60, n_draws=20, thinning=3, **options
-    )
+    model = bm.MixtureModel(2, prior="weak")
+    every = bm.sample_posterior(model, x, n_warmup=60, n_draws=60, thinning=1, **options)
+    third = bm.sample_posterior(model, x, n_warmup=60, n_draws=20, thinning=3, **options)
     for name in ("weights", "means", "covariances"):
         assert_allclose(third["posterior"][name], every["posterior"][name][:, 2::3], rtol=1e-9)
     assert third["posterior"].attrs["thinning"] == 3
+    usual = bm.sample_posterior(model, x, n_warmup=0, n_draws=2, **options)
+    assert usual["posterior"].attrs["thinning"] == {"gibbs": 3, "nuts": 2}[method]
+    if method == "nuts":  # what is said of a draw is said of all that led to it
+        of, steps = third["sample_stats"], every["sample_stats"]
+        three = {name: steps[name].values.reshape(2, 20, 3) for name in steps.data_vars}
+        assert_allclose(of["n_steps"], three["n_steps"].sum(axis=2))
+        assert_allclose(of["acceptance_rate"], three["acceptance_rate"].mean(axis=2), rtol=1e-9)
+        assert_allclose(of["energy"], three["energy"][:, :, 2], rtol=1e-9)
+
+
+def test_a_divergence_between_draws_is_told():
+    """Steps that are tuned to be too long."""
+    model = bm.MixtureModel(4, prior="hierarchical")
+    options = {"key": 0, "n_chains": 1, "n_warmup": 25, "target_accept": 0.5, "relabelling": None}
+    with pytest.warns(UserWarning, match="in [0-9]+ of 200 draws transitions diverged"):
+        every = bm.sample_posterior(model, bm.datasets.load("galaxies"), n_draws=200, thinning=1, **options)
+    with pytest.warns(UserWarning, match="in [0-9]+ of 40 draws transitions diverged"):
+        fifth = bm.sample_posterior(model, bm.datasets.load("galaxies"), n_draws=40, thinning=5, **options)
+    diverging = every["sample_stats"]["diverging"].values.reshape(1, 40, 5)
+    some = diverging.any(axis=2)
+    assert diverging[:, :, 4].sum() < some.sum()  # of most the fifth did not
+    assert (fifth["sample_stats"]["diverging"].values == some).all()
 
 
 def test_structures_without_a_site_and_programs_under_gibbs_are_refused_by_name():

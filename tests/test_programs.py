@@ -356,7 +356,7 @@ def test_a_program_that_wraps_one_is_a_program():
 
 
 # What a chain is run with wherever it may be, so that one program serves.
-OPTIONS = {"n_chains": 2, "n_warmup": 300, "n_draws": 200, "target_accept": 0.95}
+OPTIONS = {"n_chains": 2, "n_warmup": 300, "n_draws": 200, "target_accept": 0.98, "thinning": 1}
 
 
 @cache
