@@ -22,7 +22,7 @@ from bayesmix.devices import double_precision
 from bayesmix.inputs import key_data, to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import Penalty, log_prior_parts, to_data_units
-from bayesmix.pointwise import allocate, point_calls, with_points
+from bayesmix.pointwise import allocate, call_of_allocate, with_points
 from bayesmix.potential import Evidence, log_prior_of_sites, realize
 from bayesmix.problem import Problem
 from bayesmix.programs import FixedPrior, ProgramPrior
@@ -60,10 +60,10 @@ def draws_of(
 def tree_calls(
     plan: Plan, evidence: Evidence, problem: Problem, given: np.ndarray, points: Any, n_draws: int
 ) -> list[Call]:
-    """Those that make a tree of so many draws of each chain and relabel it, for sampled `points` of these shapes."""
+    """Those that make a tree of so many draws of each chain, for sampled `points` of these shapes."""
     k, n = problem.n_components, plan.n_chains * n_draws
     drawn = blank(problem.structure, (n, k, problem.points.shape[1]))
-    some = point_calls(drawn, with_points(problem.points, drawn, given))
+    some = [call_of_allocate(drawn, with_points(problem.points, drawn, given))]
     if plan.method != "gibbs":
         flat = jax.tree.map(lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), points)
         some.append(Call(realize, (plan.story, evidence, flat)))
@@ -113,8 +113,8 @@ def posterior_tree(
     key: Any,
     pointwise: bool | None,
     predictive: bool,
-) -> xarray.DataTree:
-    """The groups posterior, sample_stats, log_likelihood, log_prior, allocations, observed_data.
+) -> tuple[xarray.DataTree, np.ndarray]:
+    """The groups posterior, sample_stats, log_likelihood, log_prior, allocations, observed_data; and p(z | x) (n, k).
 
     `prior` is in the data's units, `None` for any other program.
     """
@@ -124,7 +124,7 @@ def posterior_tree(
     n, d = problem.points.shape
     flat = flat_draws(mixture)
     words = key_data(key, chains * draws)
-    logs, z = allocate(flat, with_points(problem.points, flat, given), words)
+    logs, z, mean = allocate(flat, with_points(problem.points, flat, given), words)
     times = np.where(problem.keep, problem.weight, 0)
     if (times != 1).any():
         logs *= times
@@ -165,7 +165,7 @@ def posterior_tree(
     if (problem.weight != 1).any():
         observed["weight"], dims["weight"] = problem.weight, ["obs_id"]
     tree["observed_data"] = dataset(observed, dims, sample_dims=[])
-    return tree
+    return tree, mean
 
 
 def replicates(mixtures: GaussianMixture, words: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +15,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesmix.compilation import Call, one_kernel, wide
-from bayesmix.density import draw_cluster, log_joint, log_sum
+from bayesmix.density import draw_cluster, log_joint, log_sum, responsibilities
 from bayesmix.devices import double_precision
 from bayesmix.elementary import exp_below
 from bayesmix.inputs import cores, points_last, to_numpy
+from bayesmix.labels import permuted
 from bayesmix.mixture import GaussianMixture
 from bayesmix.passes import is_few
 from bayesmix.variates import split
@@ -26,14 +28,16 @@ __all__ = [
     "Points",
     "allocate",
     "log_likelihoods",
+    "call_of_allocate",
+    "mean_in_order",
     "mean_responsibilities",
-    "point_calls",
     "relabelling_costs",
     "with_points",
 ]
 
 _BLOCK = 4096
 _CHUNK = 64  # points of a block, of one kernel
+_MOVED = 2**22  # responsibilities, that NumPy computes in less time than their program compiles
 
 
 class Way(NamedTuple):
@@ -107,24 +111,37 @@ def _parts(draws: Any) -> list[Any]:
 
 
 @partial(wide, static_argnames="way")
-def _allocate(draws: tuple[GaussianMixture, Array], x: Array, given: Array, way: Way) -> tuple[Array, Array]:
-    def one(pair: tuple[GaussianMixture, Array], x: Array, given: Array) -> tuple[Array, Array]:
-        mixture, words = pair
-        keys = words[None] if x.shape[0] == 1 else split(words, x.shape[0])
+def _allocate(
+    draws: tuple[GaussianMixture, Array], x: Array, given: Array, way: Way
+) -> tuple[Array, Array, Array]:
+    """log p(x) and z of each draw, and the responsibilities added up over all."""
 
-        def block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-            z, total = draw_cluster(part[2], _logits(mixture, *part[:2]))
-            return total, z.astype(jnp.int32)
+    def every(draws: tuple[GaussianMixture, Array], x: Array, given: Array) -> tuple[Array, Array, Array]:
+        def one(sums: Array, pair: tuple[GaussianMixture, Array]) -> tuple[Array, tuple[Array, Array]]:
+            mixture, words = pair
+            keys = words[None] if x.shape[0] == 1 else split(words, x.shape[0])
 
-        return jax.lax.map(block, (x, given, keys))
+            def block(part: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+                logits = _logits(mixture, *part[:2])
+                z, total = draw_cluster(part[2], logits)
+                return total, z.astype(jnp.int32), _softmax(logits)
 
-    return _each(one, way)(draws, x, given)
+            logs, z, own = jax.lax.map(block, (x, given, keys))
+            return sums + own, (logs, z)
+
+        zero = jnp.zeros((x.shape[0], draws[0].n_components, x.shape[-1]))
+        sums, (logs, z) = jax.lax.scan(one, zero, draws)
+        return logs, z, sums
+
+    return one_kernel(every, way.few)(draws, x, given)
 
 
 def allocate(
     mixtures: GaussianMixture, points: Points, words: np.ndarray
-) -> tuple[Float[np.ndarray, "s n"], Int[np.ndarray, "s n"]]:
-    """log p(x_n) of each draw (jointly with a cluster that is given), and z drawn from p(z | x, draw).
+) -> tuple[Float[np.ndarray, "s n"], Int[np.ndarray, "s n"], Float[np.ndarray, "n k"]]:
+    """log p(x_n) of each draw (jointly with a cluster that is given), z drawn from p(z | x, draw), and p(z | x).
+
+    The last is the mean over the draws, with their labels as they are.
 
     Args:
         mixtures: leaves (s, ...), in the units of the points.
@@ -134,22 +151,25 @@ def allocate(
     shape = len(words), points.n
     logs, z = np.empty(shape), np.empty(shape, np.min_scalar_type(mixtures.n_components))
 
-    def write(first: int, found: tuple[np.ndarray, np.ndarray]) -> None:
+    def write(first: int, found: tuple[np.ndarray, ...]) -> np.ndarray:
         for whole, part in zip((logs, z), found):
             whole[first : first + len(part)] = part.reshape(len(part), -1)[:, : points.n]
+        return found[2]
 
     draws = mixtures._arrays(), words
-    _by_core(_allocate, draws, points.x, points.given, points.way, then=write)
-    return logs, z
+    sums = sum(_by_core(_allocate, draws, points.x, points.given, points.way, then=write))
+    return logs, z, _by_point(sums, points.n) / len(words)
 
 
-def point_calls(mixtures: GaussianMixture, points: Points) -> list[Call]:
-    """Those of `allocate` and `mean_responsibilities`, for mixtures of these shapes."""
-    arrays, words = mixtures._arrays(), np.zeros((len(mixtures.weights), 2), np.uint32)
-    return [
-        Call(_allocate, (_parts((arrays, words))[0], points.x, points.given, points.way)),
-        Call(_responsibilities, (_parts(arrays)[0], points.x, points.given, points.way)),
-    ]
+def _by_point(sums: Any, n: int) -> np.ndarray:
+    """Blocks (blocks, k, b) as (n, k)."""
+    return np.moveaxis(sums, 1, -1).reshape(-1, sums.shape[1])[:n]
+
+
+def call_of_allocate(mixtures: GaussianMixture, points: Points) -> Call:
+    """That of `allocate`, for mixtures of these shapes."""
+    draws = mixtures._arrays(), np.zeros((len(mixtures.weights), 2), np.uint32)
+    return Call(_allocate, (_parts(draws)[0], points.x, points.given, points.way))
 
 
 @partial(wide, static_argnames="way")
@@ -190,8 +210,26 @@ def _responsibilities(mixtures: GaussianMixture, x: Array, given: Array, way: Wa
 def mean_responsibilities(mixtures: GaussianMixture, points: Points) -> Float[np.ndarray, "n k"]:
     """p(z | x) averaged over draws (s, ...), whose labels must mean the same."""
     parts = _by_core(_responsibilities, mixtures._arrays(), points.x, points.given, points.way)
-    mean = np.mean(parts, axis=0)
-    return np.moveaxis(mean, 1, -1).reshape(-1, mixtures.n_components)[: points.n]
+    return _by_point(np.mean(parts, axis=0), points.n)
+
+
+def mean_in_order(
+    mean: Float[np.ndarray, "n k"],
+    mixtures: GaussianMixture,
+    order: Int[np.ndarray, "s k"],
+    x: Float[np.ndarray, "n d"],
+    given: Int[np.ndarray, " n"] | None,
+) -> Float[np.ndarray, "n k"]:
+    """The `mean` p(z | x) of draws (s, ...) once the clusters of each are in an order, which few need; by NumPy."""
+    s, k = order.shape
+    moved = np.flatnonzero((order != np.arange(k)).any(axis=1))
+    if moved.size * mean.size > _MOVED:
+        return mean_responsibilities(permuted(mixtures, order), with_points(x, mixtures, given))
+    free = np.ones(len(x), bool) if given is None else given < 0  # a cluster that is given is so in any order
+    for draw in moved.tolist():
+        own = responsibilities(jax.tree.map(itemgetter(draw), mixtures._arrays()), x.T)
+        mean = mean + np.where(free, own[order[draw]] - own, 0).T / s
+    return mean
 
 
 @partial(wide, static_argnames="way")

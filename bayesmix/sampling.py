@@ -234,13 +234,13 @@ def sample_posterior(
                 stacklevel=2,
             )
     mixture, sites = draws_of(plan, evidence, problem, raw)
-    tree = posterior_tree(
+    tree, mean = posterior_tree(
         plan, evidence, problem, given, prior, mixture, sites, record, key, pointwise, predictive
     )
     tree["posterior"].attrs |= known
     if not isinstance(prior, ConjugatePrior):
         _warn_of_collapse(mixture, problem)
-    return tree if relabelling is None or k == 1 else switching.relabel(tree, relabelling)
+    return tree if relabelling is None or k == 1 else switching.relabelled(tree, relabelling, mean)
 
 
 def _problem(k: int, structure: str, x: Any, sample_weight: Any, prior: ConjugatePrior | None) -> Problem:

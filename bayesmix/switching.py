@@ -22,13 +22,13 @@ from jaxtyping import Int
 from bayesmix.inputs import as_generator, as_name
 from bayesmix.labels import assigned, match_mixtures, permuted
 from bayesmix.mixture import GaussianMixture
-from bayesmix.pointwise import Points, mean_responsibilities, relabelling_costs, with_points
+from bayesmix.pointwise import Points, mean_in_order, mean_responsibilities, relabelling_costs, with_points
 from bayesmix.trees import flat_draws, mixtures
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["METHODS", "relabel"]
+__all__ = ["METHODS", "relabel", "relabelled"]
 
 _ROUNDS = 50
 _ROWS = 2000  # rows that the relabelling looks at, at most
@@ -143,9 +143,14 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
         >>> bm.relabel(posterior, "stephens")["posterior"].attrs["relabelling"]
         'stephens'
     """
+    as_name(method, "method", METHODS)
+    return relabelled(posterior, method)
+
+
+def relabelled(posterior: xarray.DataTree, method: str, mean: np.ndarray | None = None) -> xarray.DataTree:
+    """`relabel`; `mean` is p(z | x) (n, k) averaged over the draws as they are, where it is known."""
     import xarray
 
-    as_name(method, "method", METHODS)
     batch = mixtures(posterior)
     try:
         x = np.asarray(posterior["observed_data"]["x"])
@@ -166,7 +171,10 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
     some = with_points(x[rows], flat, None if given is None else given[rows])
     # By `take`, which leaves each draw's in a row of memory.
     order = METHODS[method](_Draws(flat, some, np.take(z, rows, axis=1), int(np.argmax(density))))
-    mean = mean_responsibilities(permuted(flat, order), with_points(x, flat, given))
+    if mean is None:
+        mean = mean_responsibilities(permuted(flat, order), with_points(x, flat, given))
+    else:
+        mean = mean_in_order(mean, flat, order, x, given)
     shaped = order.reshape(chains, draws, k)
     groups = {}
     for name, group in posterior.children.items():

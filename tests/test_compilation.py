@@ -59,7 +59,7 @@ def test_programs_of_a_posterior_are_compiled_ahead_once_and_never_again(compile
         bm.sample_posterior(bm.MixtureModel(2, structure, "weak"), x, key=0, **options)
         named = compiled()
         # Those that are compiled ahead are those that are called: a shape that differs would be a program too many.
-        assert {"jit(_allocate)", "jit(_responsibilities)"} <= set(named)
+        assert "jit(_allocate)" in named
         long = [name for name in named if re.match(r"jit\((_|advance|realize|unconstrained)", name)]
         assert sorted(set(long)) == long
         bm.sample_posterior(bm.MixtureModel(2, structure, "weak"), x[::-1] * 2, key=1, **options)

@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
+from bayesmix import pointwise
 from bayesmix.switching import METHODS
 
 
@@ -361,3 +362,21 @@ def test_the_likelihood_counts_given_clusters_and_weights(name):
     joint, density = mixture(name).log_joint(x), mixture(name).log_density(x)
     expected = np.where(given >= 0, joint[np.arange(len(x)), given], density) @ weight
     assert_allclose(total + problem.units.log_volume * weight.sum(), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("most", [2**22, 0])
+def test_mean_responsibilities_are_those_of_the_relabelled_draws_however_they_are_found(
+    monkeypatch, known, most
+):
+    """Of all draws as they were sampled, put right for those whose labels move; or of all once more."""
+    monkeypatch.setattr(pointwise, "_MOVED", most)
+    x = bm.datasets.load("old_faithful").to_numpy()
+    labels = np.where(np.arange(len(x)) < 5, np.arange(len(x)) % 2, -1) if known else None
+    options = {"key": 0, "method": "gibbs", "n_chains": 2, "n_warmup": 50, "n_draws": 100, "labels": labels}
+    model = bm.MixtureModel(3, prior="weak")
+    ours = bm.sample_posterior(model, x, permute=not known, **options)
+    raw = bm.sample_posterior(model, x, permute=not known, relabelling=None, **options)
+    assert ours["posterior"].attrs["share_permuted"] > 0.05
+    theirs = bm.relabel(raw)["allocations"]["responsibilities"]
+    assert_allclose(ours["allocations"]["responsibilities"], theirs, atol=1e-13)
