@@ -28,7 +28,7 @@ from bayesmix.checkpoints import Checkpoint
 from bayesmix.compilation import wide
 from bayesmix.contest import as_cell, limits, pending, split_smaller, winners
 from bayesmix.covariance import Covariance
-from bayesmix.devices import double_precision
+from bayesmix.devices import double_precision, lapack_on_one_thread
 from bayesmix.groups import FIRST, Cell, Group, advance_some, begin, compile_ahead, group_cells
 from bayesmix.inputs import cores
 from bayesmix.interrupts import patient
@@ -167,7 +167,7 @@ def fit_cells(
     compiled: dict[Any, Future] = {}
     lock = threading.Lock()
     interrupted = False
-    with patient() as patience:
+    with patient() as patience, lapack_on_one_thread(x.shape[1]):
         try:
             # Groups wait for each other in a checkpoint only, which has all of them at rest but one.
             abreast = len(groups) if checkpoint is None else 1

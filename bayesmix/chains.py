@@ -30,7 +30,7 @@ from numpyro.infer.mcmc import MCMCKernel
 
 from bayesmix.checkpoints import Checkpoint, restored, stored
 from bayesmix.compilation import Call, one_kernel, wide
-from bayesmix.devices import double_precision
+from bayesmix.devices import double_precision, lapack_on_one_thread
 from bayesmix.gibbs import GibbsKernel, GibbsState
 from bayesmix.inputs import cores
 from bayesmix.interrupts import patient
@@ -285,6 +285,7 @@ def run_chains(
     done = 0
     with (
         patient() as patience,
+        lapack_on_one_thread(evidence.observations.x.shape[1]),
         ThreadPoolExecutor(min(len(lanes), cores())) as pool,
         tqdm(total=total, desc=plan.method, unit=" draws", delay=2, disable=None, leave=False) as bar,
     ):

@@ -8,14 +8,16 @@ beside them on the processor. `jax.default_device`, where it is set, decides ins
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import cache
 from typing import Any
 
 import jax
 
-__all__ = ["accelerator", "double_precision"]
+__all__ = ["accelerator", "double_precision", "lapack_on_one_thread"]
 
 _WORTH = 2**20  # numbers of a pass, points times features, that are worth a GPU
+_THREADED = 24  # features, from about which LAPACK factors a matrix on several threads
 
 
 def accelerator(numbers: float) -> Any:
@@ -46,3 +48,19 @@ def _beside_accelerator() -> Iterator[None]:
             with suppress(RuntimeError):
                 stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
         yield
+
+
+def lapack_on_one_thread(d: int) -> AbstractContextManager[Any]:
+    """For a time in which our own threads have all cores, with matrices of so many features.
+
+    Those that OpenBLAS starts for a matrix go on to wait in loops, on the same cores: steps took up to twice as long.
+    """
+    return nullcontext() if d < _THREADED else _libraries().limit(limits=1, user_api="blas")
+
+
+@cache
+def _libraries() -> Any:
+    import scipy.linalg  # noqa: F401  whose LAPACK is JAX's
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from bayesmix.acceleration import blank, pays
-from bayesmix.devices import double_precision
+from bayesmix.devices import double_precision, lapack_on_one_thread
 from bayesmix.initialize import Start, nearest
 from bayesmix.loop import Options, Rules, State, advance, suited
 from bayesmix.mixture import GaussianMixture
@@ -112,6 +112,7 @@ def run(
         parts, rules, power = jax.device_put((parts, rules, np.float64(beta)))
     tables = tables_of(parts, options)
     with (
+        lapack_on_one_thread(states.mixture.n_features if len(parts) > 1 else 1),
         ThreadPoolExecutor(len(parts)) as pool,
         tqdm(desc=title, unit=" steps", delay=2, disable=None, leave=False) as bar,
     ):

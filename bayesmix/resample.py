@@ -28,7 +28,7 @@ import numpy as np
 
 from bayesmix import density
 from bayesmix.acceleration import pays
-from bayesmix.devices import double_precision
+from bayesmix.devices import double_precision, lapack_on_one_thread
 from bayesmix.drive import begin, remember
 from bayesmix.initialize import Start
 from bayesmix.inputs import cores
@@ -198,7 +198,11 @@ def refit(
     ends: list[_End] = []
     joined: _End | None = None
     finished = len(keys)
-    with tqdm(desc=title, total=len(keys), delay=2, disable=None, leave=False) as bar, patient() as patience:
+    with (
+        tqdm(desc=title, total=len(keys), delay=2, disable=None, leave=False) as bar,
+        patient() as patience,
+        lapack_on_one_thread(problem.x.shape[1]),
+    ):
         try:
             for _, end in _each(batch, slices, options, bar, patience):
                 ends.append(end)

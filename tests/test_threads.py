@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import bayesmix as bm
 from bayesmix import threads
 from bayesmix.assignments import sums_by_label
+from bayesmix.devices import lapack_on_one_thread
 from bayesmix.drive import begin
 from bayesmix.initialize import given_start
 from bayesmix.inputs import key_data
@@ -123,3 +125,17 @@ def test_a_sparse_sum_is_that_of_a_mask():
     np.testing.assert_allclose(sums, mask @ np.c_[np.ones(len(rows)), rows], atol=2e-3)
     np.testing.assert_array_equal(sums[:, 0], mask.sum(axis=1))
     assert (sums[2] == 0).all()
+
+
+def test_lapack_has_one_thread_while_ours_have_the_cores_and_its_own_number_again_after():
+    """Only where matrices are so large that it would start some."""
+
+    def threads():
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    with threadpool_limits(2, "blas"):
+        with lapack_on_one_thread(4):
+            assert threads() == {2}
+        with lapack_on_one_thread(32):
+            assert threads() == {1}
+        assert threads() == {2}
