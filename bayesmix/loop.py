@@ -222,7 +222,10 @@ def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) 
 def suited(options: Options, states: State, observations: Observations) -> Options:
     """The options with `few`, if passes of such states are to be one kernel."""
     numbers = states.statistics.moments.size // states.code.size
-    raw = states.mixture.covariance.row.shared or not options.whitened
+    row = states.mixture.covariance.row
+    raw = row.shared or not options.whitened
+    if row.storage == "diagonal" and not row.shared:
+        numbers -= numbers // 4  # squares are read once, see `by_lanes`
     few = raw and options.responsibilities != "sampled_counts" and is_few(numbers, observations.x.dtype)
     return options._replace(few=few)
 

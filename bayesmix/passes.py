@@ -24,7 +24,7 @@ from bayesmix.variates import split
 
 __all__ = ["Assign", "by_blocks", "by_lanes", "is_few"]
 
-_FEW = {8: 768, 4: 256}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
+_FEW = {8: 784, 4: 256}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
 # Points at a time of one kernel, and places of its sums: measured best of 32 to 256, and of 8 to 64.
 _CHUNK, _LANES = 64, 16
 
@@ -70,9 +70,11 @@ def by_lanes(
     natural: Float[Array, "k p"],
     observations: Observations,
     key: Any,
+    squares: bool = False,
 ) -> tuple[Array, Array]:
     """The same for one kernel: few points at a time, which stay in vectors, and products as sums written out.
 
+    Where features are 1, x and their `squares`, logits are sums of (a x + b) x: what is read is most of the time.
     Each sum has as many places as two vectors have, and these are added up at the end. XLA would compute again, in each
     of the loops that read it, what is not kept.
     """
@@ -85,13 +87,19 @@ def by_lanes(
     keys = _keys(key, blocks)
     k, p = natural.shape
 
+    def terms(t: Array) -> list[Array]:
+        if squares:
+            pairs = [(natural[:, j, None], natural[:, j + d, None]) for j in range(1, d + 1)]
+            return [(a * t[j] + b) * t[j] for j, (b, a) in enumerate(pairs, 1)]
+        return [natural[:, j, None] * t[j] for j in range(1, p)]
+
     def more(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
         block, first = i // each, (i % each) * size
         points = lax.dynamic_slice(x, (block, 0, first), (1, d, size))[0].astype(natural.dtype)
         counts = lax.dynamic_slice(weight, (block, first), (1, size))[0].astype(natural.dtype)
         t = keep(features(points))
         # The constant is added last, so that points on a grid that tie do so exactly.
-        logits = keep(reduce(add, (natural[:, j, None] * t[j] for j in range(1, p))) + natural[:, :1])
+        logits = keep(reduce(add, terms(t)) + natural[:, :1])
         r, own = assign(logits, counts, None if keys is None else (keys[block], first))
         r = keep(r)
         parts = [slice(j, j + lanes) for j in range(0, size, lanes)]

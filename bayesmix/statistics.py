@@ -158,7 +158,8 @@ def summarize(
         natural, block = _raw(mixture, dtype, beta, factor)
         if few:
             features = with_one if shared else partial(mixture.covariance.storage.features, apart=True)
-            over = partial(by_lanes, features, assign)
+            squares = mixture.covariance.storage.axes == 1 and not shared
+            over = partial(by_lanes, features, assign, squares=squares)
             if padded:
                 totals = one_kernel(partial(_by_width, over), few)(
                     mixture.weights, natural, observations, key
