@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesmix import density
-from bayesmix.checkpoints import Checkpoint
+from bayesmix.checkpoints import Checkpoint, restored, stored
 from bayesmix.compilation import wide
 from bayesmix.contest import as_cell, limits, pending, split_smaller, winners
 from bayesmix.covariance import Covariance
@@ -197,17 +197,13 @@ def _stored(groups: list[Group]) -> dict[str, np.ndarray]:
     """How far the groups have come."""
     arrays = {"done": np.array([group.done for group in groups])}
     for i, group in enumerate(groups):
-        arrays |= {
-            f"rows{i}": group.rows,
-            f"of{i}": group.of,
-            f"whitened{i}": group.whitened,
-            f"recent{i}": group.recent,
-        }
+        arrays |= stored(f"rows{i}", group.rows)
+        arrays |= {f"of{i}": group.of, f"whitened{i}": group.whitened, f"recent{i}": group.recent}
     return arrays
 
 
 def _restore(group: Group, i: int, kept: dict[str, np.ndarray]) -> None:
-    group.put(kept[f"rows{i}"])
+    group.put(restored(f"rows{i}", group.rows, kept))
     group.of, group.whitened = kept[f"of{i}"], kept[f"whitened{i}"]
     group.recent, group.done = kept[f"recent{i}"], int(kept["done"][i])
     group.judged, group.clean = np.zeros((2, len(group.of)), bool)
@@ -248,9 +244,12 @@ def _report(
                 continue
             values = Covariance(typed.covariance.values[index], typed.structure)
             mixture = GaussianMixture(typed.weights[index], typed.means[index], values)
+            total, top, entropy = sums[index].tolist()
             found[cell] = CellFit(
                 as_cell(cell, mixture, names),
-                *sums[index].tolist(),
+                total,
+                top,
+                entropy,
                 group.verdicts[s],
                 float(states.gain[s]),
                 int(states.step[s]),

@@ -224,7 +224,7 @@ def suited(options: Options, states: State, observations: Observations) -> Optio
     numbers = states.statistics.moments.size // states.code.size
     row = states.mixture.covariance.row
     raw = row.shared or not options.whitened
-    if row.storage == "diagonal" and not row.shared:
+    if row.storage == "diagonal" and not row.shared and options.responsibilities == "soft":
         numbers -= numbers // 4  # squares are read once, see `by_lanes`
     few = raw and options.responsibilities != "sampled_counts" and is_few(numbers, observations.x.dtype)
     return options._replace(few=few)
@@ -310,12 +310,12 @@ def advance_rows(
     It is four fifths of a state. Where a climb is one kernel, so is the way from one start to the next.
     """
 
-    def run(rows: Array, limits: Array, *others: Any) -> Array:
+    def run(rows: Array, limits: Array, observations: Observations, beta: Array, rules: Rules) -> Array:
         def body(s: Any, rows: Array) -> Array:
             state = layout.unpack(rows[s])
             if accelerated:
                 state = state._replace(memory=jax.tree.map(jnp.asarray, blank(state.mixture)))
-            end = climb(state, limits[s], *others, options)._replace(memory=None)
+            end = climb(state, limits[s], observations, beta, rules, options)._replace(memory=None)
             return lax.dynamic_update_index_in_dim(rows, layout.pack(end), s, 0)
 
         return lax.fori_loop(0, jnp.sum(limits > 0), body, rows)

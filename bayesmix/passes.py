@@ -74,7 +74,7 @@ def by_lanes(
 ) -> tuple[Array, Array]:
     """The same for one kernel: few points at a time, which stay in vectors, and products as sums written out.
 
-    Where features are 1, x and their `squares`, logits are sums of (a x + b) x: what is read is most of the time.
+    Where features are 1, x and their `squares`, logits may be sums of (a x + b) x: what is read is most of the time.
     Each sum has as many places as two vectors have, and these are added up at the end. XLA would compute again, in each
     of the loops that read it, what is not kept.
     """

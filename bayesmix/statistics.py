@@ -158,7 +158,8 @@ def summarize(
         natural, block = _raw(mixture, dtype, beta, factor)
         if few:
             features = with_one if shared else partial(mixture.covariance.storage.features, apart=True)
-            squares = mixture.covariance.storage.axes == 1 and not shared
+            # Of hard ones points on a grid tie, exactly only where what all clusters have in common is added as one.
+            squares = mixture.covariance.storage.axes == 1 and not shared and responsibilities == "soft"
             over = partial(by_lanes, features, assign, squares=squares)
             if padded:
                 totals = one_kernel(partial(_by_width, over), few)(

@@ -12,19 +12,20 @@ import numpy as np
 
 import bayesmix as bm
 from bayesmix import cells
+from bayesmix.groups import FIRST
 
 x = bm.datasets.load("old_faithful")
 folder = Path(tempfile.mkdtemp())
 options = {"n_components": [1, 2, 3], "covariance": ["EEE", "VVV"], "checkpoint": folder / "search"}
 
-# Somebody presses Ctrl-C in the second call of compiled code.
-advance, calls = cells.advance_some, iter(range(1, 1000))
+# Somebody presses Ctrl-C once all starts have taken their first steps.
+advance = cells.advance_some
 
 
-def pressed(*arguments):
-    if next(calls) == 2:
+def pressed(group, starts, steps, options):
+    if steps > FIRST:
         raise KeyboardInterrupt
-    advance(*arguments)
+    advance(group, starts, steps, options)
 
 
 cells.advance_some = pressed
