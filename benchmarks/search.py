@@ -3,10 +3,11 @@
     uv run --group benchmarks python benchmarks/search.py [--repeats 5]
 
 Two data sets: Old Faithful (272, 2), and 2,000 points in six features from four overlapping clusters. Warm searches run
-in this process, after one that compiles, with the default four starts a cell and with one, which is all that mclust has; cold
-ones each in a process of its own, with the import of the package and all compilation. mclust runs in R where there is one, library loaded before the clock starts, on the same data; where R or
-mclust is absent its rows are left out, because a recorded ratio is not a measurement. The contenders alternate; medians
-of the repeats are printed and written as JSON lines.
+in this process, after one that compiles, with the default four starts a cell and with one, which is all that mclust
+has; cold ones each in a process of its own, with the import of the package and all compilation. mclust runs in R where
+there is one, library loaded before the clock starts, on the same data; where R or mclust is absent its rows are left
+out, because a recorded ratio is not a measurement. The contenders alternate; medians of the repeats are printed and
+written as JSON lines.
 """
 
 import argparse
