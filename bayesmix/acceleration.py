@@ -23,16 +23,18 @@ References:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from bayesmix.covariance import Covariance
 from bayesmix.elementary import log_positive
 from bayesmix.mixture import GaussianMixture
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["Memory", "Proposal", "asked", "blank", "learn", "pays", "propose"]
 

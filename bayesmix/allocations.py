@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
     import xarray
+    from jaxtyping import Float, Int
 
 __all__ = ["Clusterings", "allocations_of", "clusterings", "coclustering"]
 

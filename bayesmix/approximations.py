@@ -17,13 +17,12 @@ from __future__ import annotations
 import math
 import warnings
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array
 from numpyro.infer import SVI, Trace_ELBO, init_to_value
 from numpyro.infer.autoguide import AutoMultivariateNormal
 from numpyro.optim import Adam
@@ -32,6 +31,10 @@ from bayesmix.devices import double_precision
 from bayesmix.inputs import key_words, to_numpy
 from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, potential, realize, story
+from bayesmix.progress import Progress
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["APPROXIMATIONS", "approximate"]
 
@@ -133,14 +136,12 @@ def _variational(
     model: MixtureModel, evidence: Evidence, start: Point, words: np.ndarray, n_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean and Cholesky factor of the autoguide after so many steps of Adam."""
-    from tqdm import tqdm
-
     if n_steps < 1:
         raise ValueError(f"n_warmup is the number of steps of 'vi', at least 1; it is {n_steps}")
     chunk = -(-n_steps // -(-n_steps // _CHUNK))
     total = float(n_steps)
     state, params = _begin(model, evidence, start, words, total), {}
-    with tqdm(total=n_steps, desc="vi", unit=" steps", delay=2, disable=None, leave=False) as bar:
+    with Progress("vi", "steps", n_steps) as bar:
         for _ in range(-(-n_steps // chunk)):
             state, losses, params = _advance(model, evidence, start, state, total, chunk)
             if not np.isfinite(np.asarray(losses)).all():

@@ -6,14 +6,18 @@ label: a mask's product, which `statistics.summarize` takes for few points, is h
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.statistics import common_part, largest, natural_parameters
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = ["labels", "sums_by_label"]
 

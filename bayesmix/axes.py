@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
 
 from bayesmix.elementary import log_positive
 from bayesmix.storage import STORAGES, per_cluster
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = ["TINY", "common_axes", "diagonal", "eigh", "generic", "principal_axes", "rebuild", "rotation"]
 
@@ -90,7 +92,7 @@ def rebuild(vectors: Array, values: Array) -> Array:
 
 
 # log |diag(Dᵀ W_k D)|, a number a cluster, to the terms of the criterion and their first two derivatives.
-Terms = Callable[[Array], tuple[Array, Array, Array]]
+type Terms = Callable[[Array], tuple[Array, Array, Array]]
 
 
 def common_axes(

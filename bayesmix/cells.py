@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from bayesmix import density
 from bayesmix.checkpoints import Checkpoint, restored, stored
@@ -38,6 +37,9 @@ from bayesmix.observations import Observations
 from bayesmix.partitions import Starts
 from bayesmix.problem import Problem
 from bayesmix.verdict import AGREE, Verdict
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["CellFit", "fit_cells"]
 

@@ -18,13 +18,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
 from numpyro.infer import MCMC, NUTS
 from numpyro.infer.mcmc import MCMCKernel
 
@@ -37,6 +36,10 @@ from bayesmix.interrupts import patient
 from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, by_one_kernel, potential
 from bayesmix.prior import ConjugatePrior
+from bayesmix.progress import Progress
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = ["SPREAD", "Frame", "Plan", "advance", "chunk_of", "curvature", "run_chains"]
 
@@ -250,8 +253,6 @@ def run_chains(
     Raises:
         KeyboardInterrupt: Ctrl-C before the first draw after warm-up, or twice.
     """
-    from tqdm import tqdm
-
     total = n_warmup + n_draws
     chunk, size, together = _shape(plan, evidence, total)
     lanes = [slice(c, c + size) if together else c for c in range(0, plan.n_chains, size)]
@@ -287,7 +288,7 @@ def run_chains(
         patient() as patience,
         lapack_on_one_thread(evidence.observations.x.shape[1]),
         ThreadPoolExecutor(min(len(lanes), cores())) as pool,
-        tqdm(total=total, desc=plan.method, unit=" draws", delay=2, disable=None, leave=False) as bar,
+        Progress(plan.method, "draws", total) as bar,
     ):
         with double_precision():
             evidence = jax.device_put(evidence)
@@ -312,7 +313,7 @@ def run_chains(
                     :, max(0, n_warmup - done) : total - done
                 ]
                 new = int(np.sum(seen))
-                if new and not bar.disable:
+                if new:
                     bar.write(f"in {new} of the last {seen.size} draws transitions diverged")
                 bar.update(min(chunk, total - done))
                 done += chunk

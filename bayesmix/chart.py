@@ -16,16 +16,18 @@ with T = L(C) times a lower triangle of determinant one, which has no trouble wh
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from bayesmix.axes import generic, rotation
 from bayesmix.covariance import Covariance
 from bayesmix.mixture import GaussianMixture
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = ["Chart", "chart"]
 

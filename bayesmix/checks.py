@@ -27,7 +27,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from bayesmix.discrepancy import Check, DistanceCheck, answer, distance_answer, questions
 from bayesmix.inputs import as_count, as_generator, as_points, as_weights
@@ -37,6 +36,7 @@ from bayesmix.results import Fit, mixture_of
 
 if TYPE_CHECKING:
     import pandas
+    from jaxtyping import Float, Int
 
 __all__ = ["FitCheck", "check_fit"]
 

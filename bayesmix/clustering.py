@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from bayesmix.allocations import Clusterings, allocations_of, clusterings
 from bayesmix.greedy import LOSSES, distances_to, search
@@ -25,6 +24,7 @@ from bayesmix.inputs import as_count, as_generator, as_name
 if TYPE_CHECKING:
     import pandas
     import xarray
+    from jaxtyping import Float, Int
 
 __all__ = ["Bound", "Partition", "partition"]
 

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import update_wrapper
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,14 @@ import numpy as np
 from jax import lax
 from jax.core import eval_jaxpr
 from jax.experimental.xla_metadata import set_xla_metadata
-from jaxtyping import Array
 
 from bayesmix.devices import double_precision
+from bayesmix.packing import parts_of, row_of
 
-__all__ = ["Call", "enable_compilation_cache", "one_kernel", "wide"]
+if TYPE_CHECKING:
+    from jaxtyping import Array
+
+__all__ = ["Call", "enable_compilation_cache", "in_kernel", "one_kernel", "wide"]
 
 # One program is traced at a time: two threads would take turns, and both would be late.
 _TRACING = threading.Lock()
@@ -100,6 +103,11 @@ class wide:
         return sum(program._cache_size() for program in (self._single, self._double, self._few))
 
 
+def in_kernel() -> bool:
+    """Whether what is traced is to be one kernel, which is for a processor."""
+    return _TRACING_KERNEL.now
+
+
 def one_kernel(function: Callable, few: bool) -> Callable:
     """The same function of arrays; inside a program of few numbers it is one kernel, part of another or by itself.
 
@@ -107,7 +115,7 @@ def one_kernel(function: Callable, few: bool) -> Callable:
     that is small, constants and arrays of the surroundings included, is handed over as one vector, and a number of each
     large one is handed back.
     """
-    if not few or _TRACING_KERNEL.now:
+    if not few or in_kernel():
         return function
 
     def call(*arguments: Any) -> Any:
@@ -120,30 +128,22 @@ def one_kernel(function: Callable, few: bool) -> Callable:
         needed = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
         needs = [id(v) in needed for v in (*jaxpr.constvars, *jaxpr.invars)]
         # Whole numbers below 2^53, words of keys and truth values are float64 too.
-        small = [
-            jnp.ravel(a).astype(jnp.float64) for a, need in zip(leaves, needs) if need and a.size <= _SMALL
-        ]
-        large = [a for a, need in zip(leaves, needs) if need and a.size > _SMALL]
-        ends = np.cumsum([a.size for a in small]).tolist()
+        kept = [a for a, need in zip(leaves, needs) if need]
+        small, large = [a for a in kept if a.size <= _SMALL], [a for a in kept if a.size > _SMALL]
+        shapes_of, types_of = [a.shape for a in small], [a.dtype for a in small]
 
         def kernel(packed: Array, *large: Array) -> list[Array]:
-            parts, others = iter(zip([0, *ends], ends)), iter(large)
-
-            def unpacked(a: Array, need: bool) -> Array:
-                if not need:
-                    return jnp.zeros(a.shape, a.dtype)
-                if a.size > _SMALL:
-                    return next(others)
-                first, end = next(parts)
-                return packed[first:end].reshape(a.shape).astype(a.dtype)
-
-            every = [unpacked(a, need) for a, need in zip(leaves, needs)]
+            parts, others = iter(parts_of(packed, shapes_of, types_of)), iter(large)
+            every = [
+                jnp.zeros(a.shape, a.dtype) if not need else next(parts if a.size <= _SMALL else others)
+                for a, need in zip(leaves, needs)
+            ]
             count = len(traced.consts)
             of_large = [a[(0,) * a.ndim].astype(jnp.float64) for a in large]
             return [*eval_jaxpr(jaxpr, every[:count], *every[count:]), *of_large]
 
         with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
-            results = lax.optimization_barrier(jax.jit(kernel)(jnp.concatenate(small), *large))
+            results = lax.optimization_barrier(jax.jit(kernel)(row_of(small), *large))
         return jax.tree.unflatten(jax.tree.structure(shapes), results[: len(results) - len(large)])
 
     return call

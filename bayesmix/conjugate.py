@@ -13,12 +13,11 @@ A shared Σ adds up counts and scatters. Without data it is the prior. Everythin
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from bayesmix.covariance import Covariance, Structure
 from bayesmix.elementary import gammaln, multigammaln
@@ -27,6 +26,9 @@ from bayesmix.prior import ConjugatePrior
 from bayesmix.statistics import Statistics
 from bayesmix.storage import STORAGES, inverse_cholesky, per_cluster
 from bayesmix.variates import PER_GAMMA, log_gamma_of, normal_of, uniform, wishart_factor
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = [
     "Law",

@@ -13,10 +13,12 @@ References:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["CONSTANT", "DRAWS", "FINE", "R_HAT", "Row", "quantity_rows", "sampler_rows"]
 

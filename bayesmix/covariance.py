@@ -14,16 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from bayesmix import estimate
 from bayesmix.inputs import as_floats, is_traced
 from bayesmix.storage import STORAGES, WRITTEN_OUT, Storage
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = [
     "ALIASES",

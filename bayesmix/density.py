@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from bayesmix.covariance import Covariance
 from bayesmix.elementary import exp_below, log_positive
@@ -28,6 +27,8 @@ from bayesmix.storage import numbers
 from bayesmix.variates import indices, uniform
 
 if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
     from bayesmix.mixture import GaussianMixture
 
 __all__ = [

@@ -19,10 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from bayesmix.mixture import GaussianMixture
 from bayesmix.replicates import (
@@ -34,6 +33,9 @@ from bayesmix.replicates import (
     transform,
     weighted_quantiles,
 )
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["Check", "DistanceCheck", "Question", "answer", "distance_answer", "questions"]
 

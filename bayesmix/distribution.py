@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
@@ -32,6 +31,9 @@ from bayesmix.laws import Dirichlet, Gamma, MeansByPrecision, WishartCholeskyByR
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior, require_site
 from bayesmix.storage import inverse_cholesky
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = [
     "SITES", "MixtureDistribution", "Site", "by_precision", "declare", "draw_parameters", "draws",

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from bayesmix.chains import Plan
 from bayesmix.compilation import Call
@@ -30,6 +29,7 @@ from bayesmix.trees import flat_draws, mixture_tree
 
 if TYPE_CHECKING:
     import xarray
+    from jaxtyping import Array
 
 __all__ = ["draws_of", "posterior_tree", "replicates", "tree_calls"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,8 @@ from bayesmix.initialize import Start, nearest
 from bayesmix.loop import Options, Rules, State, advance, suited
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
+from bayesmix.packing import Layout
+from bayesmix.progress import Progress
 from bayesmix.results import CODE
 from bayesmix.statistics import Statistics
 from bayesmix.threads import advance_by_parts, parts_of, tables_of
@@ -97,8 +98,6 @@ def run(
 
     With `accelerate` None, from where the steps done and some more cost as much as compiling acceleration.
     """
-    from tqdm import tqdm
-
     options = suited(options, states, observations)
     ends = states.step + limits
     each = observations.weight.size * states.statistics.moments[0].size
@@ -114,7 +113,7 @@ def run(
     with (
         lapack_on_one_thread(states.mixture.n_features if len(parts) > 1 else 1),
         ThreadPoolExecutor(len(parts)) as pool,
-        tqdm(desc=title, unit=" steps", delay=2, disable=None, leave=False) as bar,
+        Progress(title, "steps") as bar,
     ):
         new = True
         while ((states.code == 0) & ((states.step < ends) | states.skip)).any():
@@ -159,17 +158,17 @@ def _one_by_one(
     states: State, budget: np.ndarray, observations: Observations, beta: Any, rules: Rules, options: Options
 ) -> State:
     """`advance`, each start in a call of its own: one program serves any number of them, and compiles in less time."""
-    states = jax.tree.map(np.array, states._replace(filled=np.zeros_like(states.filled)))
+    states = states._replace(filled=np.zeros_like(states.filled))
+    layout = Layout.of(states)
+    rows = layout.rows(states)
     going = np.flatnonzero((states.code == 0) & ((budget > 0) | states.skip))
-    parts = [slice(s, s + 1) for s in going.tolist()]
     ends = [
-        advance(jax.tree.map(itemgetter(part), states), budget[part], observations, beta, rules, options)
-        for part in parts
+        advance(rows[s : s + 1], budget[s : s + 1], observations, beta, rules, layout, False, options)
+        for s in going.tolist()
     ]
-    for part, end in zip(parts, ends, strict=True):
-        for old, new in zip(jax.tree.leaves(states), jax.tree.leaves(end), strict=True):
-            old[part] = new
-    return states
+    for s, end in zip(going, ends, strict=True):
+        rows[s] = np.asarray(end)[0]
+    return layout.restored(rows)
 
 
 def remember(states: State) -> State:

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+
+from bayesmix.compilation import in_kernel
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["cos_turn", "exp_below", "gammaln", "log_positive", "multigammaln"]
 
@@ -46,7 +50,9 @@ _SIN = [(-1) ** i / math.factorial(2 * i + 1) for i in range(12)]
 
 
 def _choose(own: Callable[[Array], Array], theirs: Callable[[Array], Array], x: Array) -> Array:
-    return jax.lax.platform_dependent(x, cpu=own, default=theirs) if x.dtype == jnp.float64 else theirs(x)
+    if x.dtype != jnp.float64:
+        return theirs(x)
+    return own(x) if in_kernel() else jax.lax.platform_dependent(x, cpu=own, default=theirs)
 
 
 def _bits(x: Array, dtype: Any) -> Array:

@@ -15,13 +15,16 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
 from bayesmix.axes import TINY, common_axes, principal_axes, rebuild
 from bayesmix.storage import STORAGES, per_cluster
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = ["each", "eev", "eve", "eve_or_vve", "evi", "evv", "pooled", "vee", "vei", "vev", "vve"]
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from bayesmix.compilation import wide
 from bayesmix.devices import accelerator, double_precision
 from bayesmix.inputs import cores, points_last
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["each_point"]
 

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from bayesmix.conjugate import (
     Law,
@@ -52,6 +51,7 @@ from bayesmix.trees import flat_draws, mixtures
 
 if TYPE_CHECKING:
     import xarray
+    from jaxtyping import Array, Float
 
 __all__ = ["LogEvidence", "log_evidence"]
 

@@ -23,6 +23,7 @@ import numpy as np
 from bayesmix.inputs import as_count, as_generator, as_name
 from bayesmix.interrupts import patient
 from bayesmix.limit import kmeans
+from bayesmix.progress import Progress
 from bayesmix.results import NAME, Fit
 
 if TYPE_CHECKING:
@@ -122,8 +123,6 @@ def search_centres(
     x: np.ndarray, weight: np.ndarray, counts: list[int], *, n_starts: int, criterion: str | None, key: Any
 ) -> CentreSearch:
     """k-means for each k, and what is known of how many centres the data have."""
-    from tqdm import tqdm
-
     chosen = as_name("gap" if criterion is None else criterion, "criterion", ("gap", "silhouette"))
     generator = as_generator(key)
     keep = weight > 0
@@ -135,7 +134,7 @@ def search_centres(
         paired = np.sort(generator.choice(paired, _PAIRED, replace=False))
     with patient() as patience:
         try:
-            for k in tqdm(counts, desc="k-means", unit=" k", delay=2, disable=None, leave=False):
+            for k in Progress("k-means", "k", len(counts)).over(counts):
                 if k > len(rows):
                     reasons[k] = f"x has {len(rows)} rows, fewer than {k} clusters"
                     continue

@@ -25,12 +25,15 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from bayesmix.allocations import Clusterings
+from bayesmix.progress import Progress
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 __all__ = ["LOSSES", "Loss", "distances_to", "search"]
 
@@ -164,10 +167,8 @@ def search(
         n_starts: how many starts.
         generator: of the orders and draws.
     """
-    from tqdm import tqdm
-
     found, reached = [], []
-    for start in tqdm(range(n_starts), desc="partition", unit=" starts", delay=2, disable=None, leave=False):
+    for start in Progress("partition", "starts", n_starts).over(range(n_starts)):
         nowhere = np.full(draws.size.size, -1)
         drawn = draws.labels[:, draws.draw[generator.integers(draws.draw.size)]]
         state = _given(draws, loss, nowhere if start % 2 else drawn, most)

@@ -14,7 +14,7 @@ from bayesmix.acceleration import pays
 from bayesmix.compilation import Call
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.devices import double_precision
-from bayesmix.loop import Options, State, advance_rows, suited
+from bayesmix.loop import Options, State, advance, suited
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families
 from bayesmix.observations import observe
@@ -158,7 +158,7 @@ def compile_ahead(group: Group, options: Options) -> None:
     blank = replace(group, cells=group.cells[:1], verdicts={})
     rows = np.arange(group.largest)
     begin(blank, Starts(rows, {k: [rows % k] for k, _ in blank.cells}))
-    Call(advance_rows, _arguments(blank, np.zeros(1, int), 0, options)).traced()()
+    Call(advance, _arguments(blank, np.zeros(1, int), 0, options)).traced()()
     _COMPILED.add(program)
 
 
@@ -233,7 +233,7 @@ def _moments(
 def advance_some(group: Group, chosen: np.ndarray, steps: int, options: Options) -> None:
     """Run some starts, and write them back; a batch is filled up with ended copies, so that its shape is one."""
     with double_precision():
-        out = np.asarray(advance_rows(*_arguments(group, chosen, steps, options)))[: len(chosen)]
+        out = np.asarray(advance(*_arguments(group, chosen, steps, options)))[: len(chosen)]
     group.rows[chosen] = out
     state = group.layout.views(out)
     filled = state.filled[:, None].astype(int)

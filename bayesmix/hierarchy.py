@@ -17,17 +17,19 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
 
 from bayesmix.compilation import wide
 from bayesmix.devices import double_precision
 from bayesmix.elementary import log_positive
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 __all__ = ["GROUPS", "POINTS", "agglomerate", "sphere", "ward"]
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from bayesmix.chart import Chart, chart
 from bayesmix.density import precision_factor
@@ -26,6 +25,7 @@ from bayesmix.results import Fit
 
 if TYPE_CHECKING:
     import pandas
+    from jaxtyping import Array, Float
 
 __all__ = ["StandardErrors", "standard_errors"]
 

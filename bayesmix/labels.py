@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from bayesmix.covariance import Covariance
 from bayesmix.mixture import GaussianMixture
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 __all__ = ["match_mixtures", "match_moments", "permuted"]
 

@@ -10,14 +10,13 @@ This module imports NumPyro; import it where it is used.
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import xlogy
-from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
@@ -27,6 +26,9 @@ from bayesmix.inputs import is_traced
 from bayesmix.storage import STORAGES, inverse_cholesky
 from bayesmix.supports import lower_cholesky, simplex
 from bayesmix.variates import log_gamma, split, uniform, wishart_factor, words_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = [
     "Dirichlet", "Gamma", "MeansByPrecision", "WishartCholesky", "WishartCholeskyByRate", "bartlett", "transposed",
@@ -79,13 +81,13 @@ class Gamma(dist.Gamma):
 
     @validate_sample
     def log_prob(self, value: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        concentration, rate = cast(tuple[Array, Array], (self.concentration, self.rate))
+        concentration, rate = cast("tuple[Array, Array]", (self.concentration, self.rate))
         normaliser = gammaln(concentration) - concentration * jnp.log(rate)
         return xlogy(concentration - 1, value) - rate * value - normaliser
 
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*n"]:
         assert key is not None
-        concentration, rate = cast(tuple[Array, Array], (self.concentration, self.rate))
+        concentration, rate = cast("tuple[Array, Array]", (self.concentration, self.rate))
         shapes = jnp.broadcast_to(concentration, (*sample_shape, *self.batch_shape))
         return jnp.exp(log_gamma(words_of(key), shapes)) / rate
 
@@ -97,7 +99,7 @@ class Dirichlet(dist.Dirichlet):
 
     @validate_sample
     def log_prob(self, value: Float[Array, "*n k"]) -> Float[Array, "*n"]:
-        concentration = cast(Array, self.concentration)
+        concentration = cast("Array", self.concentration)
         normaliser = jnp.sum(gammaln(concentration), axis=-1) - gammaln(jnp.sum(concentration, axis=-1))
         return jnp.sum(xlogy(concentration - 1, value), axis=-1) - normaliser
 

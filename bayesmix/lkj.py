@@ -12,18 +12,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from bayesmix.covariance import structure_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import moments
 from bayesmix.programs import ProgramPrior, cells, positive
 from bayesmix.units import Units
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["LKJPrior", "lkj_prior"]
 

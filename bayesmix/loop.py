@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
 
 from bayesmix.acceleration import Memory, Proposal, blank, learn, propose
 from bayesmix.compilation import one_kernel, wide
@@ -35,9 +34,11 @@ from bayesmix.statistics import Statistics, summarize
 from bayesmix.units import Floor
 from bayesmix.variates import split
 
+if TYPE_CHECKING:
+    from jaxtyping import Array
+
 __all__ = [
-    "Options", "Rules", "State", "Turn", "advance", "advance_rows", "begin_turn", "climb", "e_step", "end_turn",
-    "suited",
+    "Options", "Rules", "State", "Turn", "advance", "begin_turn", "e_step", "end_turn", "suited",
 ]  # fmt: skip
 
 _MAX_REDRAWS = 200
@@ -172,15 +173,13 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         thin = jnp.any(turn.thin & (count > d + 1))
         code, taken, again = jnp.where(thin, CODE["thin"], code), taken | (thin & accepted), bad | thin
     mixture, statistics = jax.tree.map(
-        lambda old, new: jnp.where(taken, new, old), (state.mixture, state.statistics), (mixture, statistics)
+        partial(lax.select, taken), (mixture, statistics), (state.mixture, state.statistics)
     )
     best, chain = state.best, state.chain
     place = lax.rem(state.filled, jnp.full_like(state.filled, state.trace.shape[0]))
     if draws:
         better = finite & (statistics.objective > best[1])
-        best = jax.tree.map(
-            lambda old, new: jnp.where(better, new, old), best, (mixture, statistics.objective)
-        )
+        best = jax.tree.map(partial(lax.select, better), (mixture, statistics.objective), best)
         chain = lax.dynamic_update_index_in_dim(chain, statistics.moments, state.filled, 0)
     return State(
         mixture=mixture,
@@ -276,26 +275,8 @@ def _calm(
     return jnp.where(accepted, jnp.where(stepped & still, state.calm + 1, 0), state.calm)
 
 
-@partial(wide, static_argnames="options")
-def advance(
-    states: State, limits: Array, observations: Observations, beta: Array, rules: Rules, options: Options
-) -> State:
-    """Up to limits[s] more steps of each start s, none of one that has ended; those without steps come last."""
-
-    limits = jnp.asarray(limits)
-
-    def body(s: Any, states: State) -> State:
-        state, limit = jax.tree.map(lambda a: a[s], (states, limits))
-        end = climb(state, limit, observations, beta, rules, options)
-        return jax.tree.map(lambda a, new: lax.dynamic_update_index_in_dim(a, new, s, 0), states, end)
-
-    if limits.shape[0] > 1:
-        return lax.fori_loop(0, jnp.sum(limits > 0), body, states)
-    return body(0, states)  # without the loop, which is a third less to compile
-
-
 @partial(wide, static_argnames=("layout", "accelerated", "options"))
-def advance_rows(
+def advance(
     rows: Array,
     limits: Array,
     observations: Observations,
@@ -305,18 +286,25 @@ def advance_rows(
     accelerated: bool,
     options: Options,
 ) -> Array:
-    """The same of states that are rows; what acceleration remembers is forgotten at the end of the call.
+    """Up to limits[s] more steps of each start s, none of one that has ended; those without steps come last.
 
-    It is four fifths of a state. Where a climb is one kernel, so is the way from one start to the next.
+    States come and go as rows. If `accelerated`, they remember nothing from one call to the next, which is four fifths
+    of a state. Where a climb is one kernel, so is the way from one start to the next.
     """
 
     def run(rows: Array, limits: Array, observations: Observations, beta: Array, rules: Rules) -> Array:
-        def body(s: Any, rows: Array) -> Array:
+        def end(s: Any) -> Array:
             state = layout.unpack(rows[s])
             if accelerated:
                 state = state._replace(memory=jax.tree.map(jnp.asarray, blank(state.mixture)))
-            end = climb(state, limits[s], observations, beta, rules, options)._replace(memory=None)
-            return lax.dynamic_update_index_in_dim(rows, layout.pack(end), s, 0)
+            state = _climb(state, limits[s], observations, beta, rules, options)
+            return layout.pack(state._replace(memory=None) if accelerated else state)
+
+        if rows.shape[0] == 1:  # without the loop, which is a third less to compile
+            return end(0)[None]
+
+        def body(s: Any, rows: Array) -> Array:
+            return lax.dynamic_update_index_in_dim(rows, end(s), s, 0)
 
         return lax.fori_loop(0, jnp.sum(limits > 0), body, rows)
 
@@ -324,21 +312,17 @@ def advance_rows(
     return one_kernel(run, whole)(rows, limits, observations, beta, rules)
 
 
-def climb(
+def _climb(
     state: State, limit: Array, observations: Observations, beta: Array, rules: Rules, options: Options
 ) -> State:
-    """Up to so many more steps of one start, none once it has ended; traceable."""
-
-    def run(state: State, limit: Array, observations: Observations, beta: Array, rules: Rules) -> State:
-        state = state._replace(filled=jnp.zeros_like(state.filled))
-        last = state.step + limit
-        return jax.lax.while_loop(
-            lambda s: (s.code == 0) & ((s.step < last) | s.skip),
-            lambda s: _step(s, observations, beta, rules, options),
-            state,
-        )
-
-    return one_kernel(run, _whole(state, options))(state, limit, observations, beta, rules)
+    """Up to so many more steps of one start, none once it has ended."""
+    state = state._replace(filled=jnp.zeros_like(state.filled))
+    last = state.step + limit
+    return lax.while_loop(
+        lambda s: (s.code == 0) & ((s.step < last) | s.skip),
+        lambda s: _step(s, observations, beta, rules, options),
+        state,
+    )
 
 
 def _whole(state: State, options: Options) -> bool:

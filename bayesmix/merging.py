@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from bayesmix.inputs import as_count, as_name, as_weights
 from bayesmix.mixture import GaussianMixture
@@ -31,6 +30,7 @@ from bayesmix.results import Fit, mixture_of
 
 if TYPE_CHECKING:
     import pandas
+    from jaxtyping import Float, Int
 
 __all__ = ["MergeHierarchy", "merge_clusters"]
 

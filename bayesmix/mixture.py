@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from bayesmix import density, peaks, quadratic, regions, tails
 from bayesmix.covariance import Covariance, covariance_values, structure_of
@@ -32,6 +31,7 @@ from bayesmix.storage import numbers
 
 if TYPE_CHECKING:
     import pandas
+    from jaxtyping import Array, Float, Int
 
 __all__ = ["GaussianMixture"]
 

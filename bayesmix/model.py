@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from bayesmix.covariance import Structure, structure_of
 from bayesmix.density import precision_factor
@@ -39,6 +38,7 @@ from bayesmix.trees import prior_tree
 
 if TYPE_CHECKING:
     import xarray
+    from jaxtyping import Array
 
 __all__ = ["NAMED", "MixtureModel", "story_of"]
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool
 
 from bayesmix.acceleration import Proposal
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
@@ -26,12 +25,15 @@ from bayesmix.statistics import Statistics
 from bayesmix.storage import per_cluster
 from bayesmix.units import Floor
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool
+
 __all__ = ["Maximum", "families", "maximize"]
 
 _NEXT_TO_NOTHING = 1e-100
 
-Estimate = Callable[[Array, Array, Array], Array]
-Onward = Callable[["Maximum", Array], Proposal]  # from a maximum, with the number of points
+type Estimate = Callable[[Array, Array, Array], Array]
+type Onward = Callable[[Maximum, Array], Proposal]  # from a maximum, with the number of points
 
 
 class Maximum(NamedTuple):

@@ -6,17 +6,19 @@ Each array of a call takes the host some ten microseconds there and back, which 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
 
-__all__ = ["Layout"]
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+__all__ = ["Layout", "parts_of", "row_of"]
 
 
 class Layout(NamedTuple):
@@ -24,7 +26,7 @@ class Layout(NamedTuple):
 
     form: Any
     shapes: tuple[tuple[int, ...], ...]
-    types: tuple[str, ...]
+    types: tuple[Any, ...]
 
     @classmethod
     def of(cls, stacked: Any) -> Layout:
@@ -47,15 +49,34 @@ class Layout(NamedTuple):
 
     def unpack(self, row: Float[Array, " width"]) -> Any:
         """The pytree of a row, with the types that it had; traceable."""
-        parts = [
-            row[place].reshape(shape).astype(code)
-            for place, shape, code in zip(_places(self.shapes), self.shapes, self.types)
-        ]
-        return jax.tree.unflatten(self.form, parts)
+        return jax.tree.unflatten(self.form, parts_of(row, self.shapes, self.types))
 
     def pack(self, tree: Any) -> Float[Array, " width"]:
         """The row of a pytree; traceable."""
-        return lax.concatenate([jnp.ravel(a).astype(jnp.float64) for a in jax.tree.leaves(tree)], 0)
+        return row_of(jax.tree.leaves(tree))
+
+    def restored(self, rows: Float[np.ndarray, "n width"]) -> Any:
+        """Stacked pytrees with the types that they had, that can be written to."""
+        views, form = jax.tree.flatten(self.views(rows))
+        return form.unflatten([view.astype(code) for view, code in zip(views, self.types)])
+
+
+def row_of(arrays: list[Array]) -> Float[Array, " width"]:
+    """Arrays as one; traceable, without the checks of `jax.numpy`, which take longer than all else here."""
+    return lax.concatenate(
+        [lax.convert_element_type(lax.reshape(a, (a.size,)), np.float64) for a in arrays], 0
+    )
+
+
+def parts_of(
+    row: Float[Array, " width"], shapes: Sequence[tuple[int, ...]], types: Sequence[Any]
+) -> list[Array]:
+    """The arrays of a row; traceable."""
+    parts = lax.split(row, list(map(math.prod, shapes)))
+    return [
+        lax.convert_element_type(lax.reshape(part, shape), code)
+        for part, shape, code in zip(parts, shapes, types)
+    ]
 
 
 @cache

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from bayesmix.hierarchy import GROUPS, POINTS, agglomerate, sphere, ward
 from bayesmix.initialize import nearest, plus_plus
 from bayesmix.inputs import as_generator
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 __all__ = ["Starts", "partition"]
 

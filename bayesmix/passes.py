@@ -8,19 +8,22 @@ products makes more.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
 
 from bayesmix.observations import Observations
+from bayesmix.storage import slices
 from bayesmix.variates import split
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = ["Assign", "by_blocks", "by_lanes", "is_few"]
 
@@ -31,7 +34,7 @@ _CHUNK, _LANES = 64, 16
 # Responsibilities (k, b) out of logits, weights and a key, and what each point adds to the objective (b,). That is
 # summed in float64: gains are differences of such sums, and of float32 they would be rounding while EM still climbs.
 # The key comes with the number of points of its block before these.
-Assign = Callable[[Array, Array, Any], tuple[Array, Array]]
+type Assign = Callable[[Array, Array, Any], tuple[Array, Array]]
 
 
 def is_few(numbers: int, dtype: Any = np.float64) -> bool:
@@ -87,24 +90,26 @@ def by_lanes(
     keys = _keys(key, blocks)
     k, p = natural.shape
 
-    def terms(t: Array) -> list[Array]:
+    def terms(columns: Sequence[Array], t: Array) -> list[Array]:
+        rows = slices(t, 0)
         if squares:
-            pairs = [(natural[:, j, None], natural[:, j + d, None]) for j in range(1, d + 1)]
-            return [(a * t[j] + b) * t[j] for j, (b, a) in enumerate(pairs, 1)]
-        return [natural[:, j, None] * t[j] for j in range(1, p)]
+            pairs = zip(columns[1 : d + 1], columns[d + 1 :])
+            return [(a * row + b) * row for row, (b, a) in zip(rows[1:], pairs)]
+        return [column * row for column, row in zip(columns[1:], rows[1:])]
 
     def more(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        block, first = i // each, (i % each) * size
+        block, first = lax.div(i, each), lax.rem(i, each) * size
         points = lax.dynamic_slice(x, (block, 0, first), (1, d, size))[0].astype(natural.dtype)
         counts = lax.dynamic_slice(weight, (block, first), (1, size))[0].astype(natural.dtype)
         t = keep(features(points))
         # The constant is added last, so that points on a grid that tie do so exactly.
-        logits = keep(reduce(add, terms(t)) + natural[:, :1])
+        columns = slices(natural, 1)
+        logits = keep(reduce(add, terms(columns, t)) + columns[0])
         r, own = assign(logits, counts, None if keys is None else (keys[block], first))
         r = keep(r)
-        parts = [slice(j, j + lanes) for j in range(0, size, lanes)]
-        moments = reduce(add, (t[:, None, part] * r[:, part] for part in parts))
-        objective = reduce(add, (own[part].astype(jnp.float64) for part in parts))
+        parts = [lax.split(a, [lanes] * (size // lanes), a.ndim - 1) for a in (t[:, None], r, own)]
+        moments = reduce(add, (features * chances for features, chances in zip(*parts[:2])))
+        objective = reduce(add, (part.astype(jnp.float64) for part in parts[2]))
         return sums[0] + moments.astype(jnp.float64), sums[1] + objective
 
     zero = jnp.zeros((p, k, lanes)), jnp.zeros(lanes)

@@ -33,14 +33,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float
 
 from bayesmix.devices import double_precision
 from bayesmix.inputs import points_last, to_numpy
 
 if TYPE_CHECKING:
     import pandas
+    from jaxtyping import Array, Float
 
     from bayesmix.mixture import GaussianMixture
 
@@ -212,9 +211,9 @@ def _view(hills: _Hills, x: Float[Array, " d"]) -> _View:
     apart = (scores - gradient).T
     metric = jnp.einsum("k,kij->ij", r, hills.precision)
     factor = jnp.linalg.cholesky(metric)
-    whitened = solve_triangular(factor, apart, lower=True)
+    whitened = jax.lax.linalg.triangular_solve(factor, apart, left_side=True, lower=True)
     spread, turn = jnp.linalg.eigh((whitened * r) @ whitened.T)
-    axes = solve_triangular(factor.T, turn, lower=False)
+    axes = jax.lax.linalg.triangular_solve(factor.T, turn, left_side=True)
     return _View(jax.nn.logsumexp(logits), gradient @ axes, spread - 1, axes, metric - (apart * r) @ apart.T)
 
 

@@ -19,16 +19,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array
 
 from bayesmix.covariance import Structure
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.storage import numbers
 from bayesmix.units import Units
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["Penalty", "log_prior", "log_prior_parts", "penalty", "rescaled", "to_data_units"]
 

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from bayesmix.compilation import Call, one_kernel, wide
 from bayesmix.density import draw_cluster, log_joint, log_sum, responsibilities
@@ -23,6 +22,9 @@ from bayesmix.labels import permuted
 from bayesmix.mixture import GaussianMixture
 from bayesmix.passes import is_few
 from bayesmix.variates import split
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 __all__ = [
     "Points",

@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpyro
-from jaxtyping import Array
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.distributions.distribution import validation_enabled
@@ -31,6 +30,9 @@ from bayesmix.model import MixtureModel
 from bayesmix.observations import Observations
 from bayesmix.programs import FixedPrior
 from bayesmix.statistics import Statistics, expected_log_joint, summarize
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = [
     "Evidence", "blank_points", "by_one_kernel", "log_likelihood", "log_prior_of_sites", "potential",

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from bayesmix.covariance import Structure, structure_of
 from bayesmix.inputs import as_count, as_floats
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior, require_site
 from bayesmix.units import Units
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["FixedPrior", "ProgramPrior", "cells", "positive"]
 

@@ -28,9 +28,10 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Complex, Float
 
 if TYPE_CHECKING:
+    from jaxtyping import Complex, Float
+
     from bayesmix.mixture import GaussianMixture
 
 __all__ = ["misclassification", "upper_tail"]

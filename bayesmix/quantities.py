@@ -18,7 +18,6 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from bayesmix.allocations import allocations_of
 from bayesmix.covariance import structure_of
@@ -28,6 +27,7 @@ from bayesmix.trees import flat_draws, mixtures
 
 if TYPE_CHECKING:
     import xarray
+    from jaxtyping import Float
 
 __all__ = ["invariants", "parameters"]
 

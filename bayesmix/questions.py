@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from bayesmix import density
 from bayesmix.devices import double_precision
@@ -24,6 +23,7 @@ from bayesmix.trees import flat_draws, mixtures
 
 if TYPE_CHECKING:
     import xarray
+    from jaxtyping import Array
 
 __all__ = ["classify", "log_density", "responsibilities", "same_cluster"]
 

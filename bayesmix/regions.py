@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from bayesmix.inputs import as_count, as_points
 from bayesmix.peaks import find_modes
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
     from bayesmix.mixture import GaussianMixture
 
 __all__ = ["HighestDensityRegion", "densest_region"]

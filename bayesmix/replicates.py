@@ -7,12 +7,14 @@ same rule. Which number answers which question is the table in `discrepancy`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from bayesmix.mixture import GaussianMixture
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 __all__ = ["PAIRWISE", "Sample", "kolmogorov_smirnov", "look", "pairwise", "probabilities", "replicates"]
 __all__ += ["some_rows", "transform", "weighted_quantiles"]

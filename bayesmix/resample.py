@@ -36,7 +36,9 @@ from bayesmix.interrupts import Patience, patient
 from bayesmix.loop import Options, Rules, State, advance, suited
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations, observe
+from bayesmix.packing import Layout
 from bayesmix.problem import Problem
+from bayesmix.progress import Progress
 from bayesmix.results import CODE
 from bayesmix.units import suspect
 from bayesmix.verdict import Verdict, best_of_each, verdict
@@ -95,33 +97,25 @@ class _End(NamedTuple):
     step: Any
 
 
-def _apart(starts: GaussianMixture, row: int) -> list[GaussianMixture]:
-    """The starts of a replicate, each with an axis of one."""
-    leaves, form = jax.tree.flatten(starts)
-    return [form.unflatten([a[row, s : s + 1] for a in leaves]) for s in range(leaves[0].shape[1])]
-
-
 def _run(
-    replicates: Iterable[tuple[Observations, list[GaussianMixture]]],
-    first: State,
+    replicates: Iterable[tuple[Observations, np.ndarray]],
     limit: Any,
     beta: Any,
     rules: Rules,
+    layout: Layout,
     options: Options,
 ) -> _End:
-    """Each start on the data of its replicate, a call each of the program that fits one: (replicates, starts, ...)."""
+    """Each start, a row, on the data of its replicate, a call each of one program: (replicates, starts, ...)."""
     ends = []
-    for data, starts in replicates:
+    for data, rows in replicates:
         with double_precision():
-            states = [
-                advance(first._replace(mixture=start), limit, data, beta, rules, options) for start in starts
+            some = [
+                advance(rows[s : s + 1], limit, data, beta, rules, layout, False, options)
+                for s in range(len(rows))
             ]
-            own, form = zip(*(jax.tree.flatten(_kept(state)) for state in states))
             # Waited for, so that no more data are held than each thread's own.
-            ends.append(
-                [np.concatenate(leaves) if len(own) > 1 else np.asarray(leaves[0]) for leaves in zip(*own)]
-            )
-    return form[0].unflatten([np.stack(leaves) for leaves in zip(*ends)])
+            ends.append(_kept(layout.restored(np.concatenate(some))))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *ends)
 
 
 def _kept(state: State) -> _End:
@@ -171,8 +165,6 @@ def refit(
     Raises:
         KeyboardInterrupt: Ctrl-C where they are not, or before any is finished, or twice.
     """
-    from tqdm import tqdm
-
     same, count = np.shape(starts.weights)[0] == 1, np.shape(starts.weights)[1]
     first = begin([Start(jax.tree.map(itemgetter((0, 0)), starts))], options)
     first = first._replace(trace=first.trace[:, :4])  # that nobody looks at
@@ -180,26 +172,30 @@ def refit(
     if problem.n_components > 1 and pays(work * first.statistics.moments[0].size):
         first = remember(first)
     slices = [np.arange(i, min(i + _BATCH, len(keys))) for i in range(0, len(keys), _BATCH)]
+    layout = Layout.of(first)
+    blank = layout.rows(first)
     with double_precision():  # handed over once: with each call it would take longer than the call itself
-        common = jax.device_put((first, np.full(1, max_steps), np.float64(1), problem.rules))
+        common = jax.device_put((np.full(1, max_steps), np.float64(1), problem.rules))
         x = jax.device_put(problem.observations.x)
-        given = jax.device_put(_apart(starts, 0)) if same else None
 
-    def replicate(row: int) -> tuple[Observations, list[GaussianMixture]]:
-        rows, weight = RESAMPLE[kind](keys[row], problem, source)
-        data = observe(rows, weight, problem.structure, x if rows is problem.x else None)
-        own = _apart(starts, row) if given is None else given
-        return data, own
+    def replicate(row: int) -> tuple[Observations, np.ndarray]:
+        drawn, weight = RESAMPLE[kind](keys[row], problem, source)
+        data = observe(drawn, weight, problem.structure, x if drawn is problem.x else None)
+        rows = np.repeat(blank, count, axis=0)
+        places = jax.tree.leaves(layout.views(rows).mixture)
+        for place, values in zip(places, jax.tree.leaves(starts), strict=True):
+            place[...] = values[0 if same else row]
+        return data, rows
 
     def batch(rows: np.ndarray, options: Options) -> tuple[np.ndarray, _End]:
         own = suited(options, first, problem.observations)
-        return rows, _run(map(replicate, rows.tolist()), *common, options=own)
+        return rows, _run(map(replicate, rows.tolist()), *common, layout=layout, options=own)
 
     ends: list[_End] = []
     joined: _End | None = None
     finished = len(keys)
     with (
-        tqdm(desc=title, total=len(keys), delay=2, disable=None, leave=False) as bar,
+        Progress(title, "data sets", len(keys)) as bar,
         patient() as patience,
         lapack_on_one_thread(problem.x.shape[1]),
     ):

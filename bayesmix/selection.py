@@ -22,6 +22,7 @@ from bayesmix.gap import CentreSearch, search_centres
 from bayesmix.groups import Cell
 from bayesmix.inputs import as_count, as_key, as_name, as_points, as_weights
 from bayesmix.partitions import partition
+from bayesmix.progress import Progress
 from bayesmix.ranking import CRITERIA, INTERRUPTED, Search
 
 __all__ = ["search"]
@@ -117,13 +118,10 @@ def search(
     }
     found: dict[Cell, CellFit] = {}
     if fitted:
-        from tqdm import tqdm
-
-        with tqdm(total=len(fitted), desc="search", unit=" cells", delay=2, disable=None, leave=False) as bar:
+        with Progress("search", "cells", len(fitted)) as bar:
 
             def progress(cell: Cell) -> None:
-                bar.set_description(f"{cell.covariance}, {cell.n_components}", refresh=False)
-                bar.update()
+                bar.update(title=f"{cell.covariance}, {cell.n_components}")
 
             kept = Checkpoint.at(
                 checkpoint,

@@ -23,12 +23,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
 from bayesmix.compilation import one_kernel
 from bayesmix.covariance import Structure
@@ -38,6 +37,9 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.passes import Assign, by_blocks, by_lanes
 from bayesmix.storage import STORAGES, numbers, per_cluster, with_one
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = [
     "RESPONSIBILITIES", "Statistics", "common_part", "expected_log_joint", "largest", "moments_of",

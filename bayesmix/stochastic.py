@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from bayesmix.devices import double_precision
 from bayesmix.drive import begin, run
@@ -35,6 +34,7 @@ from bayesmix.uncertainty import ordered
 
 if TYPE_CHECKING:
     import xarray
+    from jaxtyping import Array
 
 __all__ = ["stochastic_chain"]
 

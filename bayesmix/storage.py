@@ -6,19 +6,31 @@ of points, points last, and `second` reads moments back from their sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cache, reduce
+from operator import add
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
 
 from bayesmix.inputs import is_traced
 
-__all__ = ["STORAGES", "WRITTEN_OUT", "Storage", "inverse_cholesky", "numbers", "per_cluster", "with_one"]
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+__all__ = [
+    "STORAGES",
+    "WRITTEN_OUT",
+    "Storage",
+    "inverse_cholesky",
+    "numbers",
+    "per_cluster",
+    "slices",
+    "with_one",
+]
 
 
 def numbers(values: Any) -> Any:
@@ -69,6 +81,11 @@ def _pairs(d: int) -> tuple[np.ndarray, np.ndarray]:
     return np.triu_indices(d)
 
 
+def slices(values: Array, axis: int) -> Sequence[Array]:
+    """Those of length one along an axis; one operation, of which indices take two each and longer to trace."""
+    return lax.split(values, [1] * values.shape[axis], axis % values.ndim)
+
+
 def with_one(x: Float[Array, "d b"]) -> Float[Array, "d+1 b"]:
     """[1, x]: all the features that are needed where one covariance is shared."""
     return numbers(x).concatenate([numbers(x).ones_like(x[:1]), x])
@@ -80,7 +97,10 @@ def _products(
     x: Float[Array, "d b"], rows: tuple[np.ndarray, np.ndarray], apart: bool
 ) -> Float[Array, "p b"]:
     y, (i, j) = with_one(x), rows
-    return jnp.stack([y[a] * y[b] for a, b in zip(i.tolist(), j.tolist())]) if apart else y[i] * y[j]
+    if not apart:
+        return y[i] * y[j]
+    each = slices(y, 0)
+    return jnp.concatenate([each[a] * each[b] for a, b in zip(i.tolist(), j.tolist())])
 
 
 def _full_features(x: Float[Array, "d b"], apart: bool = False) -> Float[Array, "p b"]:
@@ -124,7 +144,8 @@ def _full_second(moments: Float[Array, "k q"], d: int) -> Float[Array, "k d d"]:
     where = np.empty((d, d), int)
     where[i, j] = where[j, i] = np.arange(i.size)
     if numbers(moments) is jnp and d <= WRITTEN_OUT:
-        return jnp.stack([moments[:, place] for place in where.ravel().tolist()], axis=1).reshape(-1, d, d)
+        each = slices(moments, 1)
+        return jnp.concatenate([each[place] for place in where.ravel().tolist()], axis=1).reshape(-1, d, d)
     return moments[:, where]
 
 
@@ -140,20 +161,27 @@ def _full_cholesky(values: Any) -> Any:
         return np.stack([_full_cholesky(matrix) for matrix in values])
 
 
+def _entries(matrix: Float[Array, "... d d"]) -> list[Sequence[Array]]:
+    """Of a matrix, row by row, each (..., 1, 1)."""
+    return [slices(row, -1) for row in slices(matrix, -2)]
+
+
 def _assembled(entries: list[list[Array]]) -> Array:
     """A lower triangular matrix (..., d, d) of its entries, row by row."""
     zero, d = jnp.zeros_like(entries[0][0]), len(entries)
-    return jnp.stack([jnp.stack([*row, *[zero] * (d - len(row))], axis=-1) for row in entries], axis=-2)
+    rows = [jnp.concatenate([*row, *[zero] * (d - len(row))], axis=-1) for row in entries]
+    return jnp.concatenate(rows, axis=-2)
 
 
 # A call of LAPACK for a few numbers takes longer than the numbers do, and to get them there and back is five kernels
 # to compile; written out they are one.
 def _small_cholesky(values: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
     rows: list[list[Array]] = []
-    for i in range(values.shape[-1]):
+    given = _entries(values)
+    for i in range(len(given)):
         row: list[Array] = []
         for j in range(i + 1):
-            left = (values[..., i, j] + values[..., j, i]) / 2
+            left = given[i][i] if i == j else (given[i][j] + given[j][i]) / 2
             for a, b in zip(row, rows[j] if j < i else row):
                 left = left - a * b
             row.append(left / rows[j][j] if j < i else jnp.sqrt(jnp.where(left > 0, left, jnp.nan)))
@@ -163,9 +191,10 @@ def _small_cholesky(values: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
 
 def _small_inverse(factor: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
     rows: list[list[Array]] = []
-    for i in range(factor.shape[-1]):
-        pivot = 1 / factor[..., i, i]
-        row = [-pivot * sum(factor[..., i, m] * rows[m][j] for m in range(j, i)) for j in range(i)]
+    given = _entries(factor)
+    for i in range(len(given)):
+        pivot = 1 / given[i][i]
+        row = [-pivot * reduce(add, (given[i][m] * rows[m][j] for m in range(j, i))) for j in range(i)]
         rows.append([*row, pivot])
     return _assembled(rows)
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import ParameterFreeTransform, biject_to
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = ["lower_cholesky", "simplex"]
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
 from bayesmix.inputs import as_generator, as_name
 from bayesmix.labels import assigned, match_mixtures, permuted
@@ -27,6 +26,7 @@ from bayesmix.trees import flat_draws, mixtures
 
 if TYPE_CHECKING:
     import xarray
+    from jaxtyping import Int
 
 __all__ = ["METHODS", "relabel", "relabelled"]
 

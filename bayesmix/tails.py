@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr, ndtri
-from jaxtyping import Array, Float
 
 from bayesmix.devices import double_precision
 from bayesmix.inputs import as_floats, is_traced, points_last
 
 if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
     from bayesmix.mixture import GaussianMixture
 
 __all__ = ["cdf", "cumulative", "inverse", "quantile"]
@@ -100,6 +100,8 @@ def _line(mixture: GaussianMixture) -> tuple[Array, Array, Array]:
 
 def _below(z: Float[Array, "k n"], weights: Float[Array, "k 1"]) -> tuple[Array, Array]:
     """F and 1 - F, each from its own terms."""
+    from jax.scipy.special import ndtr  # not at the top: it takes a tenth of `import bayesmix`
+
     return jnp.sum(weights * ndtr(z), axis=0), jnp.sum(weights * ndtr(-z), axis=0)
 
 
@@ -112,6 +114,8 @@ def cdf(mixture: GaussianMixture, x: Float[Array, " n"]) -> Float[Array, " n"]:
 
 def quantile(mixture: GaussianMixture, p: Float[Array, " n"]) -> Float[Array, " n"]:
     """The x below which a share p of the mixture lies; NaN where p is no probability."""
+    from jax.scipy.special import ndtr, ndtri
+
     weights, means, deviations = _line(mixture)
     own = jnp.where(weights > 0, means + deviations * ndtri(p), jnp.nan)
     low, high = jnp.nanmin(own, axis=0), jnp.nanmax(own, axis=0)

@@ -14,8 +14,8 @@ from operator import add, itemgetter
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from bayesmix.assignments import labels, sums_by_label
 from bayesmix.compilation import wide
@@ -141,7 +141,7 @@ def _next(
 ) -> tuple[State, Turn]:
     """The end of this step, if one was begun, and the turn to the next."""
     ended = end_turn(state, turn, reduce(add, parts), rules, options)
-    state = jax.tree.map(lambda old, new: jnp.where(begun, new, old), state, ended)
+    state = jax.tree.map(partial(lax.select, begun), ended, state)
     return state, begin_turn(state, rules, options)
 
 

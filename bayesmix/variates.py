@@ -12,13 +12,16 @@ References:
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from bayesmix.elementary import cos_turn, log_positive
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 __all__ = [
     "PER_GAMMA", "indices", "log_gamma", "log_gamma_of", "normal_of", "split", "uniform", "wishart_factor", "words_of",

@@ -16,9 +16,9 @@ from bayesmix.storage import STORAGES
 
 ROOT = Path(bm.__file__).parent
 LAYERS = (
-    ("frames", "documents", "interrupts", "devices"),
-    ("checkpoints",),
-    ("inputs", "compilation", "packing"),
+    ("frames", "documents", "interrupts", "devices", "progress"),
+    ("checkpoints", "packing"),
+    ("inputs", "compilation"),
     ("evaluate",),
     ("storage", "agreement", "elementary", "supports"),
     ("variates", "hierarchy"),
@@ -91,7 +91,7 @@ FIGURES = {("mixture", "files"), ("results", "files")} | {
     ("ranking", "plots"),
     ("gap", "plots"),
 }
-LIGHT = {"__future__", "jax", "numpy", "jaxtyping", "bayesmix"}
+LIGHT = {"__future__", "jax", "numpy", "bayesmix"}
 # Modules whose top may import more, because they are themselves loaded only where they are used.
 HEAVY_TOPS = {
     name: {"numpyro"}

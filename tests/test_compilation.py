@@ -43,7 +43,7 @@ def compiled(monkeypatch):
 def test_a_search_over_k_compiles_one_loop_and_the_next_none(compiled):
     x = bm.datasets.load("old_faithful").to_numpy()
     bm.search(x, n_components=range(1, 10), covariance="VVV")
-    assert compiled().count("jit(advance_rows)") == 1  # cells are padded to the largest k, so not nine
+    assert compiled().count("jit(advance)") == 1  # cells are padded to the largest k, so not nine
     bm.search(x[::-1] * 3, n_components=range(1, 10), covariance="VVV", key=1)  # other data of that shape
     bm.search(x[:260], n_components=range(1, 10), covariance="EEE")  # padded to as many; of the same storage
     assert compiled() == []

@@ -401,17 +401,21 @@ def test_a_trace_that_is_shorter_than_the_run_keeps_the_last_objectives():
     from bayesmix.drive import begin
     from bayesmix.initialize import given_start
     from bayesmix.loop import Options, advance
+    from bayesmix.packing import Layout
     from bayesmix.problem import prepare
 
     x, r = data("VVV")
     start = bm.fit(model("VVV"), x, init=r, max_steps=1, tol=0).mixture
     problem = prepare(start.n_components, "VVV", x, None, 0.0)
     states = begin([given_start(start, problem)], Options())
+
+    def ten_steps(states):
+        layout = Layout.of(states)
+        given = layout.rows(states), np.array([10]), problem.observations, np.float64(1), problem.rules
+        return layout.restored(np.asarray(advance(*given, layout, False, Options())))
+
     with double_precision():
-        whole, short = (
-            advance(s, np.array([10]), problem.observations, np.float64(1), problem.rules, Options())
-            for s in (states, states._replace(trace=states.trace[:, :4]))
-        )
+        whole, short = (ten_steps(s) for s in (states, states._replace(trace=states.trace[:, :4])))
     filled = int(short.filled[0])
     assert filled == int(whole.filled[0]) > 4
     last = np.arange(filled - 3, filled)

@@ -22,6 +22,7 @@ from bayesmix.cli.shared import (
     words_of,
 )
 from bayesmix.cli.tables import Data, load_mixture, load_posterior, read_data, require_netcdf
+from bayesmix.progress import Progress
 
 if TYPE_CHECKING:
     import pandas
@@ -169,8 +170,6 @@ def _sampled(
     data: Data, n_components: str, covariance: str, n_warmup: int, n_draws: int, key: int
 ) -> dict[str, xarray.DataTree]:
     """A posterior by Gibbs for each number of clusters and structure."""
-    from tqdm import tqdm
-
     import bayesmix as bm
 
     counts = counts_of(n_components, most=len(data.x))
@@ -179,12 +178,11 @@ def _sampled(
         raise ValueError(
             "compare needs two posteriors at least; ask for several --n-components or --covariance"
         )
-    bar = tqdm(models, desc="sampling", unit=" posteriors", delay=2, disable=None, leave=False)
     return {
         f"{model.covariance}, k = {model.n_components}": bm.sample_posterior(
             model, data.x, key=key, method="gibbs", n_warmup=n_warmup, n_draws=n_draws
         )
-        for model in bar
+        for model in Progress("sampling", "posteriors", len(models)).over(models)
     }
 
 

@@ -26,6 +26,7 @@ from bayesmix.cli.shared import (
     words_of,
 )
 from bayesmix.cli.tables import Data, read_data
+from bayesmix.progress import Progress
 
 if TYPE_CHECKING:
     import pandas
@@ -111,13 +112,13 @@ def fit_command(
 def _fit_each(
     data: Data, counts: list[int], covariance: str, prior: str | None, n_starts: int | None, key: int
 ) -> dict[int, Fit]:
-    from tqdm import tqdm
-
     import bayesmix as bm
 
     models = [bm.MixtureModel(k, covariance, prior=prior) for k in counts]
-    bar = tqdm(models, desc="fitting", unit=" k", delay=2, disable=None, leave=False)
-    return {model.n_components: bm.fit(model, data.x, n_starts=n_starts, key=key) for model in bar}
+    bar = Progress("fitting", "k", len(models))
+    return {
+        model.n_components: bm.fit(model, data.x, n_starts=n_starts, key=key) for model in bar.over(models)
+    }
 
 
 def _records(fits: dict[int, Fit], best: int | None) -> list[dict[str, Any]]:
