@@ -222,10 +222,16 @@ def suited(options: Options, states: State, observations: Observations) -> Optio
     """The options with `few`, if passes of such states are to be one kernel."""
     numbers = states.statistics.moments.size // states.code.size
     row = states.mixture.covariance.row
-    raw = row.shared or not options.whitened
+    dtype = np.dtype(observations.x.dtype)
+    wide = options.whitened and dtype == np.float32 and not row.shared  # see `statistics`
+    raw = row.shared or wide or not options.whitened
     if row.storage == "diagonal" and not row.shared and options.responsibilities == "soft":
         numbers -= numbers // 4  # squares are read once, see `by_lanes`
-    few = raw and options.responsibilities != "sampled_counts" and is_few(numbers, observations.x.dtype)
+    few = (
+        raw
+        and options.responsibilities != "sampled_counts"
+        and is_few(numbers, np.float64 if wide else dtype)
+    )
     return options._replace(few=few)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Assign", "by_blocks", "by_lanes", "is_few"]
 
 _FEW = {8: 784, 4: 256}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
-# Points at a time of one kernel, and places of its sums: measured best of 32 to 256, and of 8 to 64.
-_CHUNK, _LANES = 64, 16
+# Points at a time of one kernel, and places of its sums, in bytes: measured best of 32 to 256 points, and of 8 to 64
+# places.
+_CHUNK, _LANES = 512, 128
 
 # Responsibilities (k, b) out of logits, weights and a key, and what each point adds to the objective (b,). That is
 # summed in float64: gains are differences of such sums, and of float32 they would be rounding while EM still climbs.
@@ -84,9 +85,8 @@ def by_lanes(
     keep = lax.optimization_barrier
     x, weight = observations.x, observations.weight
     blocks, d, b = x.shape
-    size = math.gcd(b, _CHUNK)
-    lanes = math.gcd(size, _LANES)
-    each = b // size
+    size = math.gcd(b, _CHUNK // natural.dtype.itemsize)
+    lanes = math.gcd(size, _LANES // natural.dtype.itemsize)
     keys = _keys(key, blocks)
     k, p = natural.shape
 
@@ -97,8 +97,8 @@ def by_lanes(
             return [(a * row + b) * row for row, (b, a) in zip(rows[1:], pairs)]
         return [column * row for column, row in zip(columns[1:], rows[1:])]
 
-    def more(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        block, first = lax.div(i, each), lax.rem(i, each) * size
+    def chunk(block: Any, i: Any, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        first = i * size
         points = lax.dynamic_slice(x, (block, 0, first), (1, d, size))[0].astype(natural.dtype)
         counts = lax.dynamic_slice(weight, (block, first), (1, size))[0].astype(natural.dtype)
         t = keep(features(points))
@@ -110,8 +110,14 @@ def by_lanes(
         parts = [lax.split(a, [lanes] * (size // lanes), a.ndim - 1) for a in (t[:, None], r, own)]
         moments = reduce(add, (features * chances for features, chances in zip(*parts[:2])))
         objective = reduce(add, (part.astype(jnp.float64) for part in parts[2]))
-        return sums[0] + moments.astype(jnp.float64), sums[1] + objective
+        return sums[0] + moments, sums[1] + objective
+
+    def more(block: Any, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        # Moments of a block are of the data's precision, as they are in `by_blocks`: to convert is half of a pass.
+        zero = jnp.zeros((p, k, lanes), natural.dtype)
+        moments, objective = lax.fori_loop(0, b // size, partial(chunk, block), (zero, sums[1]))
+        return sums[0] + moments.astype(jnp.float64), objective
 
     zero = jnp.zeros((p, k, lanes)), jnp.zeros(lanes)
-    moments, objective = lax.fori_loop(0, blocks * each, more, zero)
+    moments, objective = lax.fori_loop(0, blocks, more, zero) if blocks > 1 else more(0, zero)
     return jnp.sum(moments, axis=-1), jnp.sum(objective)

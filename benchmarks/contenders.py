@@ -93,13 +93,12 @@ class Bayesmix:
         )
 
     def _loop(self, x, start, structure, options):
-        """`run(steps)` of the compiled loop that `fit` and `kmeans` drive, as it is for float32 from a few steps on."""
+        """`run(steps)` of the compiled loop that `fit` and `kmeans` drive."""
         from bayesmix.drive import begin, run
         from bayesmix.initialize import given_start
         from bayesmix.problem import prepare
 
         problem = prepare(start.n_components, structure, x, None, 0.0)
-        options = options._replace(whitened=problem.observations.x.dtype == np.float32)
         states = begin([given_start(start, problem)], options)
         return lambda steps: run(states, np.array([steps]), problem.observations, problem.rules, options)
 
