@@ -19,12 +19,14 @@ from bayesmix.devices import double_precision, lapack_on_one_thread
 from bayesmix.initialize import Start, nearest
 from bayesmix.loop import Options, Rules, State, advance, suited
 from bayesmix.mixture import GaussianMixture
+from bayesmix.mstep import thin_clusters
 from bayesmix.observations import Observations
 from bayesmix.packing import Layout
 from bayesmix.progress import Progress
 from bayesmix.results import CODE
 from bayesmix.statistics import Statistics
 from bayesmix.threads import advance_by_parts, parts_of, tables_of
+from bayesmix.units import Floor
 
 __all__ = ["Path", "begin", "remember", "run"]
 
@@ -76,7 +78,7 @@ class Path(NamedTuple):
     states: State
     traces: list[np.ndarray]
     chains: list[np.ndarray]
-    whitened: bool
+    moments: dict[str, Any]  # the options of the rule that its moments came to follow
 
     def mixture(self, s: int) -> GaussianMixture:
         """The mixture of start s, in loop units."""
@@ -107,6 +109,7 @@ def run(
     chains: list[list[np.ndarray]] = [[] for _ in ends]
     chunk = int(np.clip(_QUICK // (each * len(ends)), _FIRST, capacity))
     parts = parts_of(observations, each)
+    floor = rules.floor
     with double_precision():
         parts, rules, power = jax.device_put((parts, rules, np.float64(beta)))
     tables = tables_of(parts, options)
@@ -142,7 +145,7 @@ def run(
                 if states.chain is not None:
                     chains[s].append(states.chain[s, :filled])
             if (states.code == CODE["thin"]).any():
-                options = suited(options._replace(whitened=True), states, observations)
+                options = suited(_careful(options, states, floor, observations), states, observations)
                 states = states._replace(code=np.where(states.code == CODE["thin"], 0, states.code))
             for s in np.flatnonzero(states.code == CODE["empty"]).tolist():
                 states = _relocate(states, s, observations)
@@ -150,8 +153,19 @@ def run(
         states,
         [np.concatenate(t) if t else np.zeros(0) for t in traces],
         [np.concatenate(c) if c else np.zeros(0) for c in chains],
-        options.whitened,
+        {"whitened": options.whitened, "thinnest": options.thinnest},
     )
+
+
+def _careful(options: Options, states: State, floor: Floor, observations: Observations) -> Options:
+    """Whitened moments for as many clusters as are thin, up to the next power of two; for all, where those are many."""
+    mixture, storage = states.mixture, states.mixture.covariance.storage
+    k, d = mixture.means.shape[1:]
+    thin = thin_clusters(mixture.means, storage.cholesky(mixture.covariance.values), floor, storage)
+    found = (thin & (states.statistics.moments[..., 0] > d + 1))[states.code == CODE["thin"]]
+    count = 1 << int(found.sum(axis=-1).max() - 1).bit_length()
+    apart = observations.x.dtype == np.float64 and 2 * count <= k
+    return options._replace(whitened=True, thinnest=count if apart else 0)
 
 
 def _one_by_one(

@@ -55,7 +55,7 @@ def _plain(
         if path.states.code[winner] or left <= 0:
             return path
         limits = np.where(np.arange(len(starts)) == winner, left, 0)
-        options = options._replace(whitened=path.whitened)
+        options = options._replace(**path.moments)
         more = _climb(problem, path.states, limits, options)
         path = more._replace(traces=[np.concatenate(pair) for pair in zip(path.traces, more.traces)])
 
@@ -92,7 +92,7 @@ def _annealed(
     for beta in _LEVELS:
         left = np.full(len(starts), each)
         path = _climb(problem, states, left, options, beta=beta, title="annealing")
-        options = options._replace(whitened=path.whitened)
+        options = options._replace(**path.moments)
         states = _anew(path, _split(path, generator))
     return _climb(problem, states, steps - states.step, options)
 
@@ -145,7 +145,7 @@ def _stochastic(
         average = _average(later, problem.x.shape[1]) if len(later) else chain.states.statistics.moments[s]
         statistics = Statistics(average, np.float64(-np.inf), None if second is None else second[s])
         ends.append(Start(chain.mixture(s), statistics))
-    options = options._replace(responsibilities="soft", whitened=chain.whitened)
+    options = options._replace(responsibilities="soft", **chain.moments)
     rules = problem.rules._replace(tol=0.0)
     last = run(begin(ends, options), np.ones(len(ends), int), problem.observations, rules, options)
     code = np.where(chain.states.code == 0, CODE["averaged"], chain.states.code)

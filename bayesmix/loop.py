@@ -51,6 +51,7 @@ class Options(NamedTuple):
     responsibilities: str = "soft"
     hold: tuple[str, ...] = ()
     whitened: bool = False
+    thinnest: int = 0  # clusters that it is for, where others have raw moments
     relocate: bool = False
     decreasing: bool = False  # statistics move towards each draw by a decreasing step, `step_size`
     few: bool = False  # a pass is one kernel: `suited`
@@ -169,8 +170,9 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         code = jnp.where(failed > _MAX_REDRAWS, CODE["collapsed"], code)
     code = jnp.where(finite | ~accepted, code, CODE["non_finite"])
     taken, again = finite & accepted, bad
-    if not options.whitened and not mixture.covariance.row.shared:  # these moments are not to be trusted
-        thin = jnp.any(turn.thin & (count > d + 1))
+    # Moments that are not to be trusted:
+    if not mixture.covariance.row.shared and (options.thinnest or not options.whitened):
+        thin = jnp.sum(turn.thin & (count > d + 1)) > options.thinnest
         code, taken, again = jnp.where(thin, CODE["thin"], code), taken | (thin & accepted), bad | thin
     mixture, statistics = jax.tree.map(
         partial(lax.select, taken), (mixture, statistics), (state.mixture, state.statistics)
@@ -210,6 +212,8 @@ def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) 
         observations,
         options.responsibilities,
         whitened=options.whitened,
+        thinnest=options.thinnest,
+        thin=turn.thin,
         beta=beta,
         key=turn.draw,
         factor=turn.inverse,

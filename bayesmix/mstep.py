@@ -22,13 +22,13 @@ from bayesmix.estimate import eve_or_vve
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import Penalty
 from bayesmix.statistics import Statistics
-from bayesmix.storage import per_cluster
+from bayesmix.storage import Storage, numbers, per_cluster
 from bayesmix.units import Floor
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool
 
-__all__ = ["Maximum", "families", "maximize"]
+__all__ = ["Maximum", "families", "maximize", "thin_clusters"]
 
 _NEXT_TO_NOTHING = 1e-100
 
@@ -44,6 +44,12 @@ class Maximum(NamedTuple):
     collapsed: Bool
     thin: Bool
     proposal: Proposal | None = None  # that went on from there, within the family
+
+
+def thin_clusters(means: Any, factor: Any, floor: Floor, storage: Storage) -> Any:
+    """Whose raw moments keep too few digits (k,), by the Cholesky factors of their covariances."""
+    low = storage.diagonal(factor) ** 2 < floor.thin + floor.thinness * means**2
+    return numbers(means).any(low, axis=-1)
 
 
 def maximize(
@@ -75,8 +81,7 @@ def maximize(
         return _estimate(structure, estimate, count, scatter, previous, floor, keep, lift=lift)
 
     def maximum(values: Array, factor: Array, collapsed: Bool) -> Maximum:
-        pivots = storage.diagonal(factor) ** 2
-        thin = jnp.any(pivots < floor.thin + floor.thinness * means**2, axis=-1) & ~collapsed
+        thin = thin_clusters(means, factor, floor, storage) & ~collapsed
         found = GaussianMixture(weights, means, Covariance(values, structure.name))
         return Maximum(found, factor, collapsed, thin)
 

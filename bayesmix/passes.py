@@ -45,13 +45,13 @@ def is_few(numbers: int, dtype: Any = np.float64) -> bool:
 
 def by_blocks(
     natural: Any, block: Callable, assign: Assign, dtype: Any, observations: Observations, key: Any
-) -> tuple[Array, Array]:
-    """Sums of a block function: moments and objective."""
+) -> tuple[Any, Array]:
+    """Sums of a block function: moments, an array or several, and objective."""
 
-    def sums(x: Array, weight: Array, key: Any) -> tuple[Array, Array]:
+    def sums(x: Array, weight: Array, key: Any) -> tuple[Any, Array]:
         numbers = None if key is None else (key, 0)
         moments, each = block(natural, x.astype(dtype), weight.astype(dtype), assign, numbers)
-        return moments.astype(jnp.float64), jnp.sum(each.astype(jnp.float64))
+        return jax.tree.map(lambda a: a.astype(jnp.float64), moments), jnp.sum(each.astype(jnp.float64))
 
     count = observations.x.shape[0]
     keys = _keys(key, count)
@@ -89,6 +89,9 @@ def by_lanes(
     lanes = math.gcd(size, _LANES // natural.dtype.itemsize)
     keys = _keys(key, blocks)
     k, p = natural.shape
+    wide = (
+        natural.dtype == jnp.float64
+    )  # else sums of a block are float32, as in `by_blocks`: to convert takes long
 
     def terms(columns: Sequence[Array], t: Array) -> list[Array]:
         rows = slices(t, 0)
@@ -113,10 +116,9 @@ def by_lanes(
         return sums[0] + moments, sums[1] + objective
 
     def more(block: Any, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        # Moments of a block are of the data's precision, as they are in `by_blocks`: to convert is half of a pass.
-        zero = jnp.zeros((p, k, lanes), natural.dtype)
-        moments, objective = lax.fori_loop(0, b // size, partial(chunk, block), (zero, sums[1]))
-        return sums[0] + moments.astype(jnp.float64), objective
+        own = sums if wide else (jnp.zeros(sums[0].shape, natural.dtype), sums[1])
+        moments, objective = lax.fori_loop(0, b // size, partial(chunk, block), own)
+        return moments if wide else sums[0] + moments.astype(jnp.float64), objective
 
     zero = jnp.zeros((p, k, lanes)), jnp.zeros(lanes)
     moments, objective = lax.fori_loop(0, blocks, more, zero) if blocks > 1 else more(0, zero)

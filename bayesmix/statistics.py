@@ -13,9 +13,9 @@ linear in x, and the total second moment is computed once, in `observations`.
 Two rules give the moments, and which one holds is a fact, not an option. "raw" sums T(x) itself, about the
 data's own mean: exact to 1e-7 in float64 while no cluster is thinner than 1e-3.5 of the data's spread and of its
 mean's distance; in float32 log-densities hold to 1e-4 while none is thinner than a sixteenth. "whitened" sums
-T(W_k (x - m_k)) and maps back in float64; it serves from the step at which a cluster becomes thinner than that. Of
-float32 data it is raw moments in float64 instead, which takes half the time or less: what they lose is less than
-rounding to float32 has cost such data.
+T(W_k (x - m_k)) and maps back in float64; it serves from the step at which a cluster becomes thinner than that, for
+the clusters that are where they are few, else for all. Of float32 data it is raw moments in float64 instead, which
+takes half the time or less: what they lose is less than rounding to float32 has cost such data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +124,8 @@ def summarize(
     responsibilities: str = "soft",
     *,
     whitened: bool = False,
+    thinnest: int = 0,
+    thin: Any = None,
     beta: Any = 1.0,
     key: Any = None,
     factor: tuple[Array, Array] | None = None,
@@ -137,6 +139,8 @@ def summarize(
         observations: from `observe`, for the same structure.
         responsibilities: a row of `RESPONSIBILITIES`.
         whitened: the rule for the moments; see the module's text. No matter where Σ is shared.
+        thinnest: how many clusters it is for, where others are to have raw moments; for all if 0.
+        thin: which clusters it is for first (k,).
         beta: inverse temperature.
         key: key data (2,) for the rows that draw.
         factor: `precision_factor` of the mixture's covariance, where the caller has it already.
@@ -149,30 +153,60 @@ def summarize(
     dtype = observations.x.dtype
     if whitened and not shared and dtype == jnp.float32:
         whitened, dtype = False, jnp.float64
-    if whitened and not shared:
-        totals = by_blocks(*_whitened(mixture, dtype, beta, factor), assign, dtype, observations, key)
-    else:
-        natural, block = _raw(mixture, dtype, beta, factor)
-        if few:
-            features = with_one if shared else partial(mixture.covariance.storage.features, apart=True)
-            # Of hard ones points on a grid tie, exactly only where what all clusters have in common is added as one.
-            squares = mixture.covariance.storage.axes == 1 and not shared and responsibilities == "soft"
-            over = partial(by_lanes, features, assign, squares=squares)
-            if padded:
-                totals = one_kernel(partial(_by_width, over), few)(
-                    mixture.weights, natural, observations, key
-                )
-            else:
-                totals = one_kernel(over, few)(natural, observations, key)
+    if few:
+        features = with_one if shared else partial(mixture.covariance.storage.features, apart=True)
+        # Of hard ones points on a grid tie, exactly only where what all clusters have in common is added as one.
+        squares = mixture.covariance.storage.axes == 1 and not shared and responsibilities == "soft"
+        over = partial(by_lanes, features, assign, squares=squares)
+        natural = _raw(mixture, dtype, beta, factor).natural
+        if padded:
+            over, given = partial(_by_width, over), (mixture.weights, natural)
         else:
-            totals = by_blocks(natural, block, assign, dtype, observations, key)
-    moments, objective = totals[0].T, totals[1] / beta
+            given = (natural,)
+        totals, objective = one_kernel(over, few)(*given, observations, key)
+        moments = totals.T
+    else:
+        order, groups = None, [(whitened and not shared, mixture, factor)]
+        if thinnest and groups[0][0]:
+            order = jnp.argsort(jnp.where(thin, mixture.weights, -1), stable=True)
+            places = jnp.split(order, [order.size - thinnest])
+            groups = [(w, *_some(mixture, factor, own)) for w, own in zip((False, True), places)]
+        rules = [(_whitened if w else _raw)(own, dtype, beta, its) for w, own, its in groups]
+        natural = [rule.natural for rule in rules]
+        totals, objective = by_blocks(natural, partial(_block, rules), assign, dtype, observations, key)
+        parts = [
+            _about_origin(own, total.T, its) if w else total.T for (w, own, its), total in zip(groups, totals)
+        ]
+        moments = parts[0] if order is None else jnp.concatenate(parts)[jnp.argsort(order)]
+    objective = objective / beta
     if shared:
         objective = objective - common_part(mixture, observations.second, factor)
         return Statistics(moments, objective, jnp.asarray(observations.second))
-    if whitened:
-        moments = _about_origin(mixture, moments, factor)
     return Statistics(moments, objective)
+
+
+def _some(
+    mixture: GaussianMixture, factor: tuple[Array, Array], places: Array
+) -> tuple[GaussianMixture, tuple[Array, Array]]:
+    """Some of the clusters, and of their factors."""
+    return jax.tree.map(lambda a: a[places], (mixture, factor))
+
+
+class _Rule(NamedTuple):
+    """How logits and moments of a block are computed, of some clusters or all."""
+
+    natural: Any  # what is computed once a pass, and then
+    logits: Callable[[Any, Array], tuple[Array, Array]]  # of it and a block (d, b): logits (k, b), and what
+    moments: Callable[[Array, Array], Array]  # with responsibilities (k, b) gives moments (p, k)
+
+
+def _block(
+    rules: list[_Rule], natural: list, x: Array, weight: Array, assign: Assign, key: Any
+) -> tuple[list[Array], Array]:
+    logits, kept = zip(*(rule.logits(own, x) for rule, own in zip(rules, natural)))
+    r, objective = assign(logits[0] if len(rules) == 1 else jnp.concatenate(logits), weight, key)
+    parts = lax.split(r, [own.shape[0] for own in logits])
+    return [rule.moments(own, part) for rule, own, part in zip(rules, kept, parts)], objective
 
 
 def _by_width(
@@ -235,21 +269,20 @@ def natural_parameters(mixture: GaussianMixture, factor: tuple[Array, Array]) ->
     return jnp.concatenate(parts, axis=1)
 
 
-def _raw(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> tuple[Array, Callable]:
-    """Natural parameters Θ, and the block function that uses them."""
+def _raw(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> _Rule:
+    """Natural parameters Θ, with which all is two products."""
     shared, features = mixture.covariance.row.shared, mixture.covariance.storage.features
 
-    def block(natural: Array, x: Array, weight: Array, assign: Assign, key: Any) -> tuple[Array, Array]:
+    def logits(natural: Array, x: Array) -> tuple[Array, Array]:
         t = with_one(x) if shared else features(x)
         # The constant is added last where it can be, so that points on a grid that tie do so exactly.
-        logits = natural[:, 1:] @ x + natural[:, :1] if shared else natural @ t
-        r, objective = assign(logits, weight, key)
-        return t @ r.T, objective  # faster than r @ t.T
+        return natural[:, 1:] @ x + natural[:, :1] if shared else natural @ t, t
 
-    return (beta * natural_parameters(mixture, factor)).astype(dtype), block
+    # t @ r.T is faster than r @ t.T.
+    return _Rule((beta * natural_parameters(mixture, factor)).astype(dtype), logits, lambda t, r: t @ r.T)
 
 
-def _whitened(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> tuple[tuple, Callable]:
+def _whitened(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) -> _Rule:
     """The same in each cluster's whitened coordinates y = W_k (x - m_k): no large numbers cancel."""
     storage = mixture.covariance.storage
     w, log_det = factor
@@ -260,19 +293,21 @@ def _whitened(mixture: GaussianMixture, dtype: Any, beta: Any, factor: tuple) ->
         jnp.asarray(beta, dtype),
     )
 
-    def block(natural: tuple, x: Array, weight: Array, assign: Assign, key: Any) -> tuple[Array, Array]:
+    def logits(natural: tuple, x: Array) -> tuple[Array, Array]:
         constant, means, w, beta = natural
         y = storage.whiten(w, x - means[:, :, None])
-        r, objective = assign(constant - beta / 2 * jnp.sum(y * y, axis=1), weight, key)
+        return constant - beta / 2 * jnp.sum(y * y, axis=1), y
+
+    def moments(y: Array, r: Array) -> Array:
         spread = storage.spread(r, y)
         parts = [
             jnp.sum(r, axis=1, keepdims=True),
             jnp.einsum("kb,kdb->kd", r, y),
             spread.reshape(spread.shape[0], -1),
         ]
-        return jnp.concatenate(parts, axis=1).T, objective
+        return jnp.concatenate(parts, axis=1).T
 
-    return natural, block
+    return _Rule(natural, logits, moments)
 
 
 def _about_origin(mixture: GaussianMixture, moments: Array, factor: tuple) -> Array:

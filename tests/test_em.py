@@ -559,3 +559,29 @@ def test_bad_calls_are_one_error_before_anything_is_compiled(case):
     with pytest.raises(ValueError, match=message):
         call()
     assert advance._cache_size() <= compiled + (case == "mixture of another size")
+
+
+@pytest.mark.parametrize(("thin", "whitened"), [(1, 1), (3, 0)])
+def test_only_thin_clusters_are_whitened_where_they_are_few(thin, whitened):
+    """Four clusters apart, some of them 1e4 times thinner than that: covariances of their rows by two passes."""
+    from bayesmix.drive import begin, run
+    from bayesmix.initialize import given_start
+    from bayesmix.loop import Options
+    from bayesmix.problem import prepare
+
+    rng = np.random.default_rng(0)
+    centers = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    scale = np.where(np.arange(4) < thin, 1e-4, 1e-2)
+    z = np.arange(800) % 4
+    x = centers[z] + rng.normal(size=(800, 3)) * scale[z, None]
+    start = bm.GaussianMixture.of(
+        np.full(4, 0.25), centers, scale[:, None, None] ** 2 * np.eye(3), covariance="VVV"
+    )
+    problem = prepare(4, "VVV", x, None, 0.0)
+    states = begin([given_start(start, problem)], Options())
+    path = run(states, np.array([20]), problem.observations, problem.rules, Options())
+    assert path.moments == {"whitened": True, "thinnest": whitened}
+    found = problem.units.leave(path.mixture(0))
+    for j in range(4):
+        exact = np.cov(x[z == j].T, bias=True)
+        assert_allclose(found.covariances[j], exact, atol=1e-9 * np.trace(exact))
