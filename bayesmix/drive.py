@@ -163,7 +163,7 @@ def _careful(options: Options, states: State, floor: Floor, observations: Observ
     k, d = mixture.means.shape[1:]
     thin = thin_clusters(mixture.means, storage.cholesky(mixture.covariance.values), floor, storage)
     found = (thin & (states.statistics.moments[..., 0] > d + 1))[states.code == CODE["thin"]]
-    count = 1 << int(found.sum(axis=-1).max() - 1).bit_length()
+    count = max(1 << int(found.sum(axis=-1).max() - 1).bit_length(), 2 * options.thinnest)
     apart = observations.x.dtype == np.float64 and 2 * count <= k
     return options._replace(whitened=True, thinnest=count if apart else 0)
 

@@ -29,9 +29,9 @@ class Points(NamedTuple):
     names: tuple[str, ...]
 
 
-def chunks_of(n: int) -> Iterator[slice]:
+def chunks_of(n: int, size: int = 65536) -> Iterator[slice]:
     """The rows in stretches that fit into a processor's cache, for passes that need nothing of the data's size."""
-    return (slice(first, min(first + 65536, n)) for first in range(0, n, 65536))
+    return (slice(first, min(first + size, n)) for first in range(0, n, size))
 
 
 def is_traced(*trees: Any) -> bool:

@@ -318,7 +318,7 @@ def advance(
 
         return lax.fori_loop(0, jnp.sum(limits > 0), body, rows)
 
-    whole = _whole(layout.unpack(rows[0]), options)
+    whole = _whole(jax.tree.unflatten(layout.form, [np.empty(shape) for shape in layout.shapes]), options)
     return one_kernel(run, whole)(rows, limits, observations, beta, rules)
 
 

@@ -31,6 +31,7 @@ _THIN = {"float64": 1e-7, "float32": 4e-3}
 # it has up to ten times d + 1 points. Beyond, the limit on its standard deviation falls as one over the number of
 # points: a few points are always near some plane, many are not unless there is one.
 SPURIOUS_RATIO = 1e-3
+_NUMBERS = 2**15  # of a stretch of rows
 
 
 class Floor(NamedTuple):
@@ -92,20 +93,29 @@ def standardize(
     """The data in the units of the loop, in their own precision, and those units."""
     total, d = weight.sum(), x.shape[1]
     first = x[0].astype(np.float64)
-    parts = list(chunks_of(len(x)))  # nothing of the data's size is made but the result
+    parts = list(chunks_of(len(x), max(256, _NUMBERS // d)))  # nothing of the data's size is made but the result
     origin = first + sum(weight[rows] @ (x[rows] - first) for rows in parts) / total
-    u = x - origin
-    constant = np.array([(column == column[0]).all() for column in x.T])
+    constant = np.ones(d, bool)
+    for rows in parts:
+        constant &= (x[rows] == x[0]).all(axis=0)
+        if not constant.any():
+            break
+    u, largest = np.empty(x.shape), np.zeros(d)
+    for rows in parts:
+        u[rows] = x[rows] - origin
+        largest = np.maximum(largest, np.abs(u[rows]).max(axis=0))
     u[:, constant] = 0
-    largest = np.maximum(u.max(axis=0), -u.min(axis=0))
     largest[constant] = 1
     deviation = largest * np.sqrt(sum(weight[rows] @ (u[rows] / largest) ** 2 for rows in parts) / total)
     varying = deviation[~constant]
     typical = np.sqrt(np.mean((varying / varying.max()) ** 2)) * varying.max() if varying.size else 1.0
     deviation[constant] = typical
     scale = _power_of_two(deviation if structure.by_column else np.full(d, typical))
-    u /= scale
-    covariance = sum((u[rows] * weight[rows, None]).T @ u[rows] for rows in parts) / total
+    covariance = np.zeros((d, d))
+    for rows in parts:
+        u[rows] /= scale
+        covariance += (u[rows] * weight[rows, None]).T @ u[rows]
+    covariance /= total
     floor, degenerate = _floor(covariance, constant, names, structure, x.dtype.name)
     return u.astype(x.dtype, copy=False), Units(origin, scale, floor, degenerate)
 
