@@ -109,9 +109,11 @@ def run(
     chains: list[list[np.ndarray]] = [[] for _ in ends]
     chunk = int(np.clip(_QUICK // (each * len(ends)), _FIRST, capacity))
     parts = parts_of(observations, each)
+    rules, power = jax.tree.map(np.asarray, (rules, np.float64(beta)))
     floor = rules.floor
-    with double_precision():
-        parts, rules, power = jax.device_put((parts, rules, np.float64(beta)))
+    if chunk < capacity or len(parts) > 1:  # handed over once, where there will be more calls than one or two
+        with double_precision():
+            parts, rules, power = jax.device_put((parts, rules, power))
     tables = tables_of(parts, options)
     with (
         lapack_on_one_thread(states.mixture.n_features if len(parts) > 1 else 1),

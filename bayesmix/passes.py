@@ -89,7 +89,7 @@ def by_lanes(
     lanes = math.gcd(size, _LANES // natural.dtype.itemsize)
     keys = _keys(key, blocks)
     k, p = natural.shape
-    # Sums of a block are of this precision, as in `by_blocks`: to convert those of a few points takes as long as they do.
+    # Sums of a block are of this precision, as in `by_blocks`: to convert those of few points takes as long as they do.
     wide = natural.dtype == jnp.float64
 
     def terms(columns: Sequence[Array], t: Array) -> list[Array]:

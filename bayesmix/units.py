@@ -93,7 +93,8 @@ def standardize(
     """The data in the units of the loop, in their own precision, and those units."""
     total, d = weight.sum(), x.shape[1]
     first = x[0].astype(np.float64)
-    parts = list(chunks_of(len(x), max(256, _NUMBERS // d)))  # nothing of the data's size is made but the result
+    # Nothing of the data's size is made but the result.
+    parts = list(chunks_of(len(x), max(256, _NUMBERS // d)))
     origin = first + sum(weight[rows] @ (x[rows] - first) for rows in parts) / total
     constant = np.ones(d, bool)
     for rows in parts:
