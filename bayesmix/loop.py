@@ -227,14 +227,14 @@ def suited(options: Options, states: State, observations: Observations) -> Optio
     numbers = states.statistics.moments.size // states.code.size
     row = states.mixture.covariance.row
     dtype = np.dtype(observations.x.dtype)
-    wide = options.whitened and dtype == np.float32 and not row.shared  # see `statistics`
-    raw = row.shared or wide or not options.whitened
+    doubled = options.whitened and dtype == np.float32 and not row.shared  # see `statistics`
+    raw = row.shared or doubled or not options.whitened
     if row.storage == "diagonal" and not row.shared and options.responsibilities == "soft":
         numbers -= numbers // 4  # squares are read once, see `by_lanes`
     few = (
         raw
         and options.responsibilities != "sampled_counts"
-        and is_few(numbers, np.float64 if wide else dtype)
+        and is_few(numbers, np.float64 if doubled else dtype)
     )
     return options._replace(few=few)
 
