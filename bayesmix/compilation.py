@@ -27,7 +27,7 @@ from jax.core import eval_jaxpr
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from bayesmix.devices import double_precision
-from bayesmix.packing import parts_of, row_of
+from bayesmix.packing import arrays_of, row_of
 
 if TYPE_CHECKING:
     from jaxtyping import Array
@@ -133,7 +133,7 @@ def one_kernel(function: Callable, few: bool) -> Callable:
         shapes_of, types_of = [a.shape for a in small], [a.dtype for a in small]
 
         def kernel(packed: Array, *large: Array) -> list[Array]:
-            parts, others = iter(parts_of(packed, shapes_of, types_of)), iter(large)
+            parts, others = iter(arrays_of(packed, shapes_of, types_of)), iter(large)
             every = [
                 jnp.zeros(a.shape, a.dtype) if not need else next(parts if a.size <= _SMALL else others)
                 for a, need in zip(leaves, needs)

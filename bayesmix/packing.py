@@ -18,7 +18,7 @@ from jax import lax
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-__all__ = ["Layout", "parts_of", "row_of"]
+__all__ = ["Layout", "arrays_of", "row_of"]
 
 
 class Layout(NamedTuple):
@@ -26,7 +26,7 @@ class Layout(NamedTuple):
 
     form: Any
     shapes: tuple[tuple[int, ...], ...]
-    types: tuple[Any, ...]
+    types: tuple[str, ...]
 
     @classmethod
     def of(cls, stacked: Any) -> Layout:
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
 
     def unpack(self, row: Float[Array, " width"]) -> Any:
         """The pytree of a row, with the types that it had; traceable."""
-        return jax.tree.unflatten(self.form, parts_of(row, self.shapes, self.types))
+        return jax.tree.unflatten(self.form, arrays_of(row, self.shapes, self.types))
 
     def pack(self, tree: Any) -> Float[Array, " width"]:
         """The row of a pytree; traceable."""
@@ -68,7 +68,7 @@ def row_of(arrays: list[Array]) -> Float[Array, " width"]:
     )
 
 
-def parts_of(
+def arrays_of(
     row: Float[Array, " width"], shapes: Sequence[tuple[int, ...]], types: Sequence[Any]
 ) -> list[Array]:
     """The arrays of a row; traceable."""

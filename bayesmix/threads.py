@@ -88,8 +88,8 @@ def advance_by_parts(
     Of a `new` call the first parts go one by one: otherwise each thread would compile the same program.
     """
 
-    # Handed over once: at each of the calls it would take longer than the M-step.
-    beta, rules, numbers = jax.device_put((beta, rules, [np.int32(i) for i in range(len(parts))]))
+    # Handed over once, as `drive` does with all else: at each of the calls it would take longer than the M-step.
+    numbers = jax.device_put([np.int32(i) for i in range(len(parts))])
 
     def pass_over(turn: Turn, part: int) -> Statistics:
         with double_precision():
