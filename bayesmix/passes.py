@@ -30,11 +30,15 @@ __all__ = ["Assign", "by_blocks", "by_lanes", "is_few"]
 _FEW = {8: 784, 4: 256}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
 # Points at a time of one kernel, and places of its sums, in bytes: measured best of 32 to 256 points, and of 8 to 64
 # places.
-_CHUNK, _LANES = 512, 128
+_CHUNK, _LANES = 1024, 128
+# Of float32 so many chunks, 4,096 points, are summed before sums are float64: to convert them takes as long as a chunk.
+_TOGETHER = 16
+_CHAIN = 8
 
 # Responsibilities (k, b) out of logits, weights and a key, and what each point adds to the objective (b,). That is
 # summed in float64: gains are differences of such sums, and of float32 they would be rounding while EM still climbs.
 # The key comes with the number of points of its block before these.
+type Pieces = Callable[[Array], list[tuple[Array, Array | None]]]  # see `storage`
 type Assign = Callable[[Array, Array, Any], tuple[Array, Array]]
 
 
@@ -63,24 +67,31 @@ def by_blocks(
     return lax.scan(lambda c, b: (jax.tree.map(jnp.add, c, sums(*b)), None), zero, xs)[0]
 
 
+def _sum(terms: Sequence[Array]) -> Array:
+    """In chains of up to sixteen: a processor waits for each link of one, and does another meanwhile."""
+    count = -(-len(terms) // _CHAIN)
+    return reduce(add, (reduce(add, terms[i::count]) for i in range(count)))
+
+
 def _keys(key: Any, count: int) -> Any:
     """One for each block."""
     return None if key is None else key[None] if count == 1 else split(key, count)
 
 
 def by_lanes(
-    features: Callable[[Array], Array],
+    pieces: Pieces,
     assign: Assign,
     natural: Float[Array, "k p"],
     observations: Observations,
     key: Any,
-    squares: bool = False,
+    partners: Sequence[Sequence[int]] = (),
 ) -> tuple[Array, Array]:
     """The same for one kernel: few points at a time, which stay in vectors, and products as sums written out.
 
-    Where features are 1, x and their `squares`, logits may be sums of (a x + b) x: what is read is most of the time.
-    Each sum has as many places as two vectors have, and these are added up at the end. XLA would compute again, in each
-    of the loops that read it, what is not kept.
+    Moments (k, p) are of 1, x and the `pieces` of x. Logits may be sums over features i of x_i times a sum over the
+    `partners` j of i of x_j: then rows of x are all that is read, which stay in registers. Each sum has as many places
+    as two vectors have, and these are added up at the end. XLA would compute again, in each of the loops that read it,
+    what is not kept.
     """
     keep = lax.optimization_barrier
     x, weight = observations.x, observations.weight
@@ -88,37 +99,49 @@ def by_lanes(
     size = math.gcd(b, _CHUNK // natural.dtype.itemsize)
     lanes = math.gcd(size, _LANES // natural.dtype.itemsize)
     keys = _keys(key, blocks)
-    k, p = natural.shape
-    # Sums of a block are of this precision, as in `by_blocks`: to convert those of few points takes as long as they do.
-    wide = natural.dtype == jnp.float64
+    k = natural.shape[0]
+    count = blocks * (b // size)
 
-    def terms(columns: Sequence[Array], t: Array) -> list[Array]:
-        rows = slices(t, 0)
-        if squares:
-            pairs = zip(columns[1 : d + 1], columns[d + 1 :])
-            return [(a * row + b) * row for row, (b, a) in zip(rows[1:], pairs)]
-        return [column * row for column, row in zip(columns[1:], rows[1:])]
+    def parts(a: Array) -> Sequence[Array]:
+        return lax.split(a, [lanes] * (size // lanes), a.ndim - 1)
 
-    def chunk(block: Any, i: Any, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        first = i * size
-        points = lax.dynamic_slice(x, (block, 0, first), (1, d, size))[0].astype(natural.dtype)
+    def terms(columns: Sequence[Array], points: Array, given: list[tuple[Array, Any]]) -> list[Array]:
+        linear, others, rows = columns[:d], iter(columns[d:]), slices(points, 0)
+        if partners:
+            return [
+                reduce(add, (next(others) * rows[j] for j in own), column) * row
+                for column, row, own in zip(linear, rows, partners)
+            ]
+        products = [row if factor is None else row * factor for a, factor in given for row in slices(a, 0)]
+        return [column * row for column, row in zip(columns, [*rows, *products])]
+
+    def chunk(i: Any, sums: tuple[list[Array], Array]) -> tuple[list[Array], Array]:
+        block, first = lax.div(i, b // size), lax.rem(i, b // size) * size
+        points = keep(lax.dynamic_slice(x, (block, 0, first), (1, d, size))[0].astype(natural.dtype))
         counts = lax.dynamic_slice(weight, (block, first), (1, size))[0].astype(natural.dtype)
-        t = keep(features(points))
+        given = [(keep(a), None) if factor is None else (a, factor) for a, factor in pieces(points)]
         # The constant is added last, so that points on a grid that tie do so exactly.
         columns = slices(natural, 1)
-        logits = keep(reduce(add, terms(columns, t)) + columns[0])
+        logits = keep(_sum(terms(columns[1:], points, given)) + columns[0])
         r, own = assign(logits, counts, None if keys is None else (keys[block], first))
-        r = keep(r)
-        parts = [lax.split(a, [lanes] * (size // lanes), a.ndim - 1) for a in (t[:, None], r, own)]
-        moments = reduce(add, (features * chances for features, chances in zip(*parts[:2])))
-        objective = reduce(add, (part.astype(jnp.float64) for part in parts[2]))
-        return sums[0] + moments, sums[1] + objective
+        r = parts(keep(r)[:, None])
+        moments = [reduce(add, r, sums[0][0])]
+        for (a, factor), total in zip([(points, None), *given], sums[0][1:]):
+            chances = r if factor is None else [c * f for c, f in zip(r, parts(factor))]
+            moments.append(reduce(add, (c * row for c, row in zip(chances, parts(a))), total))
+        return moments, sums[1] + reduce(add, (part.astype(jnp.float64) for part in parts(own)))
 
-    def more(block: Any, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        own = sums if wide else (jnp.zeros(sums[0].shape, natural.dtype), sums[1])
-        moments, objective = lax.fori_loop(0, b // size, partial(chunk, block), own)
-        return moments if wide else sums[0] + moments.astype(jnp.float64), objective
+    def more(group: Any, sums: tuple[list[Array], Array]) -> tuple[list[Array], Array]:
+        first = group * _TOGETHER
+        last = jnp.minimum(first + _TOGETHER, count)
+        own = [jnp.zeros(a.shape, natural.dtype) for a in sums[0]], sums[1]
+        moments, objective = lax.fori_loop(first, last, chunk, own)
+        return [a + own.astype(jnp.float64) for a, own in zip(sums[0], moments)], objective
 
-    zero = jnp.zeros((p, k, lanes)), jnp.zeros(lanes)
-    moments, objective = lax.fori_loop(0, blocks, more, zero) if blocks > 1 else more(0, zero)
-    return jnp.sum(moments, axis=-1), jnp.sum(objective)
+    sizes = [1, d, *(len(a) for a, _ in jax.eval_shape(pieces, jax.ShapeDtypeStruct((d, size), natural.dtype)))]
+    zero = [jnp.zeros((k, m, lanes)) for m in sizes], jnp.zeros(lanes)
+    if natural.dtype == jnp.float64:
+        moments, objective = lax.fori_loop(0, count, chunk, zero)
+    else:
+        moments, objective = lax.fori_loop(0, -(-count // _TOGETHER), more, zero)
+    return jnp.concatenate([jnp.sum(a, axis=-1) for a in moments], axis=1), jnp.sum(objective)

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from bayesmix.compilation import one_kernel
+from bayesmix.compilation import in_kernel, one_kernel
 from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
 from bayesmix.elementary import exp_below, log_positive
@@ -85,8 +86,18 @@ def _hard(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> 
 
 def largest(logits: Float[Array, "k b"]) -> tuple[Array, Array]:
     """Where the largest logit is, a tie going to the lowest index, and what it is; faster than argmax."""
+    if in_kernel():
+        start = np.array(-np.inf, logits.dtype), np.array(0, logits.dtype)
+        both = logits, lax.broadcasted_iota(logits.dtype, logits.shape, 0)
+        top, first = lax.optimization_barrier(lax.reduce(both, start, _larger, (0,)))
+        return first, top
     top = jnp.max(logits, axis=0)
     return jnp.min(jnp.where(logits == top, _index(logits), logits.shape[0]), axis=0), top
+
+
+def _larger(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    better = b[0] > a[0]
+    return lax.select(better, b[0], a[0]), lax.select(better, b[1], a[1])
 
 
 def _index(logits: Float[Array, "k b"]) -> Float[Array, "k 1"]:
@@ -154,17 +165,17 @@ def summarize(
     if whitened and not shared and dtype == jnp.float32:
         whitened, dtype = False, jnp.float64
     if few:
-        features = with_one if shared else partial(mixture.covariance.storage.features, apart=True)
         # Of hard ones points on a grid tie, exactly only where what all clusters have in common is added as one.
-        squares = mixture.covariance.storage.axes == 1 and not shared and responsibilities == "soft"
-        over = partial(by_lanes, features, assign, squares=squares)
+        storage, d = mixture.covariance.storage, mixture.n_features
+        partners = [] if shared or responsibilities == "hard" else storage.partners(d)
+        pieces = (lambda x: []) if shared else storage.pieces
+        over = partial(by_lanes, pieces, assign, partners=partners)
         natural = _raw(mixture, dtype, beta, factor).natural
         if padded:
             over, given = partial(_by_width, over), (mixture.weights, natural)
         else:
             given = (natural,)
-        totals, objective = one_kernel(over, few)(*given, observations, key)
-        moments = totals.T
+        moments, objective = one_kernel(over, few)(*given, observations, key)
     else:
         order, groups = None, [(whitened and not shared, mixture, factor)]
         if thinnest and groups[0][0]:
@@ -219,7 +230,7 @@ def _by_width(
 
     def pass_of(width: int, natural: Array) -> tuple[Array, Array]:
         moments, objective = over(natural[:width], observations, key)
-        return jnp.pad(moments, ((0, 0), (0, k - width))), objective
+        return jnp.pad(moments, ((0, k - width), (0, 0))), objective
 
     place = jnp.sum(reach > jnp.asarray(widths[:-1]))
     return lax.switch(place, [partial(pass_of, width) for width in widths], natural)

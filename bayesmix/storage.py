@@ -51,10 +51,13 @@ class Storage(NamedTuple):
     """
 
     axes: int  # trailing axes of `values`: 2, 1 or 0
-    # Block (d, b) -> T(x) (1 + d + q, b): 1, x, and q products of x; `apart` as in `_products`.
-    features: Callable[..., Array]
+    features: Callable[[Array], Array]  # block (d, b) -> T(x) (1 + d + q, b): 1, x, and q products of x
+    # The products for a pass that is one kernel: rows (m, b) and, unless it is None, what they are to be multiplied
+    # by (1, b), so that they need not be kept.
+    pieces: Callable[[Array], list[tuple[Array, Any]]]
     weigh: Callable[[Array, int], Array]  # precision, d -> (k|1, q): -1/2 xᵀPx = weigh(P) @ those products
     size: Callable[[int], int]  # d -> q
+    partners: Callable[[int], list]  # d -> by which x_j each x_i is multiplied, in the order of q; none of a sphere
     second: Callable[[Array, int], Array]  # sums of the products (k, q) -> second moments in storage
     pack: Callable[[Any, int], Any]  # and back
     outer: Callable[[Any], Any]  # means (k, d) -> the storage's part of m mᵀ
@@ -92,27 +95,26 @@ def with_one(x: Float[Array, "d b"]) -> Float[Array, "d+1 b"]:
 
 
 # Products of rows of [1, x], so that T is one kernel: to write it piece by piece and put the pieces together costs
-# half as much again at run time, and three times as much to compile. `apart` does, where it is part of another kernel.
-def _products(
-    x: Float[Array, "d b"], rows: tuple[np.ndarray, np.ndarray], apart: bool
-) -> Float[Array, "p b"]:
-    y, (i, j) = with_one(x), rows
-    if not apart:
-        return y[i] * y[j]
-    each = slices(y, 0)
-    return jnp.concatenate([each[a] * each[b] for a, b in zip(i.tolist(), j.tolist())])
+# half as much again at run time, and three times as much to compile.
+def _products(x: Float[Array, "d b"], i: np.ndarray, j: np.ndarray) -> Float[Array, "p b"]:
+    y = with_one(x)
+    return y[i] * y[j]
 
 
-def _full_features(x: Float[Array, "d b"], apart: bool = False) -> Float[Array, "p b"]:
-    return _products(x, np.triu_indices(len(x) + 1), apart)
+def _full_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
+    return _products(x, *np.triu_indices(len(x) + 1))
 
 
-def _diagonal_features(x: Float[Array, "d b"], apart: bool = False) -> Float[Array, "p b"]:
+def _full_pieces(x: Float[Array, "d b"]) -> list[tuple[Array, Array | None]]:
+    return [(lax.slice_in_dim(x, i, len(x)), row) for i, row in enumerate(slices(x, 0))]
+
+
+def _diagonal_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
     alone, each = np.zeros(len(x) + 1, int), np.arange(1, len(x) + 1)
-    return _products(x, (np.r_[alone, each], np.r_[: len(x) + 1, each]), apart)
+    return _products(x, np.r_[alone, each], np.r_[: len(x) + 1, each])
 
 
-def _spherical_features(x: Float[Array, "d b"], apart: bool = False) -> Float[Array, "p b"]:
+def _spherical_features(x: Float[Array, "d b"]) -> Float[Array, "p b"]:
     return numbers(x).concatenate([with_one(x), (x * x).mean(axis=0, keepdims=True)])
 
 
@@ -231,8 +233,10 @@ STORAGES: dict[str, Storage] = {
     "full": Storage(
         axes=2,
         features=_full_features,
+        pieces=_full_pieces,
         weigh=_full_weigh,
         size=lambda d: len(_pairs(d)[0]),
+        partners=lambda d: [range(i, d) for i in range(d)],
         second=_full_second,
         pack=_full_pack,
         outer=lambda m: m[:, :, None] * m[:, None, :],
@@ -252,8 +256,10 @@ STORAGES: dict[str, Storage] = {
     "diagonal": Storage(
         axes=1,
         features=_diagonal_features,
+        pieces=lambda x: [(x * x, None)],
         weigh=lambda p, d: -0.5 * p,
         size=lambda d: d,
+        partners=lambda d: [[i] for i in range(d)],
         second=lambda q, d: q,
         pack=lambda v, d: v,
         outer=lambda m: m * m,
@@ -274,8 +280,10 @@ STORAGES: dict[str, Storage] = {
     "spherical": Storage(
         axes=0,
         features=_spherical_features,
+        pieces=lambda x: [((x * x).mean(axis=0, keepdims=True), None)],
         weigh=lambda p, d: -0.5 * d * p[:, None],
         size=lambda d: 1,
+        partners=lambda d: [],
         second=lambda q, d: q[:, 0],
         pack=lambda v, d: v[:, None],
         outer=lambda m: (m * m).mean(-1),
