@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Assign", "by_blocks", "by_lanes", "is_few"]
 
-_FEW = {8: 784, 4: 256}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
+_FEW = {8: 784, 4: 640}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
 # Points at a time of one kernel, and places of its sums, in bytes: measured best of 32 to 256 points, and of 8 to 64
 # places.
 _CHUNK, _LANES = 1024, 128
