@@ -85,6 +85,11 @@ class wide:
                 self._known = False
         return self._program(arguments)(*self._asked(arguments))
 
+    def chosen(self, *arguments: Any) -> Callable:
+        """What such a call came to, once one has been made: to find that out takes as long as the rest of a call."""
+        program = self._program(arguments)
+        return program if self._known else lambda *others: program(*self._asked(others))
+
     def lower(self, *arguments: Any) -> Any:
         """What `jax.jit` calls so: traced, to be compiled."""
         return self._program(arguments).lower(*self._asked(arguments))

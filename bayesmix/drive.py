@@ -120,7 +120,6 @@ def run(
         ThreadPoolExecutor(len(parts)) as pool,
         Progress(title, "steps") as bar,
     ):
-        new = True
         while ((states.code == 0) & ((states.step < ends) | states.skip)).any():
             before = states.step.sum()
             clock = time.perf_counter()
@@ -132,11 +131,8 @@ def run(
                 if len(parts) == 1:
                     states = _one_by_one(states, budget, parts[0], power, rules, options)
                 else:
-                    states = advance_by_parts(
-                        states, budget, parts, power, rules, options, pool, tables, new=new
-                    )
+                    states = advance_by_parts(states, budget, parts, power, rules, options, pool, tables)
                     states = jax.tree.map(np.array, states)
-                new = False
             seconds = time.perf_counter() - clock
             done = int(states.step.sum() - before)
             taken += done

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
 __all__ = [
-    "Options", "Rules", "State", "Turn", "advance", "begin_turn", "e_step", "end_turn", "suited",
+    "Options", "Rules", "State", "Turn", "advance", "begin_turn", "e_step", "end_turn", "is_whole", "suited",
 ]  # fmt: skip
 
 _MAX_REDRAWS = 200
@@ -318,7 +318,7 @@ def advance(
 
         return lax.fori_loop(0, jnp.sum(limits > 0), body, rows)
 
-    whole = _whole(jax.tree.unflatten(layout.form, [np.empty(shape) for shape in layout.shapes]), options)
+    whole = is_whole(layout.shaped(), options)
     return one_kernel(run, whole)(rows, limits, observations, beta, rules)
 
 
@@ -335,7 +335,7 @@ def _climb(
     )
 
 
-def _whole(state: State, options: Options) -> bool:
+def is_whole(state: State, options: Options) -> bool:
     """Whether all of a climb, the M-step too, is one kernel."""
     row, d = state.mixture.covariance.row, state.mixture.n_features
     return options.few and row.written_out(d, state.family is not None)

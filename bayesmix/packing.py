@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -29,10 +30,28 @@ class Layout(NamedTuple):
     types: tuple[str, ...]
 
     @classmethod
+    def like(cls, tree: Any) -> Layout:
+        """That of a pytree."""
+        leaves, form = jax.tree.flatten(tree)
+        return cls(form, tuple(a.shape for a in leaves), tuple(str(a.dtype) for a in leaves))
+
+    @classmethod
     def of(cls, stacked: Any) -> Layout:
         """That of pytrees which are stacked, along the first axis."""
-        leaves, form = jax.tree.flatten(stacked)
-        return cls(form, tuple(a.shape[1:] for a in leaves), tuple(str(a.dtype) for a in leaves))
+        return cls.like(jax.tree.map(itemgetter(0), stacked))
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        return sum(map(math.prod, self.shapes))
+
+    def shaped(self) -> Any:
+        """A pytree of arrays of these shapes, of no meaning."""
+        return jax.tree.unflatten(self.form, [np.empty(shape) for shape in self.shapes])
+
+    def row(self, tree: Any) -> Float[np.ndarray, " width"]:
+        """That of one pytree, on the host."""
+        return np.concatenate([np.ravel(a).astype(np.float64) for a in jax.tree.leaves(tree)])
 
     def rows(self, stacked: Any) -> Float[np.ndarray, "n width"]:
         """One for each of stacked pytrees."""

@@ -1,8 +1,10 @@
-"""The same loop with its passes over the data shared among threads, for data of which a pass takes milliseconds.
+"""The same loop with its passes over the data shared among threads, for data of which a pass takes a millisecond.
 
-XLA runs a program of small blocks on one core. Here the host turns the loop: the E-step of each part of the blocks is
-a call of its own, in a thread of its own, and statistics add; the end of the step and the next M-step are one small
-program. That costs one or two milliseconds a step, and no more programs are compiled than would be without it.
+XLA runs a program of small blocks on one core. Here each part of the blocks is passed over by a call of its own, in a
+thread of its own, and statistics add. A call ends the step of which all parts are known, takes the next M-step, and
+passes over its part: so each does the little that is not a pass, and a step is one call of each thread. They are made
+one step ahead of what is known to have been computed, which hides the tenth of a millisecond that the host takes; a
+call after the end of a run makes no pass.
 """
 
 from __future__ import annotations
@@ -11,25 +13,29 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 from operator import add, itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from bayesmix.assignments import labels, sums_by_label
-from bayesmix.compilation import wide
+from bayesmix.compilation import one_kernel, wide
 from bayesmix.devices import double_precision
 from bayesmix.inputs import cores
-from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_turn
+from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_turn, is_whole
 from bayesmix.observations import Observations
+from bayesmix.packing import Layout
 from bayesmix.statistics import Statistics
 from bayesmix.variates import split
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
 __all__ = ["advance_by_parts", "parts_of", "tables_of"]
 
-# Products n k p of a pass, some six milliseconds on one core: to share a step costs up to two.
-_WORTH = 2e7
+_WORTH = 2e7  # products n k p of a pass, from which it is shared
 
 
 def parts_of(observations: Observations, products: float) -> list[Observations]:
@@ -80,78 +86,152 @@ def advance_by_parts(
     options: Options,
     pool: ThreadPoolExecutor,
     tables: list[tuple[np.ndarray, np.ndarray]] | None,
-    *,
-    new: bool,
 ) -> State:
-    """What `loop.advance` does, one start after another, with the `tables_of` the parts.
-
-    Of a `new` call the first parts go one by one: otherwise each thread would compile the same program.
-    """
-
-    # Handed over once, as `drive` does with all else: at each of the calls it would take longer than the M-step.
-    numbers = jax.device_put([np.int32(i) for i in range(len(parts))])
-
-    def pass_over(turn: Turn, part: int) -> Statistics:
-        with double_precision():
-            if tables is None:
-                return jax.block_until_ready(_part(turn, parts[part], numbers[part], beta, options))
-            label, objective = _labels(turn, parts[part])
-            moments = sums_by_label(*tables[part], np.asarray(label).reshape(-1), turn.mixture.n_components)
-            return Statistics(moments, objective, parts[part].second)
-
-    def climb(state: State, limit: int, alone: bool) -> State:
-        last = int(state.step) + limit
-        state = jax.device_put(state._replace(filled=np.zeros_like(state.filled)))
-        ahead = _look_ahead.eval_shape(state, parts[0], beta, rules, options)
-        turn, statistics = jax.device_put(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), ahead))
-        sums = [statistics] * len(parts)
-        begun = False
-        while not begun or (int(state.code) == 0 and (int(state.step) < last or bool(state.skip))):
-            if begun:
-                others = [] if alone else [pool.submit(pass_over, turn, i) for i in range(1, len(parts))]
-                sums = [pass_over(turn, i) for i in range(len(parts) - len(others))]
-                sums += [other.result() for other in others]
-                alone = False
-            state, turn = _next(state, turn, sums, begun, rules, options)
-            begun = True
-        return state
-
+    """What `loop.advance` does, one start after another, with the `tables_of` the parts."""
     ended = []
     for s, limit in enumerate(limits.tolist()):
         state = jax.tree.map(itemgetter(s), states)
         if state.code == 0 and (limit > 0 or state.skip):
-            state = climb(state, limit, new and not ended)
+            state = _climb(state, limit, parts, beta, rules, options, pool, tables)
         else:
             state = state._replace(filled=np.zeros_like(state.filled))
         ended.append(state)
     return jax.tree.map(lambda *leaves: np.stack(leaves), *ended)
 
 
-@partial(jax.jit, static_argnames="options")  # never compiled: its traces are kept
-def _look_ahead(
-    state: State, part: Observations, beta: Any, rules: Rules, options: Options
-) -> tuple[Turn, Statistics]:
-    turn = begin_turn(state, rules, options)
-    return turn, e_step(turn, part, beta, options)
+class _Way(NamedTuple):
+    """What is static of a call."""
+
+    carried: Layout  # of a `_Carried`
+    sums: Layout  # of the statistics of a part
+    held: Layout  # of a `_Held`
+    labelled: bool  # a pass gives labels, of which the host makes statistics
 
 
-@partial(wide, static_argnames="options")
-def _next(
-    state: State, turn: Turn, parts: list[Statistics], begun: Any, rules: Rules, options: Options
-) -> tuple[State, Turn]:
-    """The end of this step, if one was begun, and the turn to the next."""
-    ended = end_turn(state, turn, reduce(add, parts), rules, options)
-    state = jax.tree.map(partial(lax.select, begun), ended, state)
-    return state, begin_turn(state, rules, options)
+class _Held(NamedTuple):
+    """What is the same for all calls, as one row: each array that is handed over takes the host some microseconds."""
+
+    last: Any  # step
+    beta: Any
+    rules: Rules
 
 
-@wide
-def _labels(turn: Turn, observations: Observations) -> tuple[Array, Array]:
-    return labels(turn.mixture, observations, turn.inverse)
+class _Carried(NamedTuple):
+    """What goes from one call to the next, as one row; what the host reads of it comes first."""
+
+    going: Any  # whether there is a pass at this turn
+    filled: Any  # as the state's own, and
+    objective: Any  # the last objective
+    state: State  # with room for one objective
+    turn: Turn
 
 
-@partial(wide, static_argnames="options")
-def _part(turn: Turn, observations: Observations, part: Any, beta: Any, options: Options) -> Statistics:
+def _climb(
+    state: State,
+    limit: int,
+    parts: Sequence[Observations],
+    beta: Any,
+    rules: Rules,
+    options: Options,
+    pool: ThreadPoolExecutor,
+    tables: list[tuple[np.ndarray, np.ndarray]] | None,
+) -> State:
+    """Up to so many more steps of one start."""
+    chain = None if state.chain is None else state.chain[:1]
+    room = state._replace(trace=np.zeros(1), chain=chain, filled=np.zeros_like(state.filled))
+    with double_precision():
+        ahead = _first_turn.eval_shape(room, rules, options)
+        turn = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), ahead)
+        carried = _Carried(np.bool_(False), room.filled, np.float64(0), room, turn)
+        held = _Held(state.step + limit, beta, rules)
+        way = _Way(*map(Layout.like, (carried, state.statistics, held)), tables is not None)
+        row, fixed = jax.device_put((way.carried.row(carried), way.held.row(held)))
+        sums = [jax.device_put(np.zeros(way.sums.width))] * len(parts)
+        numbers = jax.device_put([np.int32(i) for i in range(len(parts))])
+
+    def call(part: int, row: Array, sums: list[Any]) -> tuple[Array, Any]:
+        with double_precision():
+            return program(row, sums, fixed, parts[part], numbers[part], way, options)
+
+    def found(part: int, own: Any) -> Any:
+        if tables is None:
+            return own
+        label, objective = own
+        k = state.mixture.n_components
+        moments = sums_by_label(*tables[part], np.asarray(label).reshape(-1), k)
+        return way.sums.row(Statistics(moments, np.asarray(objective), np.asarray(parts[part].second)))
+
+    def other(part: int, row: Array, sums: list[Any]) -> Any:
+        return found(part, call(part, row, sums)[1])
+
+    objectives, moments = [], []
+    program, before = _follow, None
+    while True:
+        follows, own = call(0, row, sums)  # before the others, which would otherwise compile the same program
+        others = [pool.submit(other, i, row, sums) for i in range(1, len(parts))]
+        row, sums = follows, [found(0, own), *(each.result() for each in others)]
+        if program is _follow:
+            program = _follow.chosen(row, sums, fixed, parts[0], numbers[0], way, options)
+        if before is not None:
+            values = np.asarray(before)
+            going, filled, objective = values[:3].tolist()
+            if filled > len(objectives):
+                objectives.append(objective)
+                if chain is not None:
+                    moments.append(way.carried.restored(values[None]).state.chain[0, 0])
+            if not going:
+                break
+        before = row
+    end = jax.tree.map(itemgetter(0), way.carried.restored(values[None])).state
+    trace = np.zeros_like(state.trace)
+    trace[: len(objectives)] = objectives
+    if chain is not None:
+        chain = np.zeros_like(state.chain)
+        chain[: len(moments)] = moments
+    return end._replace(trace=trace, chain=chain)
+
+
+def _over(way: _Way, options: Options, turn: Turn, part: Observations, number: Any, beta: Any) -> Any:
+    """The pass over a part: a row of statistics, or labels and the objective."""
+    if way.labelled:
+        return labels(turn.mixture, part, turn.inverse)
     if turn.draw is not None:  # each part draws on its own
-        turn = turn._replace(draw=split(turn.draw, 1, part)[0])
-    return e_step(turn, observations, beta, options)
+        turn = turn._replace(draw=split(turn.draw, 1, number)[0])
+    return way.sums.pack(e_step(turn, part, beta, options))
+
+
+@partial(jax.jit, static_argnames="options")  # never compiled: its traces are kept
+def _first_turn(state: State, rules: Rules, options: Options) -> Turn:
+    return begin_turn(state, rules, options)
+
+
+@partial(wide, static_argnames=("way", "options"))
+def _follow(
+    row: Float[Array, " width"],
+    sums: list[Float[Array, " width"]],
+    fixed: Float[Array, " width"],
+    part: Observations,
+    number: Array,
+    way: _Way,
+    options: Options,
+) -> tuple[Array, Any]:
+    """The end of a step of which the sums of all parts are known, the turn to the next, and its pass over one part."""
+    over = partial(_over, way, options)
+
+    def follow(
+        row: Array, sums: list[Array], fixed: Array, part: Observations, number: Array
+    ) -> tuple[Array, Any]:
+        known, (last, beta, rules) = way.carried.unpack(row), way.held.unpack(fixed)
+        statistics = reduce(add, map(way.sums.unpack, sums))
+        ended = end_turn(known.state, known.turn, statistics, rules, options)
+        state = jax.tree.map(partial(lax.select, known.going), ended, known.state)
+        going = (state.code == 0) & ((state.step < last) | state.skip)
+        turn = begin_turn(state, rules, options)
+        shapes = jax.eval_shape(over, turn, part, number, beta)
+        nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        own = lax.cond(going, over, lambda *_: nothing, turn, part, number, beta)
+        carried = _Carried(going, state.filled, state.trace[0], state, turn)
+        return way.carried.pack(carried), own
+
+    whole = is_whole(way.carried.shaped().state, options)
+    return one_kernel(follow, whole)(row, sums, fixed, part, number)
