@@ -13,17 +13,20 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import reduce
 from itertools import accumulate
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix.compilation import in_kernel
 from bayesmix.covariance import Covariance
 from bayesmix.elementary import exp_below, log_positive
 from bayesmix.inputs import chunks_of, cores
-from bayesmix.storage import numbers
+from bayesmix.storage import numbers, slices
 from bayesmix.variates import indices, uniform
 
 if TYPE_CHECKING:
@@ -32,21 +35,38 @@ if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
 
 __all__ = [
-    "classify", "condition", "draw_cluster", "inverse_factor", "log_density", "log_determinant",
-    "log_joint", "log_sum", "precision_factor", "report", "responsibilities", "simulate", "simulate_numbers",
-    "within_euclidean", "within_mahalanobis",
+    "classify", "condition", "draw_cluster", "factor_of", "inverse_factor", "is_written_out", "log_density",
+    "log_determinant", "log_joint", "log_sum", "precision_factor", "report", "responsibilities", "simulate",
+    "simulate_numbers", "within_euclidean", "within_mahalanobis",
 ]  # fmt: skip
 
+# Products of a point k d² (2 k d without correlations), and features, up to which distances are written out.
+_WRITTEN, _WIDEST = 1600, 16
 _ADDED = 16  # clusters, up to which chances are added up one by one, and not by a product
 
 
 def log_sum(logits: Float[Array, "k b"]) -> Float[Array, " b"]:
     """log Σ_k exp(logits), finite where any logit is."""
+    top, each = _softmax(logits)
+    return top + _log(numbers(each).sum(each, axis=0))
+
+
+def _softmax(logits: Float[Array, "k b"]) -> tuple[Array, Array]:
+    """The largest logit, or 0 where that is not finite, and exp of what is left without it."""
     n = numbers(logits)
     top = n.max(logits, axis=0)
     top = top if n is np else jax.lax.stop_gradient(top)
     top = n.where(n.isfinite(top), top, 0)
-    return top + n.log(n.sum(n.exp(logits - top), axis=0))
+    if not in_kernel():
+        return top, n.exp(logits - top)
+    return jax.lax.optimization_barrier((top, exp_below(logits - top)))
+
+
+def _log(total: Array) -> Array:
+    """The log of such sums, which are zero or at least one."""
+    if not in_kernel():
+        return numbers(total).log(total)
+    return jnp.where(total > 0, log_positive(jnp.maximum(total, 1)), -jnp.inf)
 
 
 def draw_cluster(words: Array, logits: Float[Array, "k b"], first: Any = 0) -> tuple[Array, Array]:
@@ -86,52 +106,70 @@ def _log_weights(weights: Array) -> Array:
     return n.where(positive, n.log(n.where(positive, weights, 1)), -n.inf)
 
 
-def _whitened(
+def _distance(
     mixture: GaussianMixture, x: Float[Array, "d b"], factor: Array | None = None
 ) -> tuple[Array, Array]:
-    """W_k (x - m_k) for every cluster (k, d, b), and log |W_k|; the factor in the mixture's own precision."""
+    """|W_k (x - m_k)|² for every cluster (k, b), and log |W_k|; the factor in the mixture's own precision."""
     if factor is None:
         factor, log_det = precision_factor(mixture.covariance, mixture.n_features)
     else:
         log_det = log_determinant(mixture.covariance, factor, mixture.n_features)
-    deviations = x - mixture.means.astype(x.dtype)[:, :, None]
-    return mixture.covariance.storage.whiten(factor.astype(x.dtype), deviations), log_det
+    storage, w, means = mixture.covariance.storage, factor.astype(x.dtype), mixture.means.astype(x.dtype)
+    if in_kernel() and storage.axes == 2:  # so that deviations stay in registers
+        deviations = [row - mean for row, mean in zip(slices(x, 0), slices(means, 1))]
+        rows = [
+            reduce(add, (entry[..., 0] * y for entry, y in zip(slices(row, -1), deviations[: i + 1])))
+            for i, row in enumerate(slices(w, -2))
+        ]
+        return reduce(add, (row * row for row in rows)), log_det
+    y = storage.whiten(w, x - means[:, :, None])
+    return numbers(y).sum(y * y, axis=1), log_det
+
+
+def factor_of(mixture: GaussianMixture) -> Array:
+    """W alone."""
+    return precision_factor(mixture.covariance, mixture.n_features)[0]
+
+
+def is_written_out(mixture: GaussianMixture) -> bool:
+    """Whether the distances of a point from all clusters are so few products that they are to be written out."""
+    k, d = mixture.means.shape
+    return k * d * (d if mixture.covariance.storage.axes == 2 else 2) <= _WRITTEN and d <= _WIDEST
 
 
 def log_joint(
     mixture: GaussianMixture, x: Float[Array, "d b"], factor: Array | None = None
 ) -> Float[Array, "k b"]:
     """log p(x, z=k); `factor` is any triangular W_k with |W_k (x - m_k)|² the squared Mahalanobis distance."""
-    y, log_det = _whitened(mixture, x, factor)
+    distance, log_det = _distance(mixture, x, factor)
     constant = _log_weights(mixture.weights) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
-    return constant.astype(x.dtype)[:, None] - numbers(y).sum(y * y, axis=1) / 2
+    logits = constant.astype(x.dtype)[:, None] - distance / 2
+    # In a kernel each loop that reads them would compute them again.
+    return jax.lax.optimization_barrier(logits) if in_kernel() else logits
 
 
-def log_density(mixture: GaussianMixture, x: Array) -> Array:
-    return log_sum(log_joint(mixture, x))
+def log_density(mixture: GaussianMixture, x: Array, factor: Array | None = None) -> Array:
+    return log_sum(log_joint(mixture, x, factor))
 
 
 def report(mixture: GaussianMixture, x: Array, factor: Array | None = None) -> Float[Array, "4 b"]:
     """Of each point: log density, largest log joint, entropy of its responsibilities, most probable cluster."""
     logits = log_joint(mixture, x, factor)
-    total = log_sum(logits)
     n = numbers(logits)
-    logs = logits - total
-    r = n.exp(logs)
-    entropy = -n.sum(n.where(r > 0, r * logs, 0), axis=0)
+    top, each = _softmax(logits)
+    sums = n.sum(each, axis=0)
+    total = top + _log(sums)
+    entropy = -n.sum(n.where(each > 0, each / sums * (logits - total), 0), axis=0)
     return n.stack([total, n.max(logits, axis=0), entropy, n.argmax(logits, axis=0).astype(x.dtype)])
 
 
-def responsibilities(mixture: GaussianMixture, x: Any) -> Any:
-    logits = log_joint(mixture, x)
-    if numbers(logits) is jnp:
-        return jax.nn.softmax(logits, axis=0)
-    unnormalised = np.exp(logits - logits.max(axis=0))
-    return unnormalised / unnormalised.sum(axis=0)
+def responsibilities(mixture: GaussianMixture, x: Any, factor: Any = None) -> Any:
+    _, each = _softmax(log_joint(mixture, x, factor))
+    return each / each.sum(axis=0)
 
 
-def classify(mixture: GaussianMixture, x: Array) -> Array:
-    logits = log_joint(mixture, x)
+def classify(mixture: GaussianMixture, x: Array, factor: Array | None = None) -> Array:
+    logits = log_joint(mixture, x, factor)
     return numbers(logits).argmax(logits, axis=0)
 
 
@@ -142,10 +180,11 @@ def _nearest(distance: Array, z_score: Array, radius: float) -> Array:
     return n.where(closest < radius, nearest, -1)
 
 
-def within_mahalanobis(mixture: GaussianMixture, x: Array, radius: float) -> Array:
-    y, _ = _whitened(mixture, x)
-    n = numbers(y)
-    distance = n.sqrt(n.sum(y * y, axis=1))
+def within_mahalanobis(
+    mixture: GaussianMixture, x: Array, radius: float, factor: Array | None = None
+) -> Array:
+    squared, _ = _distance(mixture, x, factor)
+    distance = numbers(squared).sqrt(squared)
     return _nearest(distance, distance, radius)
 
 

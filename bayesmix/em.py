@@ -253,9 +253,9 @@ def likelihoods(
     sums, labels = np.zeros(3), np.empty(len(points), np.int64)
     ends = np.linspace(0, len(points), 1 + -(-len(points) // _REPORTED), dtype=int)
     for part in map(slice, ends[:-1], ends[1:]):
-        report = mixture._each(density.report, points[part]).astype(np.float64)
-        sums += weight[part] @ report[:, :3]
-        labels[part] = report[:, 3]
+        report = mixture._each(density.report, points[part], last=True)
+        sums += report[:3].astype(np.float64) @ weight[part]
+        labels[part] = report[3]
     return sums, labels
 
 

@@ -229,7 +229,9 @@ def suited(options: Options, states: State, observations: Observations) -> Optio
     dtype = np.dtype(observations.x.dtype)
     doubled = options.whitened and dtype == np.float32 and not row.shared  # see `statistics`
     raw = row.shared or doubled or not options.whitened
-    if not row.shared and options.responsibilities != "hard":  # x alone is read for the logits, see `by_lanes`
+    if (
+        not row.shared and options.responsibilities != "hard"
+    ):  # x alone is read for the logits, see `by_lanes`
         numbers = {"full": numbers // 2, "diagonal": numbers * 3 // 4}.get(row.storage, numbers)
     few = (
         raw

@@ -408,8 +408,8 @@ class GaussianMixture:
         names = tuple(self.feature_names[j] for j in keep) if self.feature_names else None
         return GaussianMixture(weights, means, Covariance(values, self.structure), names)
 
-    def _each(self, block: Callable[..., Array], x: Any, *more: float) -> Any:
-        """Apply a function of one block, points last, to all points; points first again in the result."""
+    def _each(self, block: Callable[..., Array], x: Any, *more: float, last: bool = False) -> Any:
+        """Apply a function of one block, points last, to all points; they come first again in the result, unless `last`."""
         if is_traced(self, x, more):
             points = jnp.asarray(x)
             points = points[:, None] if points.ndim == 1 and self.n_features == 1 else points
@@ -418,7 +418,12 @@ class GaussianMixture:
             return jnp.moveaxis(block(self._arrays(), points.T, *more), -1, 0)
         self._check_one()
         points = as_points(x, n_features=self.n_features, known=self.feature_names).values
-        return each_point(block, self._arrays(), points, self.n_components, more)
+        once = (
+            density.factor_of
+            if density.is_written_out(self) and block is not density.within_euclidean
+            else None
+        )
+        return each_point(block, self._arrays(), points, self.n_components, more, once, last)
 
     def _check_one(self) -> None:
         if self.means.ndim != 2:

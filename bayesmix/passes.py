@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +138,11 @@ def by_lanes(
         moments, objective = lax.fori_loop(first, last, chunk, own)
         return [a + own.astype(jnp.float64) for a, own in zip(sums[0], moments)], objective
 
-    sizes = [1, d, *(len(a) for a, _ in jax.eval_shape(pieces, jax.ShapeDtypeStruct((d, size), natural.dtype)))]
+    sizes = [
+        1,
+        d,
+        *(len(a) for a, _ in jax.eval_shape(pieces, jax.ShapeDtypeStruct((d, size), natural.dtype))),
+    ]
     zero = [jnp.zeros((k, m, lanes)) for m in sizes], jnp.zeros(lanes)
     if natural.dtype == jnp.float64:
         moments, objective = lax.fori_loop(0, count, chunk, zero)

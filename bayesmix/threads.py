@@ -46,7 +46,9 @@ def parts_of(observations: Observations, products: float) -> list[Observations]:
     """
     blocks = observations.x.shape[0]
     count = 1
-    if products * observations.x.dtype.itemsize > _WORTH and isinstance(observations.x, np.ndarray):  # not on a device
+    if products * observations.x.dtype.itemsize > _WORTH and isinstance(
+        observations.x, np.ndarray
+    ):  # not on a device
         count = max(c for c in range(1, cores() + 1) if blocks % c == 0)
     if count == 1:
         return [observations]
@@ -145,7 +147,8 @@ def _climb(
         turn = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), ahead)
         carried = _Carried(np.bool_(False), room.filled, np.float64(0), room, turn)
         held = _Held(state.step + limit, beta, rules)
-        way = _Way(*map(Layout.like, (carried, state.statistics, held)), tables is not None)
+        like = Layout.like
+        way = _Way(like(carried), like(state.statistics), like(held), tables is not None)
         row, fixed = jax.device_put((way.carried.row(carried), way.held.row(held)))
         sums = [jax.device_put(np.zeros(way.sums.width))] * len(parts)
         numbers = jax.device_put([np.int32(i) for i in range(len(parts))])

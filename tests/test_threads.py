@@ -98,7 +98,7 @@ def test_parts_draw_on_their_own(x, by_parts):
     with jax.enable_x64(True):
         states = begin([given_start(optimum.mixture, problem)], options, key_data(0, 1))
         turn = begin_turn(jax.tree.map(lambda a: a[0], states), problem.rules, options)
-        way = threads._Way(None, Layout.of(states.statistics), labelled=False)
+        way = threads._Way(None, Layout.of(states.statistics), None, labelled=False)
         first, again, other = (
             threads._over(way, options, turn, problem.observations, np.int32(part), 1.0) for part in (0, 0, 1)
         )  # of the same points
