@@ -6,15 +6,18 @@ label: a mask's product, which `statistics.summarize` takes for few points, is h
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix.compilation import one_kernel
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
-from bayesmix.statistics import common_part, largest, natural_parameters
+from bayesmix.passes import labels_by_lanes, largest
+from bayesmix.statistics import common_part, natural_parameters
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -23,19 +26,29 @@ __all__ = ["labels", "sums_by_label"]
 
 
 def labels(
-    mixture: GaussianMixture, observations: Observations, factor: tuple[Array, Array]
+    mixture: GaussianMixture, observations: Observations, factor: tuple[Array, Array], few: bool = False
 ) -> tuple[Array, Array]:
-    """The most probable cluster of every point (blocks, b), where one covariance is shared, and the hard objective."""
+    """The most probable cluster of every point (blocks, b), where one covariance is shared, and the hard objective.
+
+    By one kernel if features are `few`: then products are no more than the comparisons.
+    """
     natural = natural_parameters(mixture, factor).astype(observations.x.dtype)
-    # The constant last, so that points on a grid that tie do so exactly.
-    natural = jnp.roll(natural, -1, axis=1)
 
-    def block(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
-        x, weight = part
-        first, top = largest(natural @ jnp.concatenate([x, jnp.ones_like(x[:1])]))
-        return total + jnp.sum(weight * top).astype(jnp.float64), first.astype(jnp.int32)
+    def by_blocks(natural: Array, observations: Observations) -> tuple[Array, Array]:
+        natural = jnp.roll(
+            natural, -1, axis=1
+        )  # the constant last, so that points on a grid that tie do so exactly
 
-    total, first = jax.lax.scan(block, jnp.zeros(()), (observations.x, observations.weight))
+        def block(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
+            x, weight = part
+            first, top = largest(natural @ jnp.concatenate([x, jnp.ones_like(x[:1])]))
+            return total + jnp.sum(weight * top).astype(jnp.float64), first.astype(jnp.int32)
+
+        total, first = jax.lax.scan(block, jnp.zeros(()), (observations.x, observations.weight))
+        return first, total
+
+    over = one_kernel(labels_by_lanes, few) if few else by_blocks
+    first, total = over(natural, replace(observations, second=None))
     return first, total - common_part(mixture, observations.second, factor)
 
 

@@ -409,7 +409,7 @@ class GaussianMixture:
         return GaussianMixture(weights, means, Covariance(values, self.structure), names)
 
     def _each(self, block: Callable[..., Array], x: Any, *more: float, last: bool = False) -> Any:
-        """Apply a function of one block, points last, to all points, which come first again in the result unless `last`."""
+        """Apply a function of one block, points last, to all points, which come first in the result unless `last`."""
         if is_traced(self, x, more):
             points = jnp.asarray(x)
             points = points[:, None] if points.ndim == 1 and self.n_features == 1 else points

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bayesmix.compilation import in_kernel
 from bayesmix.observations import Observations
 from bayesmix.storage import slices
 from bayesmix.variates import split
@@ -25,7 +26,7 @@ from bayesmix.variates import split
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-__all__ = ["Assign", "by_blocks", "by_lanes", "is_few"]
+__all__ = ["Assign", "by_blocks", "by_lanes", "is_few", "labels_by_lanes", "largest"]
 
 _FEW = {8: 784, 4: 640}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
 # Points at a time of one kernel, and places of its sums, in bytes: measured best of 32 to 256 points, and of 8 to 64
@@ -33,7 +34,8 @@ _FEW = {8: 784, 4: 640}  # clusters times moments, by the bytes of a number, up 
 _CHUNK, _LANES = 1024, 128
 # Of float32 so many chunks, 4,096 points, are summed before sums are float64: to convert them takes as long as a chunk.
 _TOGETHER = 16
-_CHAIN = 8
+_CHAIN = 8  # products that are added up one after another
+_FOLDED = 128  # clusters, up to which the largest of logits is found by comparing one after another
 
 # Responsibilities (k, b) out of logits, weights and a key, and what each point adds to the objective (b,). That is
 # summed in float64: gains are differences of such sums, and of float32 they would be rounding while EM still climbs.
@@ -68,7 +70,10 @@ def by_blocks(
 
 
 def _sum(terms: Sequence[Array]) -> Array:
-    """In chains of up to sixteen: a processor waits for each link of one, and does another meanwhile."""
+    """Of terms to which a constant is added last, so that points on a grid that tie do so exactly.
+
+    In short chains: a processor waits for each link of one, and does another meanwhile.
+    """
     count = -(-len(terms) // _CHAIN)
     return reduce(add, (reduce(add, terms[i::count]) for i in range(count)))
 
@@ -90,17 +95,12 @@ def by_lanes(
 
     Moments (k, p) are of 1, x and the `pieces` of x. Logits may be sums over features i of x_i times a sum over the
     `partners` j of i of x_j: then rows of x are all that is read, which stay in registers. Each sum has as many places
-    as two vectors have, and these are added up at the end. XLA would compute again, in each of the loops that read it,
-    what is not kept.
+    as two vectors have, and these are added up at the end.
     """
-    keep = lax.optimization_barrier
-    x, weight = observations.x, observations.weight
-    blocks, d, b = x.shape
-    size = math.gcd(b, _CHUNK // natural.dtype.itemsize)
+    size, count, at = _chunks(observations, natural.dtype)
     lanes = math.gcd(size, _LANES // natural.dtype.itemsize)
-    keys = _keys(key, blocks)
-    k = natural.shape[0]
-    count = blocks * (b // size)
+    blocks, d, _ = observations.x.shape
+    keys, k = _keys(key, blocks), natural.shape[0]
 
     def parts(a: Array) -> Sequence[Array]:
         return lax.split(a, [lanes] * (size // lanes), a.ndim - 1)
@@ -116,15 +116,12 @@ def by_lanes(
         return [column * row for column, row in zip(columns, [*rows, *products])]
 
     def chunk(i: Any, sums: tuple[list[Array], Array]) -> tuple[list[Array], Array]:
-        block, first = lax.div(i, b // size), lax.rem(i, b // size) * size
-        points = keep(lax.dynamic_slice(x, (block, 0, first), (1, d, size))[0].astype(natural.dtype))
-        counts = lax.dynamic_slice(weight, (block, first), (1, size))[0].astype(natural.dtype)
-        given = [(keep(a), None) if factor is None else (a, factor) for a, factor in pieces(points)]
-        # The constant is added last, so that points on a grid that tie do so exactly.
+        block, first, points, counts = at(i)
+        given = [(_kept(a), None) if factor is None else (a, factor) for a, factor in pieces(points)]
         columns = slices(natural, 1)
-        logits = keep(_sum(terms(columns[1:], points, given)) + columns[0])
+        logits = _kept(_sum(terms(columns[1:], points, given)) + columns[0])
         r, own = assign(logits, counts, None if keys is None else (keys[block], first))
-        r = parts(keep(r)[:, None])
+        r = parts(_kept(r)[:, None])
         moments = [reduce(add, r, sums[0][0])]
         for (a, factor), total in zip([(points, None), *given], sums[0][1:]):
             chances = r if factor is None else [c * f for c, f in zip(r, parts(factor))]
@@ -138,14 +135,66 @@ def by_lanes(
         moments, objective = lax.fori_loop(first, last, chunk, own)
         return [a + own.astype(jnp.float64) for a, own in zip(sums[0], moments)], objective
 
-    sizes = [
-        1,
-        d,
-        *(len(a) for a, _ in jax.eval_shape(pieces, jax.ShapeDtypeStruct((d, size), natural.dtype))),
-    ]
-    zero = [jnp.zeros((k, m, lanes)) for m in sizes], jnp.zeros(lanes)
+    rows = jax.eval_shape(pieces, jax.ShapeDtypeStruct((d, size), natural.dtype))
+    zero = [jnp.zeros((k, m, lanes)) for m in (1, d, *(len(a) for a, _ in rows))], jnp.zeros(lanes)
     if natural.dtype == jnp.float64:
         moments, objective = lax.fori_loop(0, count, chunk, zero)
     else:
         moments, objective = lax.fori_loop(0, -(-count // _TOGETHER), more, zero)
     return jnp.concatenate([jnp.sum(a, axis=-1) for a in moments], axis=1), jnp.sum(objective)
+
+
+def labels_by_lanes(natural: Float[Array, "k p"], observations: Observations) -> tuple[Array, Array]:
+    """Labels (blocks, b) of the largest logits, linear in x, and the sum of these, as one kernel."""
+    size, count, at = _chunks(observations, natural.dtype)
+
+    def chunk(i: Any, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        block, first, points, counts = at(i)
+        columns = slices(natural, 1)
+        terms = [column * row for column, row in zip(columns[1:], slices(points, 0))]
+        label, top = largest(_kept(_sum(terms) + columns[0]))
+        labels = lax.dynamic_update_slice(found[0], label.astype(jnp.int32)[None], (block, first))
+        return labels, found[1] + (counts * top).astype(jnp.float64)
+
+    zero = jnp.zeros(observations.weight.shape, jnp.int32), jnp.zeros(size)
+    labels, total = lax.fori_loop(0, count, chunk, zero)
+    return labels, jnp.sum(total)
+
+
+def _chunks(observations: Observations, dtype: Any) -> tuple[int, int, Callable]:
+    """How many points a chunk has, how many there are, and of chunk i the block, first point, points and weights."""
+    x, weight = observations.x, observations.weight
+    _, d, b = x.shape
+    size = math.gcd(b, _CHUNK // np.dtype(dtype).itemsize)
+
+    def at(i: Any) -> tuple[Array, Array, Array, Array]:
+        block, first = lax.div(i, b // size), lax.rem(i, b // size) * size
+        points = _kept(lax.dynamic_slice(x, (block, 0, first), (1, d, size))[0].astype(dtype))
+        return block, first, points, lax.dynamic_slice(weight, (block, first), (1, size))[0].astype(dtype)
+
+    return size, x.shape[0] * (b // size), at
+
+
+# XLA would compute again, in each of the loops that read it, what is not kept.
+_kept = lax.optimization_barrier
+
+
+def largest(logits: Float[Array, "k b"]) -> tuple[Array, Array]:
+    """Where the largest logit is, a tie going to the lowest index, and what it is; faster than argmax.
+
+    In numbers as wide as the logits, which vector instructions compare without conversion.
+    """
+    k = logits.shape[0]
+    if not in_kernel() or k > _FOLDED:
+        top, index = jnp.max(logits, axis=0), jnp.arange(k, dtype=logits.dtype)[:, None]
+        return jnp.min(jnp.where(logits == top, index, k), axis=0), top
+    rows = [(jnp.full_like(row, i), row) for i, row in enumerate(slices(logits, 0))]
+    while len(rows) > 1:  # by eights, which stay in registers
+        rows = [_kept(reduce(_larger, rows[i : i + 8])) for i in range(0, len(rows), 8)]
+    first, top = rows[0]
+    return first[0], top[0]
+
+
+def _larger(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    better = b[1] > a[1]
+    return lax.select(better, b[0], a[0]), lax.select(better, b[1], a[1])

@@ -28,23 +28,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from bayesmix.compilation import in_kernel, one_kernel
+from bayesmix.compilation import one_kernel
 from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
 from bayesmix.elementary import exp_below, log_positive
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
-from bayesmix.passes import Assign, by_blocks, by_lanes
+from bayesmix.passes import Assign, by_blocks, by_lanes, largest
 from bayesmix.storage import STORAGES, numbers, per_cluster, with_one
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 __all__ = [
-    "RESPONSIBILITIES", "Statistics", "common_part", "expected_log_joint", "largest", "moments_of",
+    "RESPONSIBILITIES", "Statistics", "common_part", "expected_log_joint", "moments_of",
     "natural_parameters", "summarize",
 ]  # fmt: skip
 
@@ -82,22 +81,6 @@ def _hard(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> 
     """r = 1 at the largest logit, as a mask."""
     first, top = largest(logits)
     return jnp.where(_index(logits) == first, weight, 0), weight * top
-
-
-def largest(logits: Float[Array, "k b"]) -> tuple[Array, Array]:
-    """Where the largest logit is, a tie going to the lowest index, and what it is; faster than argmax."""
-    if in_kernel():
-        start = np.array(-np.inf, logits.dtype), np.array(0, logits.dtype)
-        both = logits, lax.broadcasted_iota(logits.dtype, logits.shape, 0)
-        top, first = lax.optimization_barrier(lax.reduce(both, start, _larger, (0,)))
-        return first, top
-    top = jnp.max(logits, axis=0)
-    return jnp.min(jnp.where(logits == top, _index(logits), logits.shape[0]), axis=0), top
-
-
-def _larger(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-    better = b[0] > a[0]
-    return lax.select(better, b[0], a[0]), lax.select(better, b[1], a[1])
 
 
 def _index(logits: Float[Array, "k b"]) -> Float[Array, "k 1"]:

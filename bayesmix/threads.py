@@ -37,6 +37,7 @@ __all__ = ["advance_by_parts", "parts_of", "tables_of"]
 
 # Bytes of the products n k p of a pass, from which it is shared: some two milliseconds on one core.
 _WORTH = 8e7
+_NARROW = 20  # features, up to which labels are found by one kernel
 
 
 def parts_of(observations: Observations, products: float) -> list[Observations]:
@@ -108,7 +109,8 @@ class _Way(NamedTuple):
     carried: Layout  # of a `_Carried`
     sums: Layout  # of the statistics of a part
     held: Layout  # of a `_Held`
-    labelled: bool  # a pass gives labels, of which the host makes statistics
+    labelled: bool  # a pass gives labels, of which the host makes statistics,
+    few: bool = False  # and is one kernel
 
 
 class _Held(NamedTuple):
@@ -148,7 +150,9 @@ def _climb(
         carried = _Carried(np.bool_(False), room.filled, np.float64(0), room, turn)
         held = _Held(state.step + limit, beta, rules)
         like = Layout.like
-        way = _Way(like(carried), like(state.statistics), like(held), tables is not None)
+        way = _Way(
+            like(carried), like(state.statistics), like(held), tables is not None, _few(parts[0], tables)
+        )
         row, fixed = jax.device_put((way.carried.row(carried), way.held.row(held)))
         sums = [jax.device_put(np.zeros(way.sums.width))] * len(parts)
         numbers = jax.device_put([np.int32(i) for i in range(len(parts))])
@@ -195,10 +199,14 @@ def _climb(
     return end._replace(trace=trace, chain=chain)
 
 
+def _few(part: Observations, tables: Any) -> bool:
+    return tables is not None and part.x.shape[1] <= _NARROW and jax.default_backend() == "cpu"
+
+
 def _over(way: _Way, options: Options, turn: Turn, part: Observations, number: Any, beta: Any) -> Any:
     """The pass over a part: a row of statistics, or labels and the objective."""
     if way.labelled:
-        return labels(turn.mixture, part, turn.inverse)
+        return labels(turn.mixture, part, turn.inverse, way.few)
     if turn.draw is not None:  # each part draws on its own
         turn = turn._replace(draw=split(turn.draw, 1, number)[0])
     return way.sums.pack(e_step(turn, part, beta, options))
