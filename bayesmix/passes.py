@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Assign", "by_blocks", "by_lanes", "is_few", "labels_by_lanes", "largest"]
 
 _FEW = {8: 784, 4: 640}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
-# Points at a time of one kernel, and places of its sums, in bytes: measured best of 32 to 256 points, and of 8 to 64
-# places.
-_CHUNK, _LANES = 1024, 128
+# Bytes of a feature of the points that one kernel takes at a time, and places of its sums: measured best of 256 to
+# 2,048 bytes, and of 8 to 32 places.
+_CHUNK, _LANES = 1024, 16
 # Of float32 so many chunks, 4,096 points, are summed before sums are float64: to convert them takes as long as a chunk.
 _TOGETHER = 16
 _CHAIN = 8  # products that are added up one after another
@@ -95,10 +95,10 @@ def by_lanes(
 
     Moments (k, p) are of 1, x and the `pieces` of x. Logits may be sums over features i of x_i times a sum over the
     `partners` j of i of x_j: then rows of x are all that is read, which stay in registers. Each sum has as many places
-    as two vectors have, and these are added up at the end.
+    as one vector of float32 or two of float64, and these are added up at the end.
     """
     size, count, at = _chunks(observations, natural.dtype)
-    lanes = math.gcd(size, _LANES // natural.dtype.itemsize)
+    lanes = math.gcd(size, _LANES)
     blocks, d, _ = observations.x.shape
     keys, k = _keys(key, blocks), natural.shape[0]
 
