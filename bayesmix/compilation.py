@@ -137,8 +137,9 @@ def one_kernel(function: Callable, few: bool) -> Callable:
         small, large = [a for a in kept if a.size <= _SMALL], [a for a in kept if a.size > _SMALL]
         shapes_of, types_of = [a.shape for a in small], [a.dtype for a in small]
 
-        def kernel(packed: Array, *large: Array) -> list[Array]:
-            parts, others = iter(arrays_of(packed, shapes_of, types_of)), iter(large)
+        def kernel(*given: Array) -> list[Array]:
+            large = given[len(packed) :]
+            parts, others = iter(arrays_of(given[0], shapes_of, types_of) if packed else ()), iter(large)
             every = [
                 jnp.zeros(a.shape, a.dtype) if not need else next(parts if a.size <= _SMALL else others)
                 for a, need in zip(leaves, needs)
@@ -147,8 +148,9 @@ def one_kernel(function: Callable, few: bool) -> Callable:
             of_large = [a[(0,) * a.ndim].astype(jnp.float64) for a in large]
             return [*eval_jaxpr(jaxpr, every[:count], *every[count:]), *of_large]
 
+        packed = [row_of(small)] if small else []
         with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
-            results = lax.optimization_barrier(jax.jit(kernel)(row_of(small), *large))
+            results = lax.optimization_barrier(jax.jit(kernel)(*packed, *large))
         return jax.tree.unflatten(jax.tree.structure(shapes), results[: len(results) - len(large)])
 
     return call

@@ -12,14 +12,19 @@ import pytest
 from numpy.testing import assert_allclose
 
 import bayesmix as bm
-from bayesmix import chains, loop, pointwise, sampling, statistics
+from bayesmix import chains, density, evaluate, loop, pointwise, sampling, statistics
+from bayesmix.assignments import labels
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.covariance import STRUCTURES
+from bayesmix.density import precision_factor
 from bayesmix.devices import double_precision
 from bayesmix.loop import Options, advance
 from bayesmix.observations import observe
 from bayesmix.packing import Layout
+from bayesmix.passes import largest
 from bayesmix.problem import prepare
+
+FEW = {"xla_cpu_experimental_ynn_fusion_type": ""}  # what `wide` asks for
 
 
 def sample(n, d, k=3):
@@ -60,7 +65,7 @@ def test_a_fit_by_one_kernel_is_the_fit_by_many(name, d, made, by_many):
 
 @pytest.mark.parametrize("kind", ["soft", "hard", "sampled"])
 @pytest.mark.parametrize(
-    ("name", "d"), [("VVV", 2), ("EEE", 3), ("VVI", 6), ("VII", 2), ("E", 1), ("VVV", 7)]
+    ("name", "d"), [("VVV", 2), ("EEE", 3), ("VVI", 6), ("VII", 2), ("E", 1), ("VVV", 7), ("VVV", 13)]
 )
 @pytest.mark.parametrize("n", [1, 63, 2500])
 def test_sums_in_lanes_are_sums_of_blocks(name, d, kind, n):
@@ -93,7 +98,7 @@ def test_clusters_of_no_weight_are_left_out_of_a_pass_and_have_no_part_in_the_su
         with double_precision():
             program = jax.jit(
                 lambda o: statistics.summarize(mixture, o, "soft", few=True, padded=padded),
-                compiler_options={"xla_cpu_experimental_ynn_fusion_type": ""},
+                compiler_options=FEW,
             )
             return jax.tree.map(np.asarray, program(problem.observations))
 
@@ -174,6 +179,15 @@ def test_arguments_that_nothing_needs_and_constants_are_no_matter(size):
     assert compiled._known
 
 
+def test_arguments_may_all_be_large():
+    def program(x, options):
+        return one_kernel(lambda x: jnp.sum(x * x, axis=0), options.few)(x)
+
+    x = np.random.default_rng(0).normal(size=(3, 5000))
+    with double_precision():
+        assert_allclose(wide(program, static_argnames="options")(x, Options(few=True)), (x * x).sum(axis=0))
+
+
 def test_where_xla_cannot_make_it_the_program_is_the_ordinary_one():
     def one_that_sorts(x, options):
         return one_kernel(jnp.sort, options.few)(x)
@@ -183,3 +197,94 @@ def test_where_xla_cannot_make_it_the_program_is_the_ordinary_one():
         assert_allclose(compiled(jnp.array([3.0, 1.0, 2.0]), Options(few=True)), [1, 2, 3])
         assert not compiled._known
         assert_allclose(compiled(jnp.array([3.0, 1.0, 2.0]), Options(few=True)), [1, 2, 3])
+
+
+@pytest.mark.parametrize("k", [1, 2, 8, 9, 70, 130])
+def test_the_largest_of_logits_is_the_first_of_those_that_tie(k):
+    logits = np.random.default_rng(k).integers(0, 5, size=(k, 300)).astype(float)
+
+    def program(logits):
+        return one_kernel(largest, True)(logits)
+
+    with double_precision():
+        first, top = jax.jit(program, compiler_options=FEW)(logits)
+    assert (np.asarray(first) == logits.argmax(axis=0)).all()
+    assert (np.asarray(top) == logits.max(axis=0)).all()
+
+
+@pytest.mark.parametrize(("name", "d"), [("VVV", 2), ("EEE", 3), ("VVI", 6), ("VII", 2)])
+def test_float32_sums_of_many_points_keep_its_digits(name, d):
+    """They are float32 for 4,096 points and float64 from there on."""
+    x, model = sample(20_000, d), bm.MixtureModel(3, name)
+    mixture = bm.fit(model, x, key=0).mixture
+    moments = []
+    for data in (x, x.astype(np.float32)):
+        problem = prepare(1, name, data, None, 1e-4)
+        with double_precision():
+            own = problem.units.enter(mixture)
+            program = jax.jit(lambda o, own=own: statistics.summarize(own, o, "soft", few=True).moments)
+            moments.append(np.asarray(program(problem.observations)))
+    assert_allclose(moments[1], moments[0], rtol=2e-6, atol=2e-6 * len(x))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("d", "k"), [(1, 3), (5, 9), (12, 140)])
+def test_labels_by_one_kernel_are_those_of_blocks(d, k, dtype):
+    """Points on a grid tie between centres, and the lower one takes them."""
+    rng = np.random.default_rng(d)
+    x = rng.integers(-4, 5, size=(1500, d)).astype(dtype)
+    x = np.concatenate([x, -x])  # of mean zero, so that what ties does so exactly
+    sphere = bm.GaussianMixture.of(np.full(k, 1 / k), x[:k], np.ones(1), covariance="EII" if d > 1 else "E")
+    problem = prepare(k, sphere.structure, x, np.tile(rng.integers(0, 3, 1500), 2).astype(float), 1e-4)
+    mixture = problem.units.enter(sphere)
+
+    def of(few):
+        with double_precision():
+            factor = precision_factor(mixture.covariance, d)
+            program = jax.jit(lambda o: labels(mixture, o, factor, few), compiler_options=FEW)
+            return jax.tree.map(np.asarray, program(problem.observations))
+
+    (ours, total), (theirs, other) = of(True), of(False)
+    weighed = problem.observations.weight > 0
+    assert (ours == theirs)[weighed].all()
+    assert_allclose(total, other, rtol=1e-12 if dtype == np.float64 else 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "d"), [("VVV", 2), ("VVV", 9), ("EEE", 3), ("VVI", 6), ("VII", 2), ("V", 1)]
+)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_densities_by_one_kernel_are_those_of_numpy(name, d, dtype, made, monkeypatch):
+    x = sample(700, d).astype(dtype)
+    mixture = bm.fit(bm.MixtureModel(3, name), x, key=0).mixture
+    weights = np.append(mixture.weights, 0)  # a cluster of no weight has no density
+    values = (
+        mixture.covariance.values
+        if mixture.covariance.row.shared
+        else mixture.covariance.values[[0, 1, 2, 0]]
+    )
+    means = np.concatenate([mixture.means, mixture.means[:1] + 1])
+    mixture = replace(
+        mixture, weights=weights, means=means, covariance=replace(mixture.covariance, values=values)
+    )
+    x[0] = 1e30 if dtype == np.float32 else 1e200  # no density at all
+    calls = [
+        lambda: mixture.log_joint(x),
+        lambda: mixture.log_density(x),
+        lambda: mixture.responsibilities(x[1:]),
+        lambda: mixture.classify(x[1:]),
+        lambda: mixture.within(x, radius=2.0),
+        lambda: mixture._each(density.report, x[1:], last=True),
+    ]
+    with np.errstate(over="ignore"):
+        theirs = [call() for call in calls]
+    monkeypatch.setattr(evaluate, "_FEW", 0)
+    monkeypatch.setattr(evaluate, "_ROWS", 256)  # more than one chunk
+    before = made(evaluate._map_blocks)
+    ours = [call() for call in calls]
+    assert made(evaluate._map_blocks) > before
+    exact = 1e-12 if dtype == np.float64 else 1e-4
+    for own, other in zip(ours, theirs, strict=True):
+        assert own.dtype == other.dtype
+        assert_allclose(own, other, rtol=exact, atol=exact)
+    assert theirs[1][0] == -np.inf
