@@ -42,6 +42,9 @@ __all__ = [
 ]  # fmt: skip
 
 _MAX_REDRAWS = 200
+# The kernel of full covariances compiles longer the more features there are: from so many on it takes half a second
+# more than many kernels, which passes of so many products n k p repay.
+_SOON, _REPAID = 8, 1e6
 _BELIEVED = 100  # times what a proposal says remains is what it is taken to mean
 
 
@@ -224,21 +227,18 @@ def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) 
 
 def suited(options: Options, states: State, observations: Observations) -> Options:
     """The options with `few`, if passes of such states are to be one kernel."""
-    numbers = states.statistics.moments.size // states.code.size
+    numbers, d = states.statistics.moments.size // states.code.size, states.mixture.n_features
+    products = numbers * observations.weight.size
     row = states.mixture.covariance.row
     dtype = np.dtype(observations.x.dtype)
     doubled = options.whitened and dtype == np.float32 and not row.shared  # see `statistics`
     raw = row.shared or doubled or not options.whitened
-    if (
-        not row.shared and options.responsibilities != "hard"
-    ):  # x alone is read for the logits, see `by_lanes`
+    if not row.shared and options.responsibilities != "hard":  # then logits read x alone, see `by_lanes`
         numbers = {"full": numbers // 2, "diagonal": numbers * 3 // 4}.get(row.storage, numbers)
-    few = (
-        raw
-        and options.responsibilities != "sampled_counts"
-        and is_few(numbers, np.float64 if doubled else dtype)
-    )
-    return options._replace(few=few)
+    few = raw and is_few(numbers, np.float64 if doubled else dtype)
+    if row.storage == "full" and not row.shared and d > _SOON:
+        few = few and products > _REPAID
+    return options._replace(few=few and options.responsibilities != "sampled_counts")
 
 
 def _step(state: State, observations: Observations, beta: Any, rules: Rules, options: Options) -> State:

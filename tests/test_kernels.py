@@ -18,6 +18,8 @@ from bayesmix.compilation import one_kernel, wide
 from bayesmix.covariance import STRUCTURES
 from bayesmix.density import precision_factor
 from bayesmix.devices import double_precision
+from bayesmix.drive import begin
+from bayesmix.initialize import given_start
 from bayesmix.loop import Options, advance
 from bayesmix.observations import observe
 from bayesmix.packing import Layout
@@ -288,3 +290,11 @@ def test_densities_by_one_kernel_are_those_of_numpy(name, d, dtype, made, monkey
         assert own.dtype == other.dtype
         assert_allclose(own, other, rtol=exact, atol=exact)
     assert theirs[1][0] == -np.inf
+
+
+@pytest.mark.parametrize(("n", "d", "few"), [(100, 8, True), (100, 9, False), (9000, 9, True)])
+def test_many_features_of_few_points_are_not_worth_a_kernel(n, d, few):
+    x = sample(n, d)
+    problem = prepare(3, "VVV", x, None, 1e-4)
+    states = begin([given_start(x[:3], problem)], Options())
+    assert loop.suited(Options(), states, problem.observations).few == few
