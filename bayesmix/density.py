@@ -66,7 +66,7 @@ def _log(total: Array) -> Array:
     """The log of such sums, which are zero or at least one."""
     if not in_kernel():
         return numbers(total).log(total)
-    return jnp.where(total > 0, log_positive(jnp.maximum(total, 1)), -jnp.inf)
+    return jnp.where(total == 0, -jnp.inf, log_positive(jnp.maximum(total, 1)))
 
 
 def draw_cluster(words: Array, logits: Float[Array, "k b"], first: Any = 0) -> tuple[Array, Array]:

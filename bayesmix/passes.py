@@ -1,7 +1,7 @@
 """One pass over the data, which adds up what each point gives: by blocks, or as one kernel.
 
 XLA makes a dozen kernels of a block, each of which writes what the next one reads. In one kernel few points at a time
-go all the way, in vectors: two to three times as fast where a point gives few numbers. Of many XLA's library of
+go all the way, in vectors: two to four times as fast where a point gives few numbers. Of many XLA's library of
 products makes more.
 """
 
@@ -37,10 +37,10 @@ _TOGETHER = 16
 _CHAIN = 8  # products that are added up one after another
 _FOLDED = 128  # clusters, up to which the largest of logits is found by comparing one after another
 
+type Pieces = Callable[[Array], list[tuple[Array, Array | None]]]  # see `storage`
 # Responsibilities (k, b) out of logits, weights and a key, and what each point adds to the objective (b,). That is
 # summed in float64: gains are differences of such sums, and of float32 they would be rounding while EM still climbs.
 # The key comes with the number of points of its block before these.
-type Pieces = Callable[[Array], list[tuple[Array, Array | None]]]  # see `storage`
 type Assign = Callable[[Array, Array, Any], tuple[Array, Array]]
 
 
