@@ -30,14 +30,13 @@ def labels(
 ) -> tuple[Array, Array]:
     """The most probable cluster of every point (blocks, b), where one covariance is shared, and the hard objective.
 
-    By one kernel if features are `few`: then products are no more than the comparisons.
+    By one kernel if features are `few`, since products are then no more than comparisons.
     """
     natural = natural_parameters(mixture, factor).astype(observations.x.dtype)
 
     def by_blocks(natural: Array, observations: Observations) -> tuple[Array, Array]:
-        natural = jnp.roll(
-            natural, -1, axis=1
-        )  # the constant last, so that points on a grid that tie do so exactly
+        # The constant last, so that points on a grid that tie do so exactly.
+        natural = jnp.roll(natural, -1, axis=1)
 
         def block(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
             x, weight = part
@@ -47,7 +46,7 @@ def labels(
         total, first = jax.lax.scan(block, jnp.zeros(()), (observations.x, observations.weight))
         return first, total
 
-    over = one_kernel(labels_by_lanes, few) if few else by_blocks
+    over = one_kernel(labels_by_lanes, True) if few else by_blocks
     first, total = over(natural, replace(observations, second=None))
     return first, total - common_part(mixture, observations.second, factor)
 

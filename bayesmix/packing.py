@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -38,7 +37,8 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, stacked: Any) -> Layout:
         """That of pytrees which are stacked, along the first axis."""
-        return cls.like(jax.tree.map(itemgetter(0), stacked))
+        whole = cls.like(stacked)
+        return whole._replace(shapes=tuple(shape[1:] for shape in whole.shapes))
 
     @property
     def width(self) -> int:

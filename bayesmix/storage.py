@@ -59,7 +59,7 @@ class Storage(NamedTuple):
     size: Callable[[int], int]  # d -> q
     partners: Callable[
         [int], list
-    ]  # d -> by which x_j each x_i is multiplied, in the order of q; none of a sphere
+    ]  # d -> by which x_j each x_i is multiplied, in that order; none of a sphere
     second: Callable[[Array, int], Array]  # sums of the products (k, q) -> second moments in storage
     pack: Callable[[Any, int], Any]  # and back
     outer: Callable[[Any], Any]  # means (k, d) -> the storage's part of m mᵀ

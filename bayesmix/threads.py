@@ -47,9 +47,8 @@ def parts_of(observations: Observations, products: float) -> list[Observations]:
     """
     blocks = observations.x.shape[0]
     count = 1
-    if products * observations.x.dtype.itemsize > _WORTH and isinstance(
-        observations.x, np.ndarray
-    ):  # not on a device
+    on_device = not isinstance(observations.x, np.ndarray)
+    if products * observations.x.dtype.itemsize > _WORTH and not on_device:
         count = max(c for c in range(1, cores() + 1) if blocks % c == 0)
     if count == 1:
         return [observations]
