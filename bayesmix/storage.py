@@ -57,9 +57,8 @@ class Storage(NamedTuple):
     pieces: Callable[[Array], list[tuple[Array, Any]]]
     weigh: Callable[[Array, int], Array]  # precision, d -> (k|1, q): -1/2 xᵀPx = weigh(P) @ those products
     size: Callable[[int], int]  # d -> q
-    partners: Callable[
-        [int], list
-    ]  # d -> by which x_j each x_i is multiplied, in that order; none of a sphere
+    # d -> by which x_j each x_i is multiplied, in the order of q; none of a sphere.
+    partners: Callable[[int], list]
     second: Callable[[Array, int], Array]  # sums of the products (k, q) -> second moments in storage
     pack: Callable[[Any, int], Any]  # and back
     outer: Callable[[Any], Any]  # means (k, d) -> the storage's part of m mᵀ

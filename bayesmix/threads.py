@@ -160,23 +160,25 @@ def _climb(
         with double_precision():
             return program(row, sums, fixed, parts[part], numbers[part], way, options)
 
-    def found(part: int, own: Any) -> Any:
+    def found(part: int, row: Array, own: Any) -> Any:
         if tables is None:
             return own
+        if not np.asarray(row)[0]:  # no pass was made, and labels of no point are not to be summed
+            return np.zeros(way.sums.width)
         label, objective = own
         k = state.mixture.n_components
         moments = sums_by_label(*tables[part], np.asarray(label).reshape(-1), k)
         return way.sums.row(Statistics(moments, np.asarray(objective), np.asarray(parts[part].second)))
 
     def other(part: int, row: Array, sums: list[Any]) -> Any:
-        return found(part, call(part, row, sums)[1])
+        return found(part, *call(part, row, sums))
 
     objectives, moments = [], []
     program, before = _follow, None
     while True:
         follows, own = call(0, row, sums)  # before the others, which would otherwise compile the same program
         others = [pool.submit(other, i, row, sums) for i in range(1, len(parts))]
-        row, sums = follows, [found(0, own), *(each.result() for each in others)]
+        row, sums = follows, [found(0, follows, own), *(each.result() for each in others)]
         if program is _follow:
             program = _follow.chosen(row, sums, fixed, parts[0], numbers[0], way, options)
         if before is not None:
