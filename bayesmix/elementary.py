@@ -3,7 +3,8 @@
 It computes float64 logarithms and cosines one by one and takes twice as long as it need over exponentials: together
 half of an EM step with few features. Here the argument is split into a power of two, which is set or read as bits, and
 a remainder near zero or one, of which a polynomial is taken: straight-line code, which becomes vector instructions. exp
-is right to 1 unit in the last place, log to 3. Other precisions and other devices have XLA's own functions.
+is right to 1 unit in the last place, log to 3. Other precisions and other devices have XLA's own functions. They are
+written by operations of `lax`, of which the operators of arrays take several times as long to trace.
 
 XLA's log gamma takes a third of a second to compile, most of it for arguments below zero; `gammaln` is Stirling's
 series.
@@ -17,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
+from bayesmix import lean
 from bayesmix.compilation import in_kernel
 
 if TYPE_CHECKING:
@@ -28,8 +32,8 @@ __all__ = ["cos_turn", "exp_below", "gammaln", "log_positive", "multigammaln"]
 _LEAST = -708.0  # exp of less is below the smallest normal number
 _SHIFT = 1.5 * 2.0**52  # added to a float, leaves its nearest integer in the last bits
 _SHIFT_BITS = 0x4338 << 48
-_BIAS = 1023  # of the exponent, which is kept above bit 52
-_ROOT_BITS = (_BIAS << 52) - 0x3FE6A09E667F3BCD  # from the bits of sqrt(1/2) to those of one
+_EXPONENT, _BIAS = 52, 1023  # the bit above which it is kept, and what is added to it
+_ROOT_BITS = (_BIAS << _EXPONENT) - 0x3FE6A09E667F3BCD  # from the bits of sqrt(1/2) to those of one
 # log 2 in two parts, of which the first has so few digits that its multiples are exact
 _LN2 = 0.6931471803691238, 1.9082149292705877e-10
 # Polynomials of least degree that err by less than rounding: through 1 at 0, (exp(r) - 1) / r at Chebyshev's points
@@ -52,17 +56,17 @@ _SIN = [(-1) ** i / math.factorial(2 * i + 1) for i in range(12)]
 def _choose(own: Callable[[Array], Array], theirs: Callable[[Array], Array], x: Array) -> Array:
     if x.dtype != jnp.float64:
         return theirs(x)
-    return own(x) if in_kernel() else jax.lax.platform_dependent(x, cpu=own, default=theirs)
+    return own(x) if in_kernel() else lax.platform_dependent(x, cpu=own, default=theirs)
 
 
 def _bits(x: Array, dtype: Any) -> Array:
-    return jax.lax.bitcast_convert_type(x, dtype)
+    return lax.bitcast_convert_type(x, dtype)
 
 
 def _series(coefficients: list[float], x: Array) -> Array:
-    total = jnp.full_like(x, coefficients[-1])
-    for coefficient in coefficients[-2::-1]:  # by `lax`, since operators take three times as long to trace
-        total = jax.lax.add(jax.lax.mul(total, x), coefficient)
+    total = lax.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = lax.add(lax.mul(total, x), coefficient)
     return total
 
 
@@ -73,11 +77,12 @@ def exp_below(x: Array) -> Array:
 
 
 def _exp(x: Array) -> Array:
-    y = jnp.maximum(x, _LEAST)
-    n = jax.lax.round(y * math.log2(math.e), jax.lax.RoundingMethod.TO_NEAREST_EVEN)
-    rest = _series(_EXP, (y - n * _LN2[0]) - n * _LN2[1])
-    times = _bits(rest, jnp.int64) + (_bits(n + _SHIFT, jnp.int64) << 52)  # n more in the exponent: times 2^n
-    return jnp.where(x < _LEAST, 0, _bits(times, jnp.float64))
+    y = lax.max(x, _LEAST)
+    n = lax.round(lax.mul(y, math.log2(math.e)), lax.RoundingMethod.TO_NEAREST_EVEN)
+    rest = lax.sub(lax.sub(y, lax.mul(n, _LN2[0])), lax.mul(n, _LN2[1]))
+    more = lax.shift_left(_bits(lax.add(n, _SHIFT), np.int64), _EXPONENT)  # in the exponent: times 2^n
+    times = lax.add(_bits(_series(_EXP, rest), np.int64), more)
+    return lean.where(lax.lt(x, _LEAST), 0, _bits(times, np.float64))
 
 
 @jax.custom_jvp
@@ -87,11 +92,13 @@ def log_positive(x: Array) -> Array:
 
 
 def _log(x: Array) -> Array:
-    n = (_bits(x, jnp.int64) + _ROOT_BITS) >> 52  # x = 2^n m, m between the roots of 1/2 and 2
-    m = x * _bits(((2 * _BIAS) << 52) - (n << 52), jnp.float64)
-    exponent = _bits(n + (_SHIFT_BITS - _BIAS), jnp.float64) - _SHIFT
-    s = (m - 1) / (m + 1)
-    return exponent * _LN2[0] + (s * _series(_LOG, s * s) + exponent * _LN2[1])
+    n = lax.shift_right_arithmetic(lax.add(_bits(x, np.int64), _ROOT_BITS), _EXPONENT)
+    m = lax.mul(x, _bits(lax.sub((2 * _BIAS) << _EXPONENT, lax.shift_left(n, _EXPONENT)), np.float64))
+    # x = 2^n m, m between the roots of 1/2 and 2
+    exponent = lax.sub(_bits(lax.add(n, _SHIFT_BITS - _BIAS), np.float64), _SHIFT)
+    s = lax.div(lax.sub(m, 1.0), lax.add(m, 1.0))
+    rest = lax.add(lax.mul(s, _series(_LOG, lax.mul(s, s))), lax.mul(exponent, _LN2[1]))
+    return lax.add(lax.mul(exponent, _LN2[0]), rest)
 
 
 def cos_turn(x: Array) -> Array:

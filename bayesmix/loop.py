@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bayesmix import lean
 from bayesmix.acceleration import Memory, Proposal, blank, learn, propose
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.density import inverse_factor
@@ -117,10 +118,10 @@ def begin_turn(state: State, rules: Rules, options: Options) -> Turn:
     memory = state.memory
     if memory is not None:
         gentle = ~(state.gain >= rules.gentle) & ~state.skip  # no gain is known yet where it is NaN
-        begun = gentle & jnp.isfinite(state.statistics.objective) & (memory.radius > 0)
+        begun = gentle & lax.is_finite(state.statistics.objective) & (memory.radius > 0)
 
         def propose_on(plus: Maximum, total: Array) -> Proposal:
-            own = jnp.any(plus.collapsed)
+            own = lean.any(plus.collapsed)
             return propose(memory, state.mixture, plus.mixture, plus.factor, total, begun, own)
 
         onward = propose_on
@@ -150,33 +151,33 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         objective = statistics.objective + log_prior(rules.penalty, mixture, turn.inverse)
         statistics = replace(statistics, objective=objective)
     if options.decreasing:  # the objective stays that of the mixture
-        size = jnp.where(state.skip, 1.0, step_size(state.step - rules.settle))
-        old = jnp.where(
-            jnp.isfinite(state.statistics.objective), state.statistics.moments, statistics.moments
+        size = lean.where(state.skip, 1.0, step_size(state.step - rules.settle))
+        old = lean.where(
+            lax.is_finite(state.statistics.objective), state.statistics.moments, statistics.moments
         )
         statistics = replace(statistics, moments=old + size * (statistics.moments - old))
     count = statistics.moments[:, 0]
-    finite = jnp.isfinite(statistics.objective) & jnp.all(jnp.isfinite(statistics.moments))
+    finite = lax.is_finite(statistics.objective) & lean.all(lax.is_finite(statistics.moments))
     gain = statistics.objective - state.statistics.objective
     accepted, memory = jnp.ones((), bool), None
     if proposal is not None and state.memory is not None:
         accepted = proposal.plain | (finite & (gain >= 0))
         memory = learn(state.memory, proposal, turn.inverse[0], accepted)
     calm = _calm(state, statistics, gain, rules, options, proposal, accepted)
-    code = jnp.where(calm >= 2, CODE["converged"], 0)
+    code = lean.where(calm >= 2, CODE["converged"], 0)
     if options.relocate:
-        code = jnp.where(jnp.any(count <= 0) & ~state.tolerant, CODE["empty"], code)
+        code = lean.where(lean.any(count <= 0) & ~state.tolerant, CODE["empty"], code)
     bad, failed, redraws = jnp.zeros((), bool), state.failed, state.redraws
     if draws:
-        bad = finite & jnp.any(count < d + 1)
-        failed, redraws = jnp.where(bad, failed + 1, 0), redraws + bad
-        code = jnp.where(failed > _MAX_REDRAWS, CODE["collapsed"], code)
-    code = jnp.where(finite | ~accepted, code, CODE["non_finite"])
+        bad = finite & lean.any(count < d + 1)
+        failed, redraws = lean.where(bad, failed + 1, 0), redraws + bad
+        code = lean.where(failed > _MAX_REDRAWS, CODE["collapsed"], code)
+    code = lean.where(finite | ~accepted, code, CODE["non_finite"])
     taken, again = finite & accepted, bad
     # Moments that are not to be trusted:
     if not mixture.covariance.row.shared and (options.thinnest or not options.whitened):
         thin = jnp.sum(turn.thin & (count > d + 1)) > options.thinnest
-        code, taken, again = jnp.where(thin, CODE["thin"], code), taken | (thin & accepted), bad | thin
+        code, taken, again = lean.where(thin, CODE["thin"], code), taken | (thin & accepted), bad | thin
     mixture, statistics = jax.tree.map(
         partial(lax.select, taken), (mixture, statistics), (state.mixture, state.statistics)
     )
@@ -191,7 +192,7 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         statistics=statistics,
         skip=again,
         step=state.step + ~state.skip,
-        gain=jnp.where(accepted, jnp.where(state.skip | ~jnp.isfinite(gain), jnp.nan, gain), state.gain),
+        gain=lean.where(accepted, lean.where(state.skip | ~lax.is_finite(gain), jnp.nan, gain), state.gain),
         calm=calm,
         code=code.astype(state.code.dtype),
         collapsed=jnp.broadcast_to(turn.collapsed, (k,)) | (statistics.moments[:, 0] <= 0),
@@ -269,22 +270,22 @@ def _calm(
     """
     stepped = ~state.skip & (rules.tol > 0)
     if options.responsibilities == "hard":
-        return jnp.where(stepped & jnp.all(statistics.moments == state.statistics.moments), 2, 0)
+        return lean.where(stepped & lean.all(statistics.moments == state.statistics.moments), 2, 0)
     if options.responsibilities.startswith("sampled"):
         return state.calm
     if state.mixture.n_components == 1:
-        return jnp.where(stepped, 2, 0)
+        return lean.where(stepped, 2, 0)
     ratio = gain / state.gain
-    remaining = jnp.where(ratio < 1, jnp.abs(gain * ratio / (1 - ratio)), jnp.inf)
+    remaining = lean.where(ratio < 1, jnp.abs(gain * ratio / (1 - ratio)), jnp.inf)
     rounding = rules.rounding * (jnp.abs(statistics.objective) + rules.total)
     promising = (ratio > 0) & (remaining < rules.tol)
     if proposal is not None:
-        promising = jnp.where(
+        promising = lean.where(
             proposal.plain, promising & proposal.steady, _BELIEVED * proposal.remaining < rules.tol
         )
     climbed = gain if rules.floor.asked is None else jnp.abs(gain)  # what is added to covariances may cost
     still = (climbed <= rounding) | promising
-    return jnp.where(accepted, jnp.where(stepped & still, state.calm + 1, 0), state.calm)
+    return lean.where(accepted, lean.where(stepped & still, state.calm + 1, 0), state.calm)
 
 
 @partial(wide, static_argnames=("layout", "accelerated", "options"))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bayesmix import lean
 from bayesmix.acceleration import Proposal
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.estimate import eve_or_vve
@@ -74,8 +75,8 @@ def maximize(
     weights, means, count, scatter = _complete(mixture, statistics, penalty)
     held = "covariance" in hold
     storage = mixture.covariance.storage
-    weights = mixture.weights if "weights" in hold else jnp.where(skip, mixture.weights, weights)
-    means = jnp.where(skip, mixture.means, means)
+    weights = mixture.weights if "weights" in hold else lean.where(skip, mixture.weights, weights)
+    means = lean.where(skip, mixture.means, means)
 
     def at(count: Array, scatter: Array, keep: Any, lift: Any) -> tuple[Array, Array, Bool]:
         return _estimate(structure, estimate, count, scatter, previous, floor, keep, lift=lift)
@@ -88,7 +89,7 @@ def maximize(
     lift, keep = not held and penalty is None, skip | held
     if onward is None:
         return maximum(*at(count, scatter, keep, lift))
-    total = jnp.sum(statistics.moments[:, 0])
+    total = lean.sum(statistics.moments[:, 0])
 
     def first(values: Array, factor: Array, collapsed: Bool) -> Maximum:
         found = maximum(values, factor, collapsed)
@@ -131,23 +132,23 @@ def _complete(
         return per_cluster(vector, storage.axes)
 
     occupied = count > _NEXT_TO_NOTHING
-    safe = jnp.where(occupied, count, _NEXT_TO_NOTHING)
+    safe = lean.where(occupied, count, _NEXT_TO_NOTHING)
     average = first / safe[:, None]
     within = -storage.outer(average) * over(safe)
     if not row.shared:
         within = storage.second(moments[:, 1 + d :], d) + within
     if penalty is None:
-        weights, means = count / jnp.sum(count), jnp.where(occupied[:, None], average, mixture.means)
+        weights, means = count / lean.sum(count), lean.where(occupied[:, None], average, mixture.means)
         if not row.shared:  # an empty cluster has next to no say in what is common, and keeps what is its own
-            within = jnp.where(over(occupied), within, _NEXT_TO_NOTHING * mixture.covariance.values)
+            within = lean.where(over(occupied), within, _NEXT_TO_NOTHING * mixture.covariance.values)
     else:
         strength = penalty.mean_count
         means = (first + strength * penalty.mean) / (count + strength)[:, None]
         within = within + storage.outer(average - penalty.mean) * over(strength * count / (count + strength))
         weights = jnp.maximum(count + penalty.concentration - 1, 0)
-        weights = weights / jnp.sum(weights)
+        weights = weights / lean.sum(weights)
         safe = count + 1 + penalty.count / (count.shape[0] if row.shared else 1)
-    scatter = statistics.second + jnp.sum(within, axis=0, keepdims=True) if row.shared else within
+    scatter = statistics.second + lean.sum(within, axis=0)[None] if row.shared else within
     if penalty is not None:
         scatter = scatter + penalty.scatter
     return weights, means, safe, scatter
@@ -175,7 +176,7 @@ def _switch(storage: str, family: Array, count: Array, scatter: Array, previous:
     if storage == "full":  # EVE and VVE are the largest programs, and one with a switch inside
         first, second = names.index("EVE"), names.index("VVE")
         branches[first] = partial(whole, partial(eve_or_vve, varying=family == second))
-        family = jnp.where(family == second, first, family)
+        family = lean.where(family == second, first, family)
         branches[second] = branches[names.index("VVV")]
     return lax.switch(family, branches, count, scatter, previous)
 
@@ -193,21 +194,21 @@ def _estimate(
 ) -> tuple[Array, Array, Bool]:
     """Covariance values, their Cholesky factor, and which collapsed: those are lifted, and all estimated again."""
     storage, axes = structure.form, scatter.ndim - 1
-    behind = jnp.sum(count)[None] if structure.shared else count
+    behind = lean.sum(count)[None] if structure.shared else count
 
     def attempt(carry: tuple[Array, Array, Bool, Array]) -> tuple[Array, Array, Bool, Array]:
         _, _, collapsed, tries = carry
-        ridge = jnp.where(per_cluster(collapsed, axes), floor.ridge, 0)
+        ridge = lean.where(per_cluster(collapsed, axes), floor.ridge, 0)
         added = ridge if floor.asked is None else ridge + floor.asked
         values = estimate(count, scatter + per_cluster(behind, axes) * added, previous)
-        values = jnp.where(keep, previous + ridge, values)
+        values = lean.where(keep, previous + ridge, values)
         factor = storage.cholesky(values)
         # NaN is no factor, so it collapsed too.
-        low = ~jnp.all(storage.diagonal(factor) ** 2 >= floor.collapsed, axis=-1)
+        low = ~lean.all(storage.diagonal(factor) ** 2 >= floor.collapsed, axis=-1)
         return values, factor, collapsed | low, tries + 1
 
     start = (previous, previous, jnp.zeros(previous.shape[0], bool), jnp.asarray(0))
     values, factor, collapsed, _ = lax.while_loop(
-        lambda carry: (carry[3] < 1) | ((carry[3] < 2) & lift & jnp.any(carry[2])), attempt, start
+        lambda carry: (carry[3] < 1) | ((carry[3] < 2) & lift & lean.any(carry[2])), attempt, start
     )
     return values, factor, collapsed

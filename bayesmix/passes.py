@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bayesmix import lean
 from bayesmix.compilation import in_kernel
 from bayesmix.observations import Observations
 from bayesmix.storage import slices
@@ -141,7 +142,7 @@ def by_lanes(
         moments, objective = lax.fori_loop(0, count, chunk, zero)
     else:
         moments, objective = lax.fori_loop(0, -(-count // _TOGETHER), more, zero)
-    return jnp.concatenate([jnp.sum(a, axis=-1) for a in moments], axis=1), jnp.sum(objective)
+    return lax.concatenate([lean.sum(a, axis=-1) for a in moments], 1), lean.sum(objective)
 
 
 def labels_by_lanes(natural: Float[Array, "k p"], observations: Observations) -> tuple[Array, Array]:
@@ -158,7 +159,7 @@ def labels_by_lanes(natural: Float[Array, "k p"], observations: Observations) ->
 
     zero = jnp.zeros(observations.weight.shape, jnp.int32), jnp.zeros(size)
     labels, total = lax.fori_loop(0, count, chunk, zero)
-    return labels, jnp.sum(total)
+    return labels, lean.sum(total)
 
 
 def _chunks(observations: Observations, dtype: Any) -> tuple[int, int, Callable]:

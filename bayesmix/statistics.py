@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bayesmix import lean
 from bayesmix.compilation import one_kernel
 from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
@@ -71,9 +72,9 @@ class Statistics:
 
 def _soft(logits: Float[Array, "k b"], weight: Float[Array, " b"], key: Any) -> tuple[Array, Array]:
     """r = softmax; the free energy is then the log-likelihood."""
-    top = jnp.max(logits, axis=0)
+    top = lax.reduce_max(logits, [0])
     unnormalised = exp_below(logits - top)
-    total = jnp.sum(unnormalised, axis=0)
+    total = lean.sum(unnormalised, axis=0)
     return unnormalised * (weight / total), weight * (top + log_positive(total))
 
 
@@ -242,7 +243,7 @@ def expected_log_joint(
 
 def _constant(mixture: GaussianMixture, log_det: Array) -> Array:
     positive = mixture.weights > 0  # an empty cluster takes no point, and makes no NaN
-    logs = jnp.where(positive, log_positive(jnp.where(positive, mixture.weights, 1)), -1e30)
+    logs = lean.where(positive, log_positive(lean.where(positive, mixture.weights, 1)), -1e30)
     return logs + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
 
 
@@ -251,7 +252,7 @@ def _parts(mixture: GaussianMixture, factor: tuple[Array, Array]) -> tuple[Array
     w, log_det = factor
     precision = mixture.covariance.storage.gram(w)
     linear = mixture.covariance.storage.apply(precision, mixture.means)
-    return _constant(mixture, log_det) - jnp.sum(linear * mixture.means, axis=1) / 2, linear, precision
+    return _constant(mixture, log_det) - lean.sum(linear * mixture.means, axis=1) / 2, linear, precision
 
 
 def natural_parameters(mixture: GaussianMixture, factor: tuple[Array, Array]) -> Float[Array, "k p"]:

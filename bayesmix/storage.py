@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bayesmix import lean
 from bayesmix.inputs import is_traced
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Bool, Float
 
 __all__ = [
     "STORAGES",
@@ -126,7 +127,7 @@ def _full_pack(values: Float[Array, "k d d"], d: int) -> Float[Array, "k q"]:
 
 
 def _full_weigh(precision: Float[Array, "k d d"], d: int) -> Float[Array, "k q"]:
-    return _full_pack(precision * jnp.where(jnp.eye(d, dtype=bool), -0.5, -1.0), d)
+    return _full_pack(precision * lean.where(_eye(d), -0.5, -1.0), d)
 
 
 def _full_whiten(factor: Float[Array, "k d d"], y: Float[Array, "k d b"]) -> Float[Array, "k d b"]:
@@ -187,7 +188,7 @@ def _small_cholesky(values: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
             left = given[i][i] if i == j else (given[i][j] + given[j][i]) / 2
             for a, b in zip(row, rows[j] if j < i else row):
                 left = left - a * b
-            row.append(left / rows[j][j] if j < i else jnp.sqrt(jnp.where(left > 0, left, jnp.nan)))
+            row.append(left / rows[j][j] if j < i else lax.sqrt(lean.where(left > 0, left, np.nan)))
         rows.append(row)
     return _assembled(rows)
 
@@ -219,7 +220,11 @@ def _diagonal(values: Any) -> Any:
     if numbers(values) is np:
         return np.diagonal(values, axis1=-2, axis2=-1)
     # Not by a gather, of which the derivative is a scatter.
-    return jnp.sum(jnp.where(jnp.eye(values.shape[-1], dtype=bool), values, 0), axis=-1)
+    return lean.sum(lean.where(_eye(values.shape[-1]), values, 0), axis=-1)
+
+
+def _eye(d: int) -> Bool[Array, "d d"]:
+    return lax.eq(*(lax.broadcasted_iota(np.int32, (d, d), axis) for axis in range(2)))
 
 
 def _identity(values: Any, d: int) -> Any:

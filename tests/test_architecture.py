@@ -16,7 +16,7 @@ from bayesmix.storage import STORAGES
 
 ROOT = Path(bm.__file__).parent
 LAYERS = (
-    ("frames", "documents", "interrupts", "devices", "progress"),
+    ("frames", "documents", "interrupts", "devices", "progress", "lean"),
     ("checkpoints", "packing"),
     ("inputs", "compilation"),
     ("evaluate",),
