@@ -32,7 +32,7 @@ from bayesmix.packing import arrays_of, row_of
 if TYPE_CHECKING:
     from jaxtyping import Array
 
-__all__ = ["Call", "enable_compilation_cache", "in_kernel", "one_kernel", "wide"]
+__all__ = ["Call", "enable_compilation_cache", "in_kernel", "kernel_of_rows", "one_kernel", "wide"]
 
 # One program is traced at a time: two threads would take turns, and both would be late.
 _TRACING = threading.Lock()
@@ -113,6 +113,26 @@ def in_kernel() -> bool:
     return _TRACING_KERNEL.now
 
 
+@contextmanager
+def _in_kernel() -> Iterator[None]:
+    _TRACING_KERNEL.now = True
+    try:
+        yield
+    finally:
+        _TRACING_KERNEL.now = False
+
+
+def _kernel(function: Callable, *arguments: Any) -> Any:
+    """The call of a function which is to be one kernel."""
+    with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
+        return lax.optimization_barrier(jax.jit(function)(*arguments))
+
+
+def _first(a: Array) -> Array:
+    """A number of an array."""
+    return lax.slice(a, [0] * a.ndim, [1] * a.ndim).astype(jnp.float64)
+
+
 def one_kernel(function: Callable, few: bool) -> Callable:
     """The same function of arrays; inside a program of few numbers it is one kernel, part of another or by itself.
 
@@ -124,11 +144,8 @@ def one_kernel(function: Callable, few: bool) -> Callable:
         return function
 
     def call(*arguments: Any) -> Any:
-        _TRACING_KERNEL.now = True
-        try:
+        with _in_kernel():
             traced, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        finally:
-            _TRACING_KERNEL.now = False
         jaxpr, leaves = traced.jaxpr, [jnp.asarray(a) for a in (*traced.consts, *jax.tree.leaves(arguments))]
         needed = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
         needs = [id(v) in needed for v in (*jaxpr.constvars, *jaxpr.invars)]
@@ -145,15 +162,24 @@ def one_kernel(function: Callable, few: bool) -> Callable:
                 for a, need in zip(leaves, needs)
             ]
             count = len(traced.consts)
-            of_large = [a[(0,) * a.ndim].astype(jnp.float64) for a in large]
-            return [*eval_jaxpr(jaxpr, every[:count], *every[count:]), *of_large]
+            return [*eval_jaxpr(jaxpr, every[:count], *every[count:]), *map(_first, large)]
 
         packed = [row_of(small)] if small else []
-        with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
-            results = lax.optimization_barrier(jax.jit(kernel)(*packed, *large))
+        results = _kernel(kernel, *packed, *large)
         return jax.tree.unflatten(jax.tree.structure(shapes), results[: len(results) - len(large)])
 
     return call
+
+
+def kernel_of_rows(function: Callable) -> Callable:
+    """The same, of a function whose arguments are few arrays and never constants: they are handed over as they are."""
+
+    def kernel(*arguments: Any) -> tuple[Any, list[Array]]:
+        with _in_kernel():
+            results = function(*arguments)
+        return results, [_first(a) for a in jax.tree.leaves(arguments)]
+
+    return lambda *arguments: _kernel(kernel, *arguments)[0]
 
 
 class Call(NamedTuple):

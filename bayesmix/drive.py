@@ -15,9 +15,10 @@ import jax
 import numpy as np
 
 from bayesmix.acceleration import blank, pays
+from bayesmix.climb import advance
 from bayesmix.devices import double_precision, lapack_on_one_thread
 from bayesmix.initialize import Start, nearest
-from bayesmix.loop import Options, Rules, State, advance, suited
+from bayesmix.loop import Options, Rules, State, suited
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import thin_clusters
 from bayesmix.observations import Observations
@@ -100,7 +101,8 @@ def run(
 
     With `accelerate` None, from where the steps done and some more cost as much as compiling acceleration.
     """
-    options = suited(options, states, observations)
+    itself = float(rules.tol) > 0 and not options.responsibilities.startswith("sampled")
+    options = suited(options._replace(apart=itself), states, observations)
     ends = states.step + limits
     each = observations.weight.size * states.statistics.moments[0].size
     taken = 0

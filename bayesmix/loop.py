@@ -5,8 +5,8 @@ EM, hard EM, stochastic EM, annealed EM and k-means differ in how p(z | x) becom
 energy  F(r, θ) = Σ_n Σ_k r_nk (log p(x_n, z=k | θ) - log r_nk)  over r and θ in turn.
 
 A step is an M-step, then the E-step at its result, in that order: so the state always holds the statistics and
-the objective of its own mixture. `advance` is the compiled part: a `lax.while_loop` a start, a limited
-number of steps a call; `drive` calls it from the host for one start after another, `groups` for many cells at once.
+the objective of its own mixture. `climb` makes programs of steps, which `drive` calls from the host for one start after
+another and `groups` for many cells at once; `threads` shares a step's pass among threads.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ import numpy as np
 from jax import lax
 
 from bayesmix import lean
-from bayesmix.acceleration import Memory, Proposal, blank, learn, propose
-from bayesmix.compilation import one_kernel, wide
+from bayesmix.acceleration import Memory, Proposal, learn, propose
 from bayesmix.density import inverse_factor
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import Maximum, maximize
 from bayesmix.observations import Observations
-from bayesmix.packing import Layout
 from bayesmix.passes import is_few
 from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import CODE
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
 __all__ = [
-    "Options", "Rules", "State", "Turn", "advance", "begin_turn", "e_step", "end_turn", "is_whole", "suited",
+    "Options", "Rules", "State", "Turn", "begin_turn", "e_step", "end_turn", "is_whole", "step_on", "suited",
 ]  # fmt: skip
 
 _MAX_REDRAWS = 200
@@ -59,6 +57,7 @@ class Options(NamedTuple):
     relocate: bool = False
     decreasing: bool = False  # statistics move towards each draw by a decreasing step, `step_size`
     few: bool = False  # a pass is one kernel: `suited`
+    apart: bool = False  # where a climb could be one kernel it is three, see `climb`
     padded: bool = False  # the last clusters may be of no weight, and be there for the shape alone
 
 
@@ -242,7 +241,8 @@ def suited(options: Options, states: State, observations: Observations) -> Optio
     return options._replace(few=few and options.responsibilities != "sampled_counts")
 
 
-def _step(state: State, observations: Observations, beta: Any, rules: Rules, options: Options) -> State:
+def step_on(state: State, observations: Observations, beta: Any, rules: Rules, options: Options) -> State:
+    """The next step."""
     turn = begin_turn(state, rules, options)
     return end_turn(state, turn, e_step(turn, observations, beta, options), rules, options)
 
@@ -286,56 +286,6 @@ def _calm(
     climbed = gain if rules.floor.asked is None else jnp.abs(gain)  # what is added to covariances may cost
     still = (climbed <= rounding) | promising
     return lean.where(accepted, lean.where(stepped & still, state.calm + 1, 0), state.calm)
-
-
-@partial(wide, static_argnames=("layout", "accelerated", "options"))
-def advance(
-    rows: Array,
-    limits: Array,
-    observations: Observations,
-    beta: Array,
-    rules: Rules,
-    layout: Layout,
-    accelerated: bool,
-    options: Options,
-) -> Array:
-    """Up to limits[s] more steps of each start s, none of one that has ended; those without steps come last.
-
-    States come and go as rows. If `accelerated`, they remember nothing from one call to the next, which is four fifths
-    of a state. Where a climb is one kernel, so is the way from one start to the next.
-    """
-
-    def run(rows: Array, limits: Array, observations: Observations, beta: Array, rules: Rules) -> Array:
-        def end(s: Any) -> Array:
-            state = layout.unpack(rows[s])
-            if accelerated:
-                state = state._replace(memory=jax.tree.map(jnp.asarray, blank(state.mixture)))
-            state = _climb(state, limits[s], observations, beta, rules, options)
-            return layout.pack(state._replace(memory=None) if accelerated else state)
-
-        if rows.shape[0] == 1:  # without the loop, which is a third less to compile
-            return end(0)[None]
-
-        def body(s: Any, rows: Array) -> Array:
-            return lax.dynamic_update_index_in_dim(rows, end(s), s, 0)
-
-        return lax.fori_loop(0, jnp.sum(limits > 0), body, rows)
-
-    whole = is_whole(layout.shaped(), options)
-    return one_kernel(run, whole)(rows, limits, observations, beta, rules)
-
-
-def _climb(
-    state: State, limit: Array, observations: Observations, beta: Array, rules: Rules, options: Options
-) -> State:
-    """Up to so many more steps of one start, none once it has ended."""
-    state = state._replace(filled=jnp.zeros_like(state.filled))
-    last = state.step + limit
-    return lax.while_loop(
-        lambda s: (s.code == 0) & ((s.step < last) | s.skip),
-        lambda s: _step(s, observations, beta, rules, options),
-        state,
-    )
 
 
 def is_whole(state: State, options: Options) -> bool:

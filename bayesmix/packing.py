@@ -6,8 +6,9 @@ Each array of a call takes the host some ten microseconds there and back, which 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from jax import lax
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-__all__ = ["Layout", "arrays_of", "row_of"]
+__all__ = ["Layout", "Packed", "arrays_of", "row_of"]
 
 
 class Layout(NamedTuple):
@@ -78,6 +79,30 @@ class Layout(NamedTuple):
         """Stacked pytrees with the types that they had, that can be written to."""
         views, form = jax.tree.flatten(self.views(rows))
         return form.unflatten([view.astype(code) for view, code in zip(views, self.types)])
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["row"], meta_fields=["layout"])
+@dataclass(frozen=True)
+class Packed:
+    """A pytree as its row, as which a program hands it from one of its kernels to the next; traceable."""
+
+    row: Float[Array, " width"]
+    layout: Layout
+
+    @classmethod
+    def of(cls, tree: Any) -> Packed:
+        return cls(row_of(jax.tree.leaves(tree)), Layout.like(tree))
+
+    @property
+    def tree(self) -> Any:
+        return self.layout.unpack(self.row)
+
+    def leaf(self, of: Callable[[Any], Any]) -> Array:
+        """One array of the tree, without the others."""
+        shapes, types = self.layout.shapes, self.layout.types
+        i = of(jax.tree.unflatten(self.layout.form, range(len(shapes))))
+        part = lax.slice_in_dim(self.row, _places(shapes)[i].start, _places(shapes)[i].stop)
+        return lax.convert_element_type(lax.reshape(part, shapes[i]), types[i])
 
 
 def row_of(arrays: list[Array]) -> Float[Array, " width"]:

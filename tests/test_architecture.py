@@ -41,6 +41,7 @@ LAYERS = (
     ("acceleration",),
     ("mstep",),
     ("loop",),
+    ("climb",),
     ("threads",),
     ("drive", "problem", "partitions"),
     ("verdict", "information"),

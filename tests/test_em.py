@@ -386,7 +386,7 @@ def test_nothing_of_the_users_is_changed():
 
 
 def test_fits_of_other_sizes_reuse_the_compiled_program():
-    from bayesmix.loop import advance
+    from bayesmix.climb import advance
 
     x, _ = data("VVV")
     bm.fit(model("VVV"), x)
@@ -397,10 +397,11 @@ def test_fits_of_other_sizes_reuse_the_compiled_program():
 
 
 def test_a_trace_that_is_shorter_than_the_run_keeps_the_last_objectives():
+    from bayesmix.climb import advance
     from bayesmix.devices import double_precision
     from bayesmix.drive import begin
     from bayesmix.initialize import given_start
-    from bayesmix.loop import Options, advance
+    from bayesmix.loop import Options
     from bayesmix.packing import Layout
     from bayesmix.problem import prepare
 
@@ -552,7 +553,7 @@ CALLS = {
 
 @pytest.mark.parametrize("case", CALLS)
 def test_bad_calls_are_one_error_before_anything_is_compiled(case):
-    from bayesmix.loop import advance
+    from bayesmix.climb import advance
 
     call, message = CALLS[case]
     compiled = advance._cache_size()

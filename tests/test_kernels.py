@@ -14,13 +14,14 @@ from numpy.testing import assert_allclose
 import bayesmix as bm
 from bayesmix import chains, density, evaluate, loop, pointwise, sampling, statistics
 from bayesmix.assignments import labels
+from bayesmix.climb import advance
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.covariance import STRUCTURES
 from bayesmix.density import precision_factor
 from bayesmix.devices import double_precision
 from bayesmix.drive import begin
 from bayesmix.initialize import given_start
-from bayesmix.loop import Options, advance
+from bayesmix.loop import Options
 from bayesmix.observations import observe
 from bayesmix.packing import Layout
 from bayesmix.passes import largest
