@@ -87,7 +87,7 @@ class Structure(NamedTuple):
 
     def n_moments(self, d: int) -> int:
         """How many numbers a pass takes of a point for each cluster: T(x), without products where Σ is shared."""
-        return 1 + d + (0 if self.shared else self.form.size(d))
+        return 1 + d + (0 if self.shared else sum(self.form.sizes(d)))
 
     def written_out(self, d: int, family: bool = False) -> bool:
         """Whether its M-step, or with `family` that of any structure of the storage, calls nothing of LAPACK."""

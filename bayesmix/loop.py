@@ -200,7 +200,7 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         redraws=redraws,
         failed=failed,
         best=best,
-        trace=lax.dynamic_update_index_in_dim(state.trace, statistics.objective, place, 0),
+        trace=lax.dynamic_update_slice(state.trace, statistics.objective[None], [place]),
         chain=chain,
         filled=state.filled + ((finite | ~accepted) & ~again),
         family=state.family,

@@ -21,7 +21,7 @@ from jax import lax
 from bayesmix import lean
 from bayesmix.compilation import in_kernel
 from bayesmix.observations import Observations
-from bayesmix.storage import slices
+from bayesmix.storage import Storage, slices
 from bayesmix.variates import split
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ _TOGETHER = 16
 _CHAIN = 8  # products that are added up one after another
 _FOLDED = 128  # clusters, up to which the largest of logits is found by comparing one after another
 
-type Pieces = Callable[[Array], list[tuple[Array, Array | None]]]  # see `storage`
 # Responsibilities (k, b) out of logits, weights and a key, and what each point adds to the objective (b,). That is
 # summed in float64: gains are differences of such sums, and of float32 they would be rounding while EM still climbs.
 # The key comes with the number of points of its block before these.
@@ -85,22 +84,25 @@ def _keys(key: Any, count: int) -> Any:
 
 
 def by_lanes(
-    pieces: Pieces,
+    storage: Storage | None,
     assign: Assign,
+    by_row: bool,
     natural: Float[Array, "k p"],
     observations: Observations,
     key: Any,
-    partners: Sequence[Sequence[int]] = (),
 ) -> tuple[Array, Array]:
     """The same for one kernel: few points at a time, which stay in vectors, and products as sums written out.
 
-    Moments (k, p) are of 1, x and the `pieces` of x. Logits may be sums over features i of x_i times a sum over the
-    `partners` j of i of x_j: then rows of x are all that is read, which stay in registers. Each sum has as many places
-    as one vector of float32 or two of float64, and these are added up at the end.
+    Moments (k, p) are of 1, x and the pieces of x that a storage has. Logits `by_row` are sums over features i of x_i
+    times a sum over its partners j of x_j: then rows of x are all that is read, which stay in registers. Each sum has
+    as many places as one vector of float32 or two of float64, and these are added up at the end.
     """
     size, count, at = _chunks(observations, natural.dtype)
     lanes = math.gcd(size, _LANES)
     blocks, d, _ = observations.x.shape
+    pieces, sizes, partners = (lambda x: []), [], []
+    if storage is not None:
+        pieces, sizes, partners = storage.pieces, storage.sizes(d), storage.partners(d) if by_row else []
     keys, k = _keys(key, blocks), natural.shape[0]
 
     def parts(a: Array) -> Sequence[Array]:
@@ -136,8 +138,7 @@ def by_lanes(
         moments, objective = lax.fori_loop(first, last, chunk, own)
         return [a + own.astype(jnp.float64) for a, own in zip(sums[0], moments)], objective
 
-    rows = jax.eval_shape(pieces, jax.ShapeDtypeStruct((d, size), natural.dtype))
-    zero = [jnp.zeros((k, m, lanes)) for m in (1, d, *(len(a) for a, _ in rows))], jnp.zeros(lanes)
+    zero = [jnp.zeros((k, m, lanes)) for m in (1, d, *sizes)], jnp.zeros(lanes)
     if natural.dtype == jnp.float64:
         moments, objective = lax.fori_loop(0, count, chunk, zero)
     else:

@@ -150,10 +150,8 @@ def summarize(
         whitened, dtype = False, jnp.float64
     if few:
         # Of hard ones points on a grid tie, exactly only where what all clusters have in common is added as one.
-        storage, d = mixture.covariance.storage, mixture.n_features
-        partners = [] if shared or responsibilities == "hard" else storage.partners(d)
-        pieces = (lambda x: []) if shared else storage.pieces
-        over = partial(by_lanes, pieces, assign, partners=partners)
+        storage = None if shared else mixture.covariance.storage
+        over = partial(by_lanes, storage, assign, responsibilities != "hard")
         natural = _raw(mixture, dtype, beta, factor).natural
         if padded:
             over, given = partial(_by_width, over), (mixture.weights, natural)
@@ -243,7 +241,7 @@ def expected_log_joint(
 
 def _constant(mixture: GaussianMixture, log_det: Array) -> Array:
     positive = mixture.weights > 0  # an empty cluster takes no point, and makes no NaN
-    logs = lean.where(positive, log_positive(lean.where(positive, mixture.weights, 1)), -1e30)
+    logs = lean.where(positive, lax.log(lean.where(positive, mixture.weights, 1)), -1e30)
     return logs + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
 
 

@@ -57,7 +57,7 @@ class Storage(NamedTuple):
     # by (1, b), so that they need not be kept.
     pieces: Callable[[Array], list[tuple[Array, Any]]]
     weigh: Callable[[Array, int], Array]  # precision, d -> (k|1, q): -1/2 xᵀPx = weigh(P) @ those products
-    size: Callable[[int], int]  # d -> q
+    sizes: Callable[[int], Sequence[int]]  # d -> rows of each of the pieces, q together
     # d -> by which x_j each x_i is multiplied, in the order of q; none of a sphere.
     partners: Callable[[int], list]
     second: Callable[[Array, int], Array]  # sums of the products (k, q) -> second moments in storage
@@ -241,7 +241,7 @@ STORAGES: dict[str, Storage] = {
         features=_full_features,
         pieces=_full_pieces,
         weigh=_full_weigh,
-        size=lambda d: len(_pairs(d)[0]),
+        sizes=lambda d: range(d, 0, -1),
         partners=lambda d: [range(i, d) for i in range(d)],
         second=_full_second,
         pack=_full_pack,
@@ -264,7 +264,7 @@ STORAGES: dict[str, Storage] = {
         features=_diagonal_features,
         pieces=lambda x: [(x * x, None)],
         weigh=lambda p, d: -0.5 * p,
-        size=lambda d: d,
+        sizes=lambda d: [d],
         partners=lambda d: [[i] for i in range(d)],
         second=lambda q, d: q,
         pack=lambda v, d: v,
@@ -288,7 +288,7 @@ STORAGES: dict[str, Storage] = {
         features=_spherical_features,
         pieces=lambda x: [((x * x).mean(axis=0, keepdims=True), None)],
         weigh=lambda p, d: -0.5 * d * p[:, None],
-        size=lambda d: 1,
+        sizes=lambda d: [1],
         partners=lambda d: [],
         second=lambda q, d: q[:, 0],
         pack=lambda v, d: v[:, None],
