@@ -123,9 +123,14 @@ def _in_kernel() -> Iterator[None]:
 
 
 def _kernel(function: Callable, *arguments: Any) -> Any:
-    """The call of a function which is to be one kernel."""
+    """The call of a function which is to be one kernel, and in which no call is."""
+
+    def within(*arguments: Any) -> Any:
+        with set_xla_metadata(xla_cpu_small_call=None, inlineable=None):
+            return function(*arguments)
+
     with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
-        return lax.optimization_barrier(jax.jit(function)(*arguments))
+        return lax.optimization_barrier(jax.jit(within)(*arguments))
 
 
 def _first(a: Array) -> Array:

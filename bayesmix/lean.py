@@ -1,7 +1,8 @@
 """Functions of `jax.numpy` as the operations of `lax` that they come to, for what a first fit traces.
 
 The first call for each shape takes half a millisecond to two of `jax.numpy`, of `lax` a twentieth of that, and half
-the time that it took to trace a program of EM was such calls. Arguments are arrays of one type, or Python's numbers.
+the time that it took to trace a program of EM was such calls. Nothing is promoted: arguments are arrays of one type,
+or Python's numbers that it can hold.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ __all__ = ["all", "any", "sum", "where"]
 
 def where(condition: Bool, a: Any, b: Any) -> Array:
     """a where the condition holds, else b; of the shape that all three have together."""
-    given = [np.asarray(v) if isinstance(v, int | float) else v for v in (a, b)]
-    kind = next((v.dtype for v, original in zip(given, (a, b)) if v is original), given[0].dtype)
+    kind = next((v.dtype for v in (a, b) if hasattr(v, "dtype")), None) or np.result_type(a, b)
     shape = np.broadcast_shapes(*(np.shape(v) for v in (condition, a, b)))
-    first, second = (_spread(v.astype(kind), shape) for v in given)
+    first, second = (
+        _spread(v if hasattr(v, "dtype") else np.asarray(v).astype(kind, casting="same_kind"), shape)
+        for v in (a, b)
+    )
     return lax.select(condition if np.shape(condition) == () else _spread(condition, shape), first, second)
 
 
