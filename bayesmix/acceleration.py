@@ -36,7 +36,7 @@ from bayesmix.mixture import GaussianMixture
 if TYPE_CHECKING:
     from jaxtyping import Array
 
-__all__ = ["Memory", "Proposal", "asked", "blank", "learn", "pays", "propose"]
+__all__ = ["Memory", "Proposal", "asked", "blank", "learn", "own_step", "pays", "propose"]
 
 _STEPS = 8  # that are remembered
 _ROOM = 2**18  # numbers, for the steps of a large mixture
@@ -96,7 +96,7 @@ class Proposal(NamedTuple):
 def blank(mixture: GaussianMixture) -> Memory:
     """No memory."""
     values = mixture.covariance.values.shape
-    size = mixture.weights.size + mixture.means.size + mixture.covariance.values.size
+    size = _size(mixture)
     rows = int(np.clip(_ROOM // size, 2, _STEPS))
     return Memory(
         steps=np.zeros((rows, size)),
@@ -159,6 +159,16 @@ def _frame(mixture: GaussianMixture, factor: Array, inverse: Array, total: Array
     return _Frame(mixture, factor, inverse, jnp.sqrt(jnp.concatenate(each)))
 
 
+def own_step(plus: GaussianMixture, factor: Array) -> Proposal:
+    """EM's own step, of a run that remembers nothing yet."""
+    none, zero, no = jnp.zeros(_size(plus)), jnp.asarray(0.0), jnp.asarray(False)
+    return Proposal(plus, factor, ~no, no, zero, no, none, none, none, zero)
+
+
+def _size(mixture: GaussianMixture) -> int:
+    return mixture.weights.size + mixture.means.size + mixture.covariance.values.size
+
+
 def propose(
     memory: Memory,
     mixture: GaussianMixture,
@@ -179,10 +189,9 @@ def propose(
         begun: the memory is of this mixture; otherwise it begins here, with EM's own step.
         own: take EM's own step.
     """
-    none, zero = jnp.zeros(memory.steps.shape[1]), jnp.asarray(0.0)
 
     def first() -> Proposal:
-        return Proposal(plus, factor, jnp.asarray(True), memory.plain, zero, begun, none, none, none, zero)
+        return own_step(plus, factor)._replace(steady=memory.plain, begun=begun)
 
     def later() -> Proposal:
         frame = _frame(mixture, memory.factor, memory.inverse, total)

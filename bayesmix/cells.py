@@ -175,8 +175,7 @@ def fit_cells(
             abreast = len(groups) if checkpoint is None else 1
             with ThreadPoolExecutor(cores()) as pool, ThreadPoolExecutor(abreast) as climbers:
                 if kept is None:
-                    # The shortest first: its starts run while the next is compiled.
-                    for group in reversed(groups):
+                    for group in groups:  # the longest first: while it is compiled the next is traced
                         program(group, raw)
                 ahead, partitions, ways = pool.submit(_sum_ahead, groups[0]), starts.result(), []
                 for i, group in enumerate(groups):

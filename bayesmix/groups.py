@@ -250,5 +250,5 @@ def _arguments(group: Group, chosen: np.ndarray, steps: int, options: Options) -
     whole[: len(chosen)] = chosen
     limits = np.where(np.arange(group.batch) < len(chosen), steps, 0)
     observations, rules = group.problem.observations, group.problem.rules
-    own = suited(options, group.states, observations)
+    own = suited(options._replace(apart=True), group.states, observations)
     return group.rows[whole], limits, observations, np.float64(1), rules, group.layout, group.accelerated, own

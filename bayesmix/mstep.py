@@ -12,12 +12,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from bayesmix import lean
-from bayesmix.acceleration import Proposal
+from bayesmix.acceleration import Proposal, own_step
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.estimate import eve_or_vve
 from bayesmix.mixture import GaussianMixture
@@ -109,7 +108,8 @@ def maximize(
         return turns + 1, count, scatter, found, known
 
     none = (previous, previous, jnp.zeros(previous.shape[0], bool))
-    known = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(first, *none))
+    known = maximum(*none)  # of no meaning, but of that form
+    known = known._replace(proposal=own_step(known.mixture, known.factor))
     _, _, _, (values, factor, _), known = lax.while_loop(
         lambda carry: (carry[0] == 0) | ((carry[0] == 1) & ~carry[-1].proposal.plain),
         turn,

@@ -48,8 +48,6 @@ __all__ = [
     "natural_parameters", "summarize",
 ]  # fmt: skip
 
-_WIDTHS = 3  # passes that are compiled for clusters some of which may be padding
-
 
 @partial(jax.tree_util.register_dataclass, data_fields=["moments", "objective", "second"], meta_fields=[])
 @dataclass(frozen=True)
@@ -205,17 +203,15 @@ def _block(
 def _by_width(
     over: Callable, weights: Array, natural: Array, observations: Observations, key: Any
 ) -> tuple[Array, Array]:
-    """A pass over one, two or three thirds of the clusters, as many as those with a weight reach."""
+    """A pass over half of the clusters, if those with a weight reach no further, or over all: both are compiled."""
     k = weights.shape[0]
-    widths = sorted({-(-k * i // _WIDTHS) for i in range(1, _WIDTHS + 1)})
-    reach = jnp.max(jnp.where(weights > 0, jnp.arange(1, k + 1), 1))
+    half = -(-k // 2)
 
-    def pass_of(width: int, natural: Array) -> tuple[Array, Array]:
+    def pass_of(width: int) -> tuple[Array, Array]:
         moments, objective = over(natural[:width], observations, key)
         return jnp.pad(moments, ((0, k - width), (0, 0))), objective
 
-    place = jnp.sum(reach > jnp.asarray(widths[:-1]))
-    return lax.switch(place, [partial(pass_of, width) for width in widths], natural)
+    return lax.cond(jnp.any(weights[half:] > 0), partial(pass_of, k), partial(pass_of, half))
 
 
 def common_part(mixture: GaussianMixture, second: Any, factor: tuple[Array, Array]) -> Array:
