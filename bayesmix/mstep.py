@@ -108,8 +108,8 @@ def maximize(
         return turns + 1, count, scatter, found, known
 
     none = (previous, previous, jnp.zeros(previous.shape[0], bool))
-    known = maximum(*none)  # of no meaning, but of that form
-    known = known._replace(proposal=own_step(known.mixture, known.factor))
+    nothing = maximum(*none)  # of no meaning, but of the form that is carried
+    known: Any = nothing._replace(proposal=own_step(nothing.mixture, nothing.factor))
     _, _, _, (values, factor, _), known = lax.while_loop(
         lambda carry: (carry[0] == 0) | ((carry[0] == 1) & ~carry[-1].proposal.plain),
         turn,
