@@ -92,19 +92,20 @@ def _climb_apart(
     def over(turn: Packed, held: Packed, observations: Observations) -> Packed:
         return Packed.of(e_step(turn.tree, observations, held.tree[1], options))
 
-    def end(state: Packed, turn: Packed, statistics: Packed, held: Packed) -> tuple[Packed, list[Array]]:
+    def end(state: Packed, turn: Packed, statistics: Packed, held: Packed) -> tuple[Packed, Array]:
         last, _, rules = held.tree
         ended = end_turn(state.tree, turn.tree, statistics.tree, rules, options)
-        return Packed.of(ended), [(ended.code == 0) & reason for reason in (ended.step < last, ended.skip)]
+        reasons = (ended.code == 0) & jnp.stack([ended.step < last, ended.skip])
+        return Packed.of(ended), reasons.astype(jnp.float32)
 
-    def step(carried: tuple[Packed, list[Array]]) -> tuple[Packed, list[Array]]:
+    def step(carried: tuple[Packed, Array]) -> tuple[Packed, Array]:
         state, _ = carried
         turn = kernel_of_rows(begin)(state, held)
         statistics = kernel_of_rows(over)(turn, held, observations)
         return kernel_of_rows(end)(state, turn, statistics, held)
 
-    def goes_on(carried: tuple[Packed, list[Array]]) -> Array:
+    def goes_on(carried: tuple[Packed, Array]) -> Array:
         # XLA makes one kernel of a loop if it can, which is where a library is not called, as it is here.
-        return lax.top_k(jnp.stack(carried[1]).astype(jnp.float32), 1)[0][0] > 0
+        return lax.top_k(carried[1], 1)[0][0] > 0
 
-    return lax.while_loop(goes_on, step, (state, [jnp.asarray(True)] * 2))[0]
+    return lax.while_loop(goes_on, step, (state, jnp.ones(2, jnp.float32)))[0]
