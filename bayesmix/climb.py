@@ -38,10 +38,10 @@ def advance(
     accelerated: bool,
     options: Options,
 ) -> Array:
-    """Up to limits[s] more steps of each start s, none of one that has ended; those without steps come last.
+    """Up to limits[s] more steps of each start s that has not ended; those without steps come last.
 
-    States come and go as rows. If `accelerated`, they remember nothing from one call to the next, which is four fifths
-    of a state. Where a climb is one kernel, so is the way from one start to the next.
+    States come and go as rows; nothing is `filled` of their traces yet. If `accelerated`, they keep nothing of one
+    call for the next, which is four fifths of a state. Where a climb is one kernel, so is the way from start to start.
     """
     whole = is_whole(layout.shaped(), options)
 

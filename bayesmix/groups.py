@@ -251,4 +251,6 @@ def _arguments(group: Group, chosen: np.ndarray, steps: int, options: Options) -
     limits = np.where(np.arange(group.batch) < len(chosen), steps, 0)
     observations, rules = group.problem.observations, group.problem.rules
     own = suited(options._replace(apart=True), group.states, observations)
-    return group.rows[whole], limits, observations, np.float64(1), rules, group.layout, group.accelerated, own
+    rows = group.rows[whole]
+    group.layout.views(rows).filled[:] = 0
+    return rows, limits, observations, np.float64(1), rules, group.layout, group.accelerated, own
