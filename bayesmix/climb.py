@@ -44,6 +44,7 @@ def advance(
     call for the next, which is four fifths of a state. Where a climb is one kernel, so is the way from start to start.
     """
     whole = is_whole(layout.shaped(), options)
+    apart = whole and options.apart
 
     def run(rows: Array, limits: Array, observations: Observations, beta: Array, rules: Rules) -> Array:
         def end(s: Any) -> Array:
@@ -51,7 +52,7 @@ def advance(
             if accelerated:
                 memory = jax.tree.map(jnp.asarray, blank(layout.shaped().mixture))
                 given = Packed.of(given.tree._replace(memory=memory))
-            if whole and options.apart:
+            if apart:
                 return _climb_apart(given, limits[s], observations, beta, rules, options).row[: layout.width]
             state = _climb(given.tree, limits[s], observations, beta, rules, options)
             return layout.pack(state._replace(memory=None) if accelerated else state)
@@ -64,14 +65,13 @@ def advance(
 
         return lax.fori_loop(0, jnp.sum(limits > 0), body, rows)
 
-    return one_kernel(run, whole and not options.apart)(rows, limits, observations, beta, rules)
+    return one_kernel(run, whole and not apart)(rows, limits, observations, beta, rules)
 
 
 def _climb(
     state: State, limit: Array, observations: Observations, beta: Array, rules: Rules, options: Options
 ) -> State:
     """Up to so many more steps of one start, none once it has ended."""
-    state = state._replace(filled=jnp.zeros_like(state.filled))
     last = state.step + limit
     return lax.while_loop(
         lambda s: (s.code == 0) & ((s.step < last) | s.skip),
@@ -83,7 +83,7 @@ def _climb(
 def _climb_apart(
     state: Packed, limit: Array, observations: Observations, beta: Array, rules: Rules, options: Options
 ) -> Packed:
-    """The same by three kernels, of one start that has not ended; the state's `filled` is zero."""
+    """The same by three kernels, of one start that has not ended."""
     held = Packed.of((state.leaf(lambda s: s.step) + limit, beta, rules))
 
     def begin(state: Packed, held: Packed) -> Packed:

@@ -114,7 +114,7 @@ def in_kernel() -> bool:
 
 
 @contextmanager
-def _in_kernel() -> Iterator[None]:
+def _making_kernel() -> Iterator[None]:
     _TRACING_KERNEL.now = True
     try:
         yield
@@ -149,7 +149,7 @@ def one_kernel(function: Callable, few: bool) -> Callable:
         return function
 
     def call(*arguments: Any) -> Any:
-        with _in_kernel():
+        with _making_kernel():
             traced, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
         jaxpr, leaves = traced.jaxpr, [jnp.asarray(a) for a in (*traced.consts, *jax.tree.leaves(arguments))]
         needed = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
@@ -180,7 +180,7 @@ def kernel_of_rows(function: Callable) -> Callable:
     """The same, of a function whose arguments are few arrays and never constants: they are handed over as they are."""
 
     def kernel(*arguments: Any) -> tuple[Any, list[Array]]:
-        with _in_kernel():
+        with _making_kernel():
             results = function(*arguments)
         return results, [_first(a) for a in jax.tree.leaves(arguments)]
 

@@ -101,8 +101,8 @@ def run(
 
     With `accelerate` None, from where the steps done and some more cost as much as compiling acceleration.
     """
-    itself = float(rules.tol) > 0 and not options.responsibilities.startswith("sampled")
-    options = suited(options._replace(apart=itself), states, observations)
+    ends_itself = float(rules.tol) > 0 and not options.responsibilities.startswith("sampled")
+    options = suited(options._replace(apart=ends_itself), states, observations)
     ends = states.step + limits
     each = observations.weight.size * states.statistics.moments[0].size
     taken = 0

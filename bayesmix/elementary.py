@@ -3,8 +3,8 @@
 It computes float64 logarithms and cosines one by one and takes twice as long as it need over exponentials: together
 half of an EM step with few features. Here the argument is split into a power of two, which is set or read as bits, and
 a remainder near zero or one, of which a polynomial is taken: straight-line code, which becomes vector instructions. exp
-is right to 1 unit in the last place, log to 3. Other precisions and other devices have XLA's own functions. They are
-written by operations of `lax`, of which the operators of arrays take several times as long to trace.
+is right to 1 unit in the last place, log to 3. Other precisions and other devices have XLA's own functions. Ours are
+written by operations of `lax`, than which the operators of arrays take several times as long to trace.
 
 XLA's log gamma takes a third of a second to compile, most of it for arguments below zero; `gammaln` is Stirling's
 series.
@@ -92,9 +92,9 @@ def log_positive(x: Array) -> Array:
 
 
 def _log(x: Array) -> Array:
+    # x = 2^n m, m between the roots of 1/2 and 2
     n = lax.shift_right_arithmetic(lax.add(_bits(x, np.int64), _ROOT_BITS), _EXPONENT)
     m = lax.mul(x, _bits(lax.sub((2 * _BIAS) << _EXPONENT, lax.shift_left(n, _EXPONENT)), np.float64))
-    # x = 2^n m, m between the roots of 1/2 and 2
     exponent = lax.sub(_bits(lax.add(n, _SHIFT_BITS - _BIAS), np.float64), _SHIFT)
     s = lax.div(lax.sub(m, 1.0), lax.add(m, 1.0))
     rest = lax.add(lax.mul(s, _series(_LOG, lax.mul(s, s))), lax.mul(exponent, _LN2[1]))

@@ -20,7 +20,8 @@ __all__ = ["all", "any", "sum", "where"]
 
 def where(condition: Bool, a: Any, b: Any) -> Array:
     """a where the condition holds, else b; of the shape that all three have together."""
-    kind = next((v.dtype for v in (a, b) if hasattr(v, "dtype")), None) or np.result_type(a, b)
+    kinds = [v.dtype for v in (a, b) if hasattr(v, "dtype")]
+    kind = kinds[0] if kinds else np.result_type(a, b)
     shape = np.broadcast_shapes(*(np.shape(v) for v in (condition, a, b)))
     first, second = (
         _spread(v if hasattr(v, "dtype") else np.asarray(v).astype(kind, casting="same_kind"), shape)
