@@ -1,7 +1,8 @@
 """Hard responsibilities of many points where one covariance is shared, which is k-means: labels, and sums by label.
 
 All that counts of a point is its cluster. So a compiled pass gives labels alone, and the host adds up what has one
-label: a mask's product, which `statistics.summarize` takes for few points, is half of a step.
+label: a mask's product, which `statistics.summarize` takes for few points, is half of a step. Soon few labels change
+from one step to the next, and only what has changed is added up.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from bayesmix.passes import labels_by_lanes, largest
 from bayesmix.statistics import common_part, natural_parameters
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Float, Int
 
-__all__ = ["labels", "sums_by_label"]
+__all__ = ["Sums", "labels", "sums_by_label"]
+
+_MANY = 8  # one of so many labels has changed: then it is faster to add up all
 
 
 def labels(
@@ -49,6 +52,31 @@ def labels(
     over = one_kernel(labels_by_lanes, True) if few else by_blocks
     first, total = over(natural, replace(observations, second=None))
     return first, total - common_part(mixture, observations.second, factor)
+
+
+class Sums:
+    """Σ w [1, x] of some rows by their labels, where labels come again and again and few of them change."""
+
+    def __init__(self, rows: Float[np.ndarray, "n d"], weight: Float[np.ndarray, " n"], k: int) -> None:
+        self._rows, self._weight, self._k = rows, weight, k
+        self._label = self._moments = None
+
+    def at(self, label: Int[np.ndarray, " n"]) -> Float[np.ndarray, "k p"]:
+        """Those of these labels; the same array as before where none has changed."""
+        before = self._label
+        changed = None if before is None else np.flatnonzero(label != before)
+        if changed is None or changed.size * _MANY > label.size:
+            self._moments = sums_by_label(self._rows, self._weight, label, self._k)
+        elif changed.size:  # in float64, so that many small changes lose nothing
+            rows, weight = self._rows[changed].astype(float), self._weight[changed].astype(float)
+            self._moments = self._moments + sums_by_label(
+                np.concatenate([rows, rows]),
+                np.concatenate([weight, -weight]),
+                np.concatenate([label[changed], before[changed]]),
+                self._k,
+            )
+        self._label = label
+        return self._moments
 
 
 def sums_by_label(

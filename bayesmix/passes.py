@@ -187,9 +187,16 @@ def largest(logits: Float[Array, "k b"]) -> tuple[Array, Array]:
     In numbers as wide as the logits, which vector instructions compare without conversion.
     """
     k = logits.shape[0]
-    if not in_kernel() or k > _FOLDED:
+    if jax.default_backend() != "cpu":  # reductions, as many at a time as there are points
         top, index = jnp.max(logits, axis=0), jnp.arange(k, dtype=logits.dtype)[:, None]
         return jnp.min(jnp.where(logits == top, index, k), axis=0), top
+    if not in_kernel() or k > _FOLDED:  # in one way, where two reductions take a third of a pass
+
+        def next_row(i: Any, best: tuple[Array, Array]) -> tuple[Array, Array]:
+            row = lax.dynamic_index_in_dim(logits, i, keepdims=False)
+            return _larger(best, (jnp.full_like(row, i), row))
+
+        return lax.fori_loop(1, k, next_row, (jnp.zeros_like(logits[0]), logits[0]))
     rows = [(jnp.full_like(row, i), row) for i, row in enumerate(slices(logits, 0))]
     while len(rows) > 1:  # by eights, which stay in registers
         rows = [_kept(reduce(_larger, rows[i : i + 8])) for i in range(0, len(rows), 8)]

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bayesmix.assignments import labels, sums_by_label
+from bayesmix.assignments import Sums, labels
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.devices import double_precision
 from bayesmix.inputs import cores
@@ -141,6 +141,8 @@ def _climb(
     tables: list[tuple[np.ndarray, np.ndarray]] | None,
 ) -> State:
     """Up to so many more steps of one start."""
+    k = state.mixture.n_components
+    assigned = None if tables is None else [Sums(rows, weight, k) for rows, weight in tables]
     chain = None if state.chain is None else state.chain[:1]
     room = state._replace(trace=np.zeros(1), chain=chain, filled=np.zeros_like(state.filled))
     with double_precision():
@@ -161,13 +163,12 @@ def _climb(
             return program(row, sums, fixed, parts[part], numbers[part], way, options)
 
     def found(part: int, row: Array, own: Any) -> Any:
-        if tables is None:
+        if assigned is None:
             return own
         if not np.asarray(row)[0]:  # no pass was made, and labels of no point are not to be summed
             return np.zeros(way.sums.width)
         label, objective = own
-        k = state.mixture.n_components
-        moments = sums_by_label(*tables[part], np.asarray(label).reshape(-1), k)
+        moments = assigned[part].at(np.asarray(label).reshape(-1))
         return way.sums.row(Statistics(moments, np.asarray(objective), np.asarray(parts[part].second)))
 
     def other(part: int, row: Array, sums: list[Any]) -> Any:

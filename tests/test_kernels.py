@@ -246,12 +246,13 @@ def test_where_xla_cannot_make_it_the_program_is_the_ordinary_one():
         assert_allclose(compiled(jnp.array([3.0, 1.0, 2.0]), Options(few=True)), [1, 2, 3])
 
 
+@pytest.mark.parametrize("kernel", [True, False])
 @pytest.mark.parametrize("k", [1, 2, 8, 9, 70, 130])
-def test_the_largest_of_logits_is_the_first_of_those_that_tie(k):
+def test_the_largest_of_logits_is_the_first_of_those_that_tie(k, kernel):
     logits = np.random.default_rng(k).integers(0, 5, size=(k, 300)).astype(float)
 
     def program(logits):
-        return one_kernel(largest, True)(logits)
+        return one_kernel(largest, kernel)(logits)
 
     with double_precision():
         first, top = jax.jit(program, compiler_options=FEW)(logits)

@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import bayesmix as bm
 from bayesmix import threads
-from bayesmix.assignments import sums_by_label
+from bayesmix.assignments import Sums, sums_by_label
 from bayesmix.devices import lapack_on_one_thread
 from bayesmix.drive import begin
 from bayesmix.initialize import given_start
@@ -127,6 +127,29 @@ def test_a_sparse_sum_is_that_of_a_mask():
     np.testing.assert_allclose(sums, mask @ np.c_[np.ones(len(rows)), rows], atol=2e-3)
     np.testing.assert_array_equal(sums[:, 0], mask.sum(axis=1))
     assert (sums[2] == 0).all()
+
+
+def test_sums_follow_labels_of_which_few_change():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(5000, 3)).astype(np.float32)
+    weight, label = rng.integers(4, size=5000).astype(np.float32), rng.integers(6, size=5000).astype(np.int32)
+    sums = Sums(rows, weight, 6)
+    for share in (0, 1e-3, 0.05, 0.5, 0.02, 0.02, 0):
+        before, label = (
+            label,
+            np.where(rng.random(5000) < share, rng.integers(6, size=5000), label).astype(np.int32),
+        )
+        last, moments = sums.at(before), sums.at(label)
+        assert (moments is last) == (share == 0)  # k-means is at rest where sums repeat exactly
+        mask = (label == np.arange(6)[:, None]) * weight.astype(float)
+        np.testing.assert_array_equal(moments[:, 0], mask.sum(axis=1))
+        np.testing.assert_allclose(moments, mask @ np.c_[np.ones(5000), rows], atol=1e-3)
+    for _ in range(2000):  # there and back
+        sums.at(before)
+        label = before.copy()
+        label[rng.integers(5000, size=20)] = 5
+        sums.at(label)
+    np.testing.assert_allclose(sums.at(before), moments, atol=1e-9)
 
 
 def test_lapack_has_one_thread_while_ours_have_the_cores_and_its_own_number_again_after():
