@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix import lean
 from bayesmix.covariance import Covariance
 from bayesmix.elementary import log_positive
 from bayesmix.mixture import GaussianMixture
@@ -119,6 +120,7 @@ class _Frame(NamedTuple):
     inverse: Array
     root: Array  # (q,)
 
+    @lean.inlined
     def vector(self, mixture: GaussianMixture, factor: Array) -> Array:
         """The coordinates (q,) of a mixture with its Cholesky factor."""
         center, storage = self.mixture, self.mixture.covariance.storage
@@ -130,6 +132,7 @@ class _Frame(NamedTuple):
         ratio = jnp.where(diagonal, worth * log_positive(jnp.where(diagonal, ratio, 1)), ratio)
         return self.root * jnp.concatenate([part.reshape(-1) for part in (weights, means, ratio)])
 
+    @lean.inlined
     def at(self, vector: Array) -> tuple[GaussianMixture, Array]:
         """The mixture at some coordinates, and its Cholesky factor; without the constraints of its structure."""
         center, storage = self.mixture, self.mixture.covariance.storage
@@ -152,6 +155,7 @@ class _Frame(NamedTuple):
         return where, float(np.sqrt(2 if axes else 2 * d))
 
 
+@lean.inlined
 def _frame(mixture: GaussianMixture, factor: Array, inverse: Array, total: Array) -> _Frame:
     counts = total * mixture.weights
     shared = counts if factor.shape[0] == counts.shape[0] else total[None]
@@ -216,6 +220,7 @@ def propose(
     return jax.lax.cond(begun, later, first)
 
 
+@lean.inlined
 def learn(memory: Memory, proposal: Proposal, inverse: Array, accepted: Array) -> Memory:
     """The memory after the pass at a proposal; `inverse` is that of its Cholesky factor."""
     size = jnp.sqrt(jnp.sum(proposal.step**2))
@@ -241,6 +246,7 @@ def _at(rows: Array, row: Array, place: Array) -> Array:
     return jax.lax.dynamic_update_index_in_dim(rows, row, place, 0)
 
 
+@lean.inlined
 def _change(memory: Memory, residual: Array) -> tuple[Array, Array]:
     """What the last step took from f, now that f after it is known, and its scale; nothing if it was refused."""
     step = memory.steps[memory.last]

@@ -59,13 +59,14 @@ class Sums:
 
     def __init__(self, rows: Float[np.ndarray, "n d"], weight: Float[np.ndarray, " n"], k: int) -> None:
         self._rows, self._weight, self._k = rows, weight, k
-        self._label = self._moments = None
+        self._label = np.full(len(rows), -1, np.int32)  # no label
+        self._moments = np.zeros((k, 1 + rows.shape[1]))
 
     def at(self, label: Int[np.ndarray, " n"]) -> Float[np.ndarray, "k p"]:
         """Those of these labels; the same array as before where none has changed."""
-        before = self._label
-        changed = None if before is None else np.flatnonzero(label != before)
-        if changed is None or changed.size * _MANY > label.size:
+        before, self._label = self._label, label
+        changed = np.flatnonzero(label != before)
+        if changed.size * _MANY > label.size:
             self._moments = sums_by_label(self._rows, self._weight, label, self._k)
         elif changed.size:  # in float64, so that many small changes lose nothing
             rows, weight = self._rows[changed].astype(float), self._weight[changed].astype(float)
@@ -75,7 +76,6 @@ class Sums:
                 np.concatenate([label[changed], before[changed]]),
                 self._k,
             )
-        self._label = label
         return self._moments
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bayesmix import lean
 from bayesmix.acceleration import blank
 from bayesmix.compilation import kernel_of_rows, one_kernel, wide
 from bayesmix.loop import Options, Rules, State, begin_turn, e_step, end_turn, is_whole, step_on
@@ -92,6 +93,7 @@ def _climb_apart(
     def over(turn: Packed, held: Packed, observations: Observations) -> Packed:
         return Packed.of(e_step(turn.tree, observations, held.tree[1], options))
 
+    @lean.inlined
     def end(state: Packed, turn: Packed, statistics: Packed, held: Packed) -> tuple[Packed, Array]:
         last, _, rules = held.tree
         ended = end_turn(state.tree, turn.tree, statistics.tree, rules, options)

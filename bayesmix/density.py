@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix import lean
 from bayesmix.compilation import in_kernel
 from bayesmix.covariance import Covariance
 from bayesmix.elementary import exp_below, log_positive
@@ -95,6 +96,7 @@ def inverse_factor(covariance: Covariance, cholesky: Array, n_features: int) -> 
     return factor, log_determinant(covariance, factor, n_features)
 
 
+@lean.inlined
 def log_determinant(covariance: Covariance, factor: Array, n_features: int) -> Array:
     """log |W| (k|1,)."""
     diagonal, n = covariance.storage.diagonal(factor), numbers(factor)

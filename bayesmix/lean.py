@@ -2,20 +2,35 @@
 
 The first call for each shape takes half a millisecond to two of `jax.numpy`, of `lax` a twentieth of that, and half
 the time that it took to trace a program of EM was such calls. Nothing is promoted: arguments are arrays of one type,
-or Python's numbers that it can hold.
+or Python's numbers that it can hold. An array's own operators are calls of `jax.numpy` too; in a function that is
+`inlined` they take a quarter of the time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from jax import lax
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool
 
-__all__ = ["all", "any", "sum", "where"]
+__all__ = ["all", "any", "inlined", "sum", "where"]
+
+
+def inlined[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """The same function, traced without a function for each operation; it has no loop, which would be unrolled."""
+
+    @wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        with jax.disable_jit():
+            return function(*arguments, **named)
+
+    return call
 
 
 def where(condition: Bool, a: Any, b: Any) -> Array:

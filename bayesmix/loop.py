@@ -141,6 +141,7 @@ def begin_turn(state: State, rules: Rules, options: Options) -> Turn:
     return Turn(mixture, inverse, plus.collapsed, plus.thin, draw, key, proposal)
 
 
+@lean.inlined
 def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, options: Options) -> State:
     """The state after the E-step: its statistics and objective, whether it is taken, and how the run goes on."""
     mixture, proposal = turn.mixture, turn.proposal
@@ -200,7 +201,9 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         redraws=redraws,
         failed=failed,
         best=best,
-        trace=lax.dynamic_update_slice(state.trace, statistics.objective[None], [place]),
+        trace=lax.dynamic_update_index_in_dim(
+            state.trace, statistics.objective, place, 0, allow_negative_indices=False
+        ),
         chain=chain,
         filled=state.filled + ((finite | ~accepted) & ~again),
         family=state.family,

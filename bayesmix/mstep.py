@@ -46,6 +46,7 @@ class Maximum(NamedTuple):
     proposal: Proposal | None = None  # that went on from there, within the family
 
 
+@lean.inlined
 def thin_clusters(means: Any, factor: Any, floor: Floor, storage: Storage) -> Any:
     """Whose raw moments keep too few digits (k,), by the Cholesky factors of their covariances."""
     low = storage.diagonal(factor) ** 2 < floor.thin + floor.thinness * means**2
@@ -120,6 +121,7 @@ def maximize(
     return known._replace(proposal=known.proposal._replace(mixture=there, factor=factor))
 
 
+@lean.inlined
 def _complete(
     mixture: GaussianMixture, statistics: Statistics, penalty: Penalty | None
 ) -> tuple[Array, Array, Array, Array]:

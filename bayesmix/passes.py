@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,7 @@ def by_lanes(
         products = [row if factor is None else row * factor for a, factor in given for row in slices(a, 0)]
         return [column * row for column, row in zip(columns, [*rows, *products])]
 
+    @lean.inlined
     def chunk(i: Any, sums: tuple[list[Array], Array]) -> tuple[list[Array], Array]:
         block, first, points, counts = at(i)
         given = [(_kept(a), None) if factor is None else (a, factor) for a, factor in pieces(points)]
@@ -150,12 +151,14 @@ def labels_by_lanes(natural: Float[Array, "k p"], observations: Observations) ->
     """Labels (blocks, b) of the largest logits, linear in x, and the sum of these, as one kernel."""
     size, count, at = _chunks(observations, natural.dtype)
 
+    @lean.inlined
     def chunk(i: Any, found: tuple[Array, Array]) -> tuple[Array, Array]:
         block, first, points, counts = at(i)
         columns = slices(natural, 1)
         terms = [column * row for column, row in zip(columns[1:], slices(points, 0))]
         label, top = largest(_kept(_sum(terms) + columns[0]))
-        labels = lax.dynamic_update_slice(found[0], label.astype(jnp.int32)[None], (block, first))
+        place, own = (block, first), label.astype(jnp.int32)[None]
+        labels = lax.dynamic_update_slice(found[0], own, place, allow_negative_indices=False)
         return labels, found[1] + (counts * top).astype(jnp.float64)
 
     zero = jnp.zeros(observations.weight.shape, jnp.int32), jnp.zeros(size)
@@ -168,11 +171,12 @@ def _chunks(observations: Observations, dtype: Any) -> tuple[int, int, Callable]
     x, weight = observations.x, observations.weight
     _, d, b = x.shape
     size = math.gcd(b, _CHUNK // np.dtype(dtype).itemsize)
+    slice_at = partial(lax.dynamic_slice, allow_negative_indices=False)
 
     def at(i: Any) -> tuple[Array, Array, Array, Array]:
         block, first = lax.div(i, b // size), lax.rem(i, b // size) * size
-        points = _kept(lax.dynamic_slice(x, (block, 0, first), (1, d, size))[0].astype(dtype))
-        return block, first, points, lax.dynamic_slice(weight, (block, first), (1, size))[0].astype(dtype)
+        points = slice_at(x, (block, 0, first), (1, d, size))[0].astype(dtype)
+        return block, first, _kept(points), slice_at(weight, (block, first), (1, size))[0].astype(dtype)
 
     return size, x.shape[0] * (b // size), at
 
@@ -196,7 +200,8 @@ def largest(logits: Float[Array, "k b"]) -> tuple[Array, Array]:
             row = lax.dynamic_index_in_dim(logits, i, keepdims=False)
             return _larger(best, (jnp.full_like(row, i), row))
 
-        return lax.fori_loop(1, k, next_row, (jnp.zeros_like(logits[0]), logits[0]))
+        with jax.disable_jit(False):
+            return lax.fori_loop(1, k, next_row, (jnp.zeros_like(logits[0]), logits[0]))
     rows = [(jnp.full_like(row, i), row) for i, row in enumerate(slices(logits, 0))]
     while len(rows) > 1:  # by eights, which stay in registers
         rows = [_kept(reduce(_larger, rows[i : i + 8])) for i in range(0, len(rows), 8)]

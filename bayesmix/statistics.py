@@ -249,6 +249,7 @@ def _parts(mixture: GaussianMixture, factor: tuple[Array, Array]) -> tuple[Array
     return _constant(mixture, log_det) - lean.sum(linear * mixture.means, axis=1) / 2, linear, precision
 
 
+@lean.inlined
 def natural_parameters(mixture: GaussianMixture, factor: tuple[Array, Array]) -> Float[Array, "k p"]:
     """The natural parameters Θ: constant, linear and, unless one covariance is shared, quadratic part."""
     constant, linear, precision = _parts(mixture, factor)

@@ -179,6 +179,7 @@ def _assembled(entries: list[list[Array]]) -> Array:
 
 # A call of LAPACK for a few numbers takes longer than the numbers do, and to get them there and back is five kernels
 # to compile; written out they are one.
+@lean.inlined
 def _small_cholesky(values: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
     rows: list[list[Array]] = []
     given = _entries(values)
@@ -193,6 +194,7 @@ def _small_cholesky(values: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
     return _assembled(rows)
 
 
+@lean.inlined
 def _small_inverse(factor: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
     rows: list[list[Array]] = []
     given = _entries(factor)

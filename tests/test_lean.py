@@ -1,5 +1,7 @@
 """Functions of `jax.numpy` by `lax`: the same numbers, and no promotion."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from numpy.testing import assert_array_equal
 
 from bayesmix import lean
 from bayesmix.devices import double_precision
+from bayesmix.passes import largest
 
 RNG = np.random.default_rng(0)
 A, B = RNG.normal(size=(2, 4, 3))
@@ -59,3 +62,25 @@ def test_sums_and_whether_any_and_all_are_those_of_numpy(axis):
         for truth in (A > 0, A > -9, A > 9):
             assert_array_equal(lean.any(jnp.asarray(truth), axis), truth.any(axis))
             assert_array_equal(lean.all(jnp.asarray(truth), axis), truth.all(axis))
+
+
+def test_what_is_inlined_is_the_same_without_functions_for_its_operations():
+    apart = jax.jit(lambda x: jnp.maximum(x, 0))  # as those of `jax.numpy` are
+
+    def function(x, y, *, exact):
+        return apart(x) / (1 + y * y) - jnp.sum(x > y) if exact else x
+
+    def traced(of):
+        return jax.make_jaxpr(partial(of, exact=True))(A, B)
+
+    with double_precision():
+        assert "jit" in {e.primitive.name for e in traced(function).eqns}
+        assert "jit" not in {e.primitive.name for e in traced(lean.inlined(function)).eqns}
+        ours, theirs = (jax.jit(partial(of, exact=True))(A, B) for of in (lean.inlined(function), function))
+    assert_array_equal(ours, theirs)
+
+
+def test_the_largest_of_many_logits_is_found_by_a_loop_inside_a_function_that_is_inlined():
+    with double_precision():
+        traced = jax.make_jaxpr(lean.inlined(lambda a: largest(a)))(np.zeros((500, 4)))
+    assert len(traced.eqns) < 50
