@@ -13,19 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from bayesmix import lean
 from bayesmix.acceleration import blank
 from bayesmix.compilation import kernel_of_rows, one_kernel, wide
-from bayesmix.loop import Options, Rules, State, begin_turn, e_step, end_turn, is_whole, step_on
+from bayesmix.loop import Options, Rules, State, begin_turn, e_step, end_turn, step_on
 from bayesmix.observations import Observations
 from bayesmix.packing import Layout, Packed
+from bayesmix.passes import is_few
 
 if TYPE_CHECKING:
     from jaxtyping import Array
 
-__all__ = ["advance"]
+__all__ = ["advance", "is_whole", "suited"]
+
+# The kernel of full covariances compiles longer the more features there are: from so many on it takes half a second
+# more than many kernels, which passes of so many products n k p repay.
+_SOON, _REPAID = 8, 1e6
 
 
 @partial(wide, static_argnames=("layout", "accelerated", "options"))
@@ -111,3 +117,25 @@ def _climb_apart(
         return lax.top_k(carried[1], 1)[0][0] > 0
 
     return lax.while_loop(goes_on, step, (state, jnp.ones(2, jnp.float32)))[0]
+
+
+def suited(options: Options, states: State, observations: Observations) -> Options:
+    """The options with `few`, if passes of such states are to be one kernel."""
+    numbers, d = states.statistics.moments.size // states.code.size, states.mixture.n_features
+    products = numbers * observations.weight.size
+    row = states.mixture.covariance.row
+    dtype = np.dtype(observations.x.dtype)
+    doubled = options.whitened and dtype == np.float32 and not row.shared  # see `statistics`
+    raw = row.shared or doubled or not options.whitened
+    if not row.shared and options.responsibilities != "hard":  # then logits read x alone, see `by_lanes`
+        numbers = {"full": numbers // 2, "diagonal": numbers * 3 // 4}.get(row.storage, numbers)
+    few = raw and is_few(numbers, np.float64 if doubled else dtype)
+    if row.storage == "full" and not row.shared and d > _SOON:
+        few = few and products > _REPAID
+    return options._replace(few=few and options.responsibilities != "sampled_counts")
+
+
+def is_whole(state: State, options: Options) -> bool:
+    """Whether all of a climb, the M-step too, is one kernel."""
+    row, d = state.mixture.covariance.row, state.mixture.n_features
+    return options.few and row.written_out(d, state.family is not None)

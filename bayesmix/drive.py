@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from bayesmix.acceleration import blank, pays
-from bayesmix.climb import advance
+from bayesmix.climb import advance, suited
 from bayesmix.devices import double_precision, lapack_on_one_thread
 from bayesmix.initialize import Start, nearest
-from bayesmix.loop import Options, Rules, State, suited
+from bayesmix.loop import Options, Rules, State
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import thin_clusters
 from bayesmix.observations import Observations
@@ -101,7 +101,8 @@ def run(
 
     With `accelerate` None, from where the steps done and some more cost as much as compiling acceleration.
     """
-    ends_itself = float(rules.tol) > 0 and not options.responsibilities.startswith("sampled")
+    sampled = options.responsibilities.startswith("sampled")
+    ends_itself = float(rules.tol) > 0 and not (sampled or options.batches)
     options = suited(options._replace(apart=ends_itself), states, observations)
     ends = states.step + limits
     each = observations.weight.size * states.statistics.moments[0].size
@@ -110,7 +111,7 @@ def run(
     traces: list[list[np.ndarray]] = [[] for _ in ends]
     chains: list[list[np.ndarray]] = [[] for _ in ends]
     chunk = int(np.clip(_QUICK // (each * len(ends)), _FIRST, capacity))
-    parts = parts_of(observations, each)
+    parts = [observations] if options.batches else parts_of(observations, each)
     rules, power = jax.tree.map(np.asarray, (rules, np.float64(beta)))
     floor = rules.floor
     if chunk < capacity or len(parts) > 1:  # handed over once, where there will be more calls than one or two

@@ -10,14 +10,13 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 
-from bayesmix import density
 from bayesmix.acceleration import asked
 from bayesmix.covariance import Covariance
-from bayesmix.drive import Path
 from bayesmix.engines import METHODS
+from bayesmix.engines import batch_size as rows_of_a_batch
+from bayesmix.finish import finished
 from bayesmix.initialize import (
     SEEDS,
     Start,
@@ -32,18 +31,16 @@ from bayesmix.inputs import as_count, as_generator, as_name
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
-from bayesmix.penalty import to_data_units
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem, prepare
-from bayesmix.results import CODE, Fit
-from bayesmix.verdict import AGREE, agreeing, best_start, judge, sentence
+from bayesmix.results import Fit
+from bayesmix.verdict import AGREE, judge
 
-__all__ = ["fit", "likelihoods", "optima", "solve"]
+__all__ = ["fit", "optima", "solve"]
 
 _STARTS = ("kmeans", *SEEDS)
 _START_ALIASES = {"k-means": "kmeans", "kmeans++": "k-means++"}
-_REPORTED = 2**19  # rows at once
-_LLOYD_ROWS = 2000  # and a hundred a cluster, at most: a start need not be exact
+_SEED_ROWS = 2000  # and a hundred a cluster, at most: a start need not be exact
 
 
 def fit(
@@ -59,6 +56,7 @@ def fit(
     tol: float = 1e-4,
     max_steps: int | None = None,
     accelerate: bool | None = None,
+    batch_size: int | None = None,
 ) -> Fit:
     """Maximise the likelihood Π_n Σ_k w_k Normal(x_n | m_k, Σ_k), or the posterior where the model has a prior.
 
@@ -71,10 +69,11 @@ def fit(
         method: "soft" (EM), "hard" (classification EM: each point wholly in its most probable cluster),
             "stochastic" (z drawn each step; the mixture of the averaged statistics of the later half of
             `max_steps` is returned), "stochastic_approximation" (the statistics move towards each draw by a
-            decreasing step, so the fit settles at an optimum) or "annealed" (responsibilities ∝ p(x, z)^β, β
-            rising to 1).
-        n_starts: how many starts; by default 10, 1 for stochastic EM, 4 for annealed EM (each with draws of its
-            own, from a given start too), 1 for a given start otherwise.
+            decreasing step, so the fit settles at an optimum), "annealed" (responsibilities ∝ p(x, z)^β, β
+            rising to 1) or "online" (each step sees a batch of rows alone, and the statistics move towards the
+            batch's by a decreasing step: for very many rows).
+        n_starts: how many starts; by default 10, 1 for stochastic EM, 4 for online EM and for annealed EM (each
+            of that with draws of its own, from a given start too), 1 for a given start otherwise.
         init: "kmeans" (default: k-means from k-means++ seeds), "k-means++", "random" (k different rows); or a
             start: labels (n,), responsibilities (n, k), means (k, d), a `GaussianMixture`.
         sample_weight: (n,); an integer weight is repetition, zero is absence.
@@ -82,14 +81,17 @@ def fit(
             have equal weights.
         key: seeds the starts and draws; a JAX key or an int.
         tol: stop when the gain that remains, predicted by Aitken's extrapolation, is below this many nats (never
-            below rounding). Hard EM stops when the assignment repeats. 0 runs exactly `max_steps` steps.
-        max_steps: M-steps at most; by default 10,000 (soft, annealed), 1,000 (hard), 300 (stochastic), 2,000
-            (stochastic approximation).
+            below rounding). Hard EM stops when the assignment repeats. 0 runs exactly `max_steps` steps, as
+            stochastic and online EM always do.
+        max_steps: M-steps at most; by default 10,000 (soft, annealed), 1,000 (hard, online), 300 (stochastic),
+            2,000 (stochastic approximation).
         accelerate: soft and annealed EM with a memory (`acceleration`), which takes a third of the steps where
             clusters overlap, or a fiftieth, and never lets the objective fall; False: EM's own steps. It compiles a
             program of its own, so the default, None, is to begin with it once that takes less time than the steps:
             on a few hundred rows hardly ever, on a hundred thousand at once. Say True for many fits of one shape.
             `tol=0` always takes EM's own steps.
+        batch_size: rows of a step of online EM, in a random order once and then in turn; by default 1,024, or as
+            many as the mixture has numbers. Its first and last step see all rows.
 
     Returns:
         A `Fit`. Its log-likelihood is that of its mixture.
@@ -105,6 +107,7 @@ def fit(
         Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
         Celeux & Govaert (1992), A classification EM algorithm for clustering and two stochastic versions.
         Ueda & Nakano (1998), Deterministic annealing EM algorithm.
+        Cappé & Moulines (2009), On-line expectation-maximization algorithm for latent data models, JRSS B 71.
 
     Example:
         >>> import bayesmix as bm
@@ -135,6 +138,7 @@ def fit(
         max_steps=max_steps,
         prior=prior,
         accelerate=accelerate,
+        batch_size=batch_size,
     )
 
 
@@ -154,6 +158,7 @@ def solve(
     prior: ConjugatePrior | None = None,
     relocate: bool = False,
     accelerate: bool | None = None,
+    batch_size: int | None = None,
     added_variance: float = 0.0,
 ) -> Fit:
     """`fit` without the model; `relocate` is k-means: emptied clusters move to far points, the sphere is a unit.
@@ -165,6 +170,11 @@ def solve(
     if not (isinstance(tol, int | float | np.number) and 0 <= tol < np.inf):
         raise ValueError(f"tol must be a number of nats, zero or more; it is {tol!r}")
     wanted = asked(accelerate, method, tol)
+    if batch_size is not None and method != "online":
+        raise ValueError(
+            f"batch_size is for method='online'; method is {method!r}: leave it out, or take that"
+        )
+    batch_size = None if batch_size is None else as_count(batch_size, "batch_size")
     max_steps = as_count(row.max_steps if max_steps is None else max_steps, "max_steps", minimum=0)
     hold = (hold,) if isinstance(hold, str) else tuple(sorted(hold))
     for name in hold:
@@ -177,7 +187,10 @@ def solve(
         raise ValueError(f"a given init is one start, so n_starts must be 1, not {n_starts!r}")
     count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named or row.draws else 1
     problem = prepare(n_components, covariance, x, sample_weight, float(tol), prior)
-    problem = problem._replace(accelerate=wanted if n_components > 1 and not added_variance else False)
+    climbs = n_components > 1 and not added_variance
+    problem = problem._replace(accelerate=wanted if climbs else False)
+    if method == "online":
+        problem = problem._replace(batch=batch_size or rows_of_a_batch(problem))
     if added_variance:
         problem = problem.adding(added_variance)
     if row.responsibilities == "sampled":
@@ -195,9 +208,9 @@ def solve(
         starts = [s._replace(mixture=replace(s.mixture, weights=weights, covariance=sphere)) for s in starts]
     if row.draws:  # the same start need not end the same
         copies = np.arange(len(starts))
-    options = Options(row.responsibilities, hold, relocate=relocate)
+    options = Options("hard" if relocate else row.responsibilities, hold, relocate=relocate)
     path = row.engine(problem, starts, copies, options, max_steps, key)
-    return _finish(problem, path, copies, method, hold, max_steps, relocate, prior)
+    return finished(problem, path, copies, method, hold, max_steps, relocate, prior)
 
 
 def optima(problem: Problem, *, n_starts: int = 10, key: Any = 0) -> list[tuple[float, GaussianMixture]]:
@@ -231,9 +244,12 @@ def _own_starts(
         x = x / unit.astype(x.dtype)
     draw = SEEDS["k-means++" if name == "kmeans" else name]
     generators = as_generator(key).spawn(1 if k == 1 else count)
-    seeds = [draw(x, w, k, generator) for generator in generators]
-    if name == "kmeans" and k > 1 and not bare:
-        some = sample_rows(w, _LLOYD_ROWS + 100 * k, as_generator(key))
+    rough = name == "kmeans" and not bare
+    some = slice(None)
+    if rough or problem.batch:
+        some = sample_rows(w, _SEED_ROWS + 100 * k, as_generator(key))
+    seeds = [draw(x[some], w[some], k, generator) for generator in generators]
+    if rough and k > 1:
         seeds = [lloyd(x[some], w[some], seed) for seed in seeds]
     starts, marks = [], []
     for seed in seeds:
@@ -244,82 +260,3 @@ def _own_starts(
         sizes = np.sort(np.bincount(labels, weights=w, minlength=k))
         marks.append((*sizes, f"{w @ squared:.9g}"))
     return starts, np.array([marks.index(mark) for mark in marks])
-
-
-def likelihoods(
-    mixture: GaussianMixture, points: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted sums of log density, largest log joint and entropy; and the most probable cluster of each row."""
-    sums, labels = np.zeros(3), np.empty(len(points), np.int64)
-    ends = np.linspace(0, len(points), 1 + -(-len(points) // _REPORTED), dtype=int)
-    for part in map(slice, ends[:-1], ends[1:]):
-        report = mixture._each(density.report, points[part], last=True)
-        sums += report[:3].astype(np.float64) @ weight[part]
-        labels[part] = report[3]
-    return sums, labels
-
-
-def _finish(
-    problem: Problem,
-    path: Path,
-    copies: np.ndarray,
-    method: str,
-    hold: tuple[str, ...],
-    max_steps: int,
-    relocate: bool,
-    prior: ConjugatePrior | None,
-) -> Fit:
-    """The best run in the data's own units, with its verdict."""
-    verdicts = [judge(problem, path, s, relocate=relocate) for s in copies]
-    winner = best_start(verdicts, path)
-    states, units = path.states, problem.units
-    mixture = _outside(problem, path.mixture(winner))
-    (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight)
-    total = float(problem.weight.sum())
-    name, reasons = verdicts[winner]
-    gain = float(states.gain[winner])
-    name = "max_steps" if name == "running" else name
-    k = problem.n_components
-    best = None
-    if states.best is not None:
-        best = _outside(problem, jax.tree.map(lambda a: a[winner], states.best[0]))
-    moved = 0.0 if prior is None else to_data_units(units, problem.structure, k)
-    moved += units.log_volume * total
-    return Fit(
-        mixture=mixture,
-        objective=path.traces[winner] + moved,
-        log_likelihood=total_log,
-        classification_log_likelihood=top,
-        entropy=entropy,
-        labels=labels,
-        n_observations=total,
-        method=method,
-        n_steps=int(states.step[winner]),
-        code=CODE[name],
-        status=sentence(
-            name,
-            reasons,
-            labels,
-            max_steps=max_steps,
-            gain=gain,
-            columns=units.degenerate,
-            structure=problem.structure.name,
-            k=k,
-        ),
-        n_starts=len(copies),
-        n_agree=agreeing(path, verdicts, copies, winner),
-        n_spurious=sum(not v.clean for v in verdicts),
-        n_redraws=0 if states.redraws is None else int(states.redraws[winner]),
-        hold=hold,
-        best_visited=best,
-        prior=prior,
-        traces=tuple(path.traces[s] + moved for s in np.flatnonzero(copies == np.arange(len(copies)))),
-    )
-
-
-def _outside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
-    """A mixture of the loop in the data's own units, type and names."""
-    outer = problem.units.leave(mixture)
-    dtype = problem.points.dtype
-    values = Covariance(outer.covariance.values.astype(dtype), outer.structure)
-    return GaussianMixture(outer.weights.astype(dtype), outer.means.astype(dtype), values, problem.names)

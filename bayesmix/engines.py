@@ -1,5 +1,5 @@
-"""The methods of `fit` as drivers of the one loop: plain (soft, hard), annealed, stochastic, and
-stochastic approximation.
+"""The methods of `fit` as drivers of the one loop: plain (soft, hard), annealed, stochastic, stochastic
+approximation, and online.
 
 Each takes starts to a `Path`: the state that every start ended in, with all its objectives.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from bayesmix.drive import Path, begin, run
@@ -17,12 +19,13 @@ from bayesmix.initialize import Start
 from bayesmix.inputs import as_generator, key_data
 from bayesmix.labels import match_moments
 from bayesmix.loop import Options, State
+from bayesmix.observations import batches_of
 from bayesmix.problem import Problem
 from bayesmix.results import CODE
 from bayesmix.statistics import Statistics
 from bayesmix.verdict import best_start, judge
 
-__all__ = ["METHODS", "Method", "sampled"]
+__all__ = ["METHODS", "Method", "batch_size", "sampled"]
 
 
 # What each start may cost, in products n k p, before only the best goes on; 20 steps at least. On a few
@@ -33,6 +36,9 @@ _SHORT_WORK = 3e8
 # clusters takes the next split is a coin toss, so annealing draws several paths by default.
 _LEVELS = tuple(float(beta) for beta in np.geomspace(0.15, 0.9, 12))
 _LEVEL_STEPS = 300
+# Online EM: rows of a batch, at least, and steps by which the size of a step has decreased at the first one, since a
+# start comes with statistics of all data.
+_BATCH, _BEGUN = 1024, 10
 _SPLIT = 0.02  # means nearer than this, in pooled standard deviations, are moved apart by as much
 
 
@@ -175,6 +181,40 @@ def _approximating(
     )
 
 
+def _online(
+    problem: Problem, starts: list[Start], copies: np.ndarray, options: Options, steps: int, key
+) -> Path:
+    """A step with all data, then statistics that move towards a batch's by a decreasing step; all data once more."""
+    every, distinct = problem.observations, copies == np.arange(len(starts))
+    states = begin(starts, options)
+    states = states._replace(skip=states.skip & distinct)
+    first = np.where(distinct & ~states.skip, min(1, steps), 0)
+    begun = run(states, first, every, problem.rules, options)
+    order = as_generator(key).permutation(len(problem.x))
+    batches, count = batches_of(problem.x, problem.w, problem.structure, problem.batch or len(order), order)
+    rules = problem.rules._replace(settle=-_BEGUN, batches=np.int64(count))
+    # Nothing has converged after a step, and a cluster without points in some batches is no empty one.
+    own = options._replace(decreasing=True, batches=True, relocate=False, **begun.moments)
+    states = begun.states
+    states = states._replace(code=np.where(states.code == CODE["converged"], 0, states.code), tolerant=None)
+    limits = np.where(distinct, np.maximum(steps - 1 - states.step, 0), 0)
+    path = run(states, limits, batches, rules, own, title="batches")
+    found = [jax.tree.map(itemgetter(s), path.states.statistics) for s in range(len(starts))]
+    ends = [Start(path.mixture(s), own) for s, own in enumerate(found)]
+    states = begin(ends, options)._replace(code=path.states.code, step=path.states.step)
+    limits = np.where(distinct, np.minimum(steps - states.step, 1), 0)
+    last = run(states, limits, every, problem.rules, options._replace(**path.moments))
+    code = np.where(last.states.code <= CODE["converged"], CODE["online"], last.states.code)
+    traces = [np.concatenate(each) for each in zip(begun.traces, path.traces, last.traces)]
+    return last._replace(states=last.states._replace(code=code), traces=traces)
+
+
+def batch_size(problem: Problem) -> int:
+    """Rows of a step of online EM: a thousand, or as many as the mixture has numbers."""
+    numbers = problem.n_components * problem.structure.n_moments(problem.x.shape[1])
+    return max(_BATCH, 1 << int(numbers - 1).bit_length())
+
+
 def _average(moments: np.ndarray, d: int) -> np.ndarray:
     """The mean of moments (steps, k, p), each step's clusters matched to the running mean."""
     average = moments[0]
@@ -198,5 +238,6 @@ METHODS: dict[str, Method] = {
     "hard": Method(_plain, "hard", 10, 1_000, False),
     "stochastic": Method(_stochastic, "sampled", 1, 300, True),
     "stochastic_approximation": Method(_approximating, "sampled", 1, 2_000, True),
+    "online": Method(_online, "soft", 4, 1_000, False),
     "annealed": Method(_annealed, "soft", 4, 10_000, True),
 }

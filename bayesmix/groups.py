@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from bayesmix.acceleration import pays
-from bayesmix.climb import advance
+from bayesmix.climb import advance, suited
 from bayesmix.compilation import Call
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.devices import double_precision
-from bayesmix.loop import Options, State, suited
+from bayesmix.loop import Options, State
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families
 from bayesmix.observations import observe

@@ -60,23 +60,32 @@ def random_rows(x: np.ndarray, weight: np.ndarray, k: int, rng: np.random.Genera
 def plus_plus(x: np.ndarray, weight: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """Greedy k-means++: each next row drawn by weighted squared distance to those chosen, best of 2 + ln k."""
     lengths = np.einsum("nd,nd->n", x, x)
+    away = np.full(len(x), np.inf, x.dtype)  # squared, from the nearest of those chosen
+    left = np.empty((2 + int(math.log(k)), len(x)), x.dtype)
 
-    def squared(rows: np.ndarray) -> np.ndarray:
-        away = lengths[rows][:, None] + lengths - 2 * (x[rows] @ x.T)
-        # Equal rows are at distance zero, whatever the rounding of the three terms leaves.
-        return np.where(away > 8 * np.finfo(x.dtype).eps * (lengths[rows][:, None] + lengths), away, 0)
+    def sums(rows: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """What would be `left` of that for each of some rows, and its weighted sums."""
+        seeds, ends, total = -2 * x[rows], lengths[rows][:, None], np.zeros(len(rows))
+        for part in chunks_of(len(x)):
+            both = ends + lengths[part]
+            squared = seeds @ x[part].T
+            squared += both
+            # Equal rows are at distance zero, whatever the rounding of the three terms leaves.
+            squared[squared <= 8 * np.finfo(x.dtype).eps * both] = 0
+            total += np.minimum(away[part], squared, out=left[:, part]) @ weight[part]
+        return total
 
     chosen = indices(weight, 1, rng)
-    away = squared(chosen)[0]
+    sums(chosen, away[None])
     for _ in range(k - 1):
         chances = weight * away
         if not chances.any():
             chosen = np.append(chosen, indices(weight, 1, rng))
             continue
-        candidates = indices(chances, 2 + int(math.log(k)), rng)
-        left = np.minimum(away, squared(candidates))
-        best = int(np.argmin(left @ weight))
-        chosen, away = np.append(chosen, candidates[best]), left[best]
+        candidates = indices(chances, len(left), rng)
+        best = int(np.argmin(sums(candidates, left)))
+        chosen = np.append(chosen, candidates[best])
+        away[:] = left[best]
     return x[chosen]
 
 

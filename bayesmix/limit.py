@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from bayesmix.covariance import Covariance
-from bayesmix.em import likelihoods, solve
+from bayesmix.em import solve
+from bayesmix.finish import likelihoods
 from bayesmix.inputs import as_count, as_points, as_weights
 from bayesmix.results import Fit
 
@@ -40,6 +41,7 @@ def kmeans(
     sample_weight: Any = None,
     key: Any = 0,
     max_steps: int | None = None,
+    batch_size: int | None = None,
 ) -> Fit:
     """Minimise Σ_n |x_n - m_z(n)|²: the one loop with hard responsibilities, equal weights and one sphere.
 
@@ -53,6 +55,8 @@ def kmeans(
         sample_weight: (n,); an integer weight is repetition, zero is absence.
         key: seeds the starts.
         max_steps: at most so many steps, 1,000 by default; the loop stops when the assignment repeats.
+        batch_size: mini-batch k-means, for very many rows: each step sees so many rows alone, and the sums move
+            towards the batch's by a decreasing step; 4 starts by default, of `max_steps` steps each.
 
     Returns:
         A `Fit` with `inertia`, `labels`, and the centres as `mixture.means`. Its mixture is the sphere around
@@ -62,7 +66,7 @@ def kmeans(
         ValueError: bad data or options, or fewer rows than clusters.
 
     Status:
-        converged (inertia 0 too); reached max_steps; fewer distinct rows than clusters.
+        converged (inertia 0 too); reached max_steps; finished (batches); fewer distinct rows than clusters.
 
     Example:
         >>> import bayesmix as bm
@@ -76,13 +80,14 @@ def kmeans(
         k,
         "EII",
         x,
-        method="hard",
+        method="hard" if batch_size is None else "online",
         n_starts=n_starts,
         init=init,
         sample_weight=sample_weight,
         hold=("weights", "covariance"),
         key=key,
         max_steps=max_steps,
+        batch_size=batch_size,
         relocate=True,
     )
     weight, d = as_weights(sample_weight, points.shape[0]), points.shape[1]

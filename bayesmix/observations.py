@@ -15,8 +15,9 @@ from bayesmix.devices import accelerator, double_precision
 from bayesmix.inputs import chunks_of, points_last
 from bayesmix.storage import STORAGES
 
-__all__ = ["Observations", "observe"]
+__all__ = ["Observations", "batches_of", "observe"]
 
+_BATCH = 256  # batches have a multiple of so many rows, as one kernel takes them
 _DEVICE_BLOCK = 2**25  # numbers of the features of a block on an accelerator, at most
 
 
@@ -59,6 +60,31 @@ def observe(x: np.ndarray, weight: np.ndarray, structure: Structure, blocks: Any
         second = sum(_second_moment(x[rows], weight[rows], structure) for rows in chunks_of(n))
         second = np.asarray(second)[None]
     return Observations(blocks, weights, second)
+
+
+def batches_of(
+    x: np.ndarray, weight: np.ndarray, structure: Structure, size: int, order: np.ndarray
+) -> tuple[Observations, int]:
+    """The rows of x (n, d) in an order (n,), as batches of some `size`, each a block, and how many have rows.
+
+    Weights of a batch are such that they add up to those of all: its sums are estimates of those of all data.
+    """
+    count = -(-len(x) // size)
+    size = -(-len(x) // count)
+    size += -size % _BATCH
+    x, weight = x[order], weight[order].astype(np.float64)
+    rows = [slice(first, first + size) for first in range(0, len(x), size)]
+    total = weight.sum()
+    for own in rows:
+        weight[own] *= total / weight[own].sum()
+    blocks = points_last(x, size)
+    weights = points_last(weight.astype(blocks.dtype), blocks.shape[-1])
+    second = None
+    if structure.shared:
+        each = [_second_moment(x[own], weight[own], structure) for own in rows]
+        second = np.zeros((len(blocks), *np.shape(each[0])))
+        second[: len(each)] = each
+    return Observations(blocks, weights, second), len(rows)
 
 
 def _block_size(n: int, features: int) -> int:

@@ -36,6 +36,7 @@ class Problem(NamedTuple):
     rules: Rules
     n_components: int
     accelerate: bool | None = False  # EM; None where that is worth compiling
+    batch: int | None = None  # rows of a step, of online EM
 
     def adding(self, variance: float) -> Problem:
         """The same, where each M-step adds a variance, in squared units of the data, to every diagonal."""

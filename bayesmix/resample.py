@@ -28,13 +28,13 @@ import numpy as np
 
 from bayesmix import density
 from bayesmix.acceleration import pays
-from bayesmix.climb import advance
+from bayesmix.climb import advance, suited
 from bayesmix.devices import double_precision, lapack_on_one_thread
 from bayesmix.drive import begin, remember
 from bayesmix.initialize import Start
 from bayesmix.inputs import cores
 from bayesmix.interrupts import Patience, patient
-from bayesmix.loop import Options, Rules, State, suited
+from bayesmix.loop import Options, Rules, State
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations, observe
 from bayesmix.packing import Layout

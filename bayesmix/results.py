@@ -60,6 +60,10 @@ STATUS: dict[str, tuple[int, str]] = {
         9,
         "finished: the mixture that the statistics of {max_steps} draws settled at, by steps of decreasing size",
     ),
+    "online": (
+        10,
+        "finished: the mixture that the statistics of {max_steps} batches settled at, by steps of decreasing size",
+    ),
     "empty": (-1, "a cluster lost all its points"),
     "thin": (-2, "a cluster became too thin for raw moments"),
 }
@@ -103,7 +107,8 @@ class Fit:
         objective: the free energy Σ r (log_joint - log r) in nats after each step of the run that won, that
             of its starting mixture first where it had one: the log-likelihood for soft responsibilities, the
             classification log-likelihood for hard ones; plus the log prior where there is one. Annealed EM keeps
-            its last level only; stochastic EM ends with the mixture of the averages. The last entry is that of
+            its last level only; stochastic EM ends with the mixture of the averages; of online EM each is what the
+            step's batch says of all data. The last entry is that of
             `mixture`.
         log_likelihood: Σ log p(x) in nats under `mixture`, with observation weights as repetitions.
         classification_log_likelihood: Σ max_k log p(x, z=k) in nats.

@@ -21,10 +21,11 @@ import numpy as np
 from jax import lax
 
 from bayesmix.assignments import Sums, labels
+from bayesmix.climb import is_whole
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.devices import double_precision
 from bayesmix.inputs import cores
-from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_turn, is_whole
+from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_turn
 from bayesmix.observations import Observations
 from bayesmix.packing import Layout
 from bayesmix.statistics import Statistics

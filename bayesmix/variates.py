@@ -109,4 +109,5 @@ def indices(weight: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
     """Indices drawn with chances proportional to weight, never one of weight zero, however u rounds. NumPy's."""
     reached = np.cumsum(weight, dtype=np.float64)
     index = np.searchsorted(reached, rng.random(size) * reached[-1], side="right")
-    return np.minimum(index, np.flatnonzero(weight)[-1])
+    last = len(weight) - 1 if weight[-1] > 0 else np.flatnonzero(weight)[-1]
+    return np.minimum(index, last)

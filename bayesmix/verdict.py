@@ -28,7 +28,7 @@ class Verdict(NamedTuple):
 
     @property
     def clean(self) -> bool:
-        return self.name in ("running", "converged", "averaged", "settled", "few_rows")
+        return self.name in ("running", "converged", "averaged", "settled", "online", "few_rows")
 
 
 def judge(problem: Problem, path: Path, s: int, *, relocate: bool = False) -> Verdict:

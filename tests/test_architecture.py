@@ -45,7 +45,7 @@ LAYERS = (
     ("threads",),
     ("drive", "problem", "partitions"),
     ("verdict", "information"),
-    ("engines", "resample", "groups"),
+    ("engines", "resample", "groups", "finish"),
     ("contest",),
     ("cells",),
     ("em", "uncertainty"),

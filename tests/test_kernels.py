@@ -13,7 +13,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import bayesmix as bm
-from bayesmix import chains, density, drive, evaluate, loop, pointwise, sampling, statistics
+from bayesmix import chains, climb, density, drive, evaluate, pointwise, sampling, statistics
 from bayesmix.assignments import labels
 from bayesmix.climb import advance
 from bayesmix.compilation import one_kernel, wide
@@ -42,7 +42,7 @@ def by_many(monkeypatch):
     """No program is one kernel while it holds."""
 
     def switch():
-        for module in (loop, sampling, pointwise):
+        for module in (climb, sampling, pointwise):
             monkeypatch.setattr(module, "is_few", lambda *numbers: False)
 
     return switch
@@ -343,4 +343,4 @@ def test_many_features_of_few_points_are_not_worth_a_kernel(n, d, few):
     x = sample(n, d)
     problem = prepare(3, "VVV", x, None, 1e-4)
     states = begin([given_start(x[:3], problem)], Options())
-    assert loop.suited(Options(), states, problem.observations).few == few
+    assert climb.suited(Options(), states, problem.observations).few == few
