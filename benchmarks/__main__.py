@@ -18,6 +18,7 @@ BENCHMARKS = {
     "acceleration": ["--json", RESULTS / "acceleration.jsonl", "--figure", FIGURES / "acceleration.png"],
     "search": [],
     "bootstrap": [],
+    "online": [],
     "posterior": [],
 }
 
