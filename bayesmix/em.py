@@ -7,25 +7,23 @@ ones, because with cluster-specific volumes the likelihood is unbounded and its 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from bayesmix.acceleration import asked
-from bayesmix.covariance import Covariance
 from bayesmix.engines import METHODS
 from bayesmix.engines import batch_size as rows_of_a_batch
 from bayesmix.finish import finished
 from bayesmix.initialize import (
     SEEDS,
     Start,
-    from_means,
     from_partition,
     given_start,
     lloyd,
     nearest,
     sample_rows,
+    unit_spheres,
 )
 from bayesmix.inputs import as_count, as_generator, as_name
 from bayesmix.loop import Options
@@ -202,10 +200,8 @@ def solve(
         starts, copies = [given_start(init, problem)] * count, np.zeros(count, int)
         if max_steps == 0 and starts[0].statistics is not None:
             raise ValueError("max_steps must be at least 1 for a start from labels or responsibilities")
-    if relocate:  # one sphere of unit size: assignments do not depend on it, and ties stay ties
-        sphere = Covariance(np.ones(1), "EII")
-        weights = np.full(n_components, 1 / n_components)
-        starts = [s._replace(mixture=replace(s.mixture, weights=weights, covariance=sphere)) for s in starts]
+    if relocate:
+        starts = [s._replace(mixture=unit_spheres(s.mixture.means)) for s in starts]
     if row.draws:  # the same start need not end the same
         copies = np.arange(len(starts))
     options = Options("hard" if relocate else row.responsibilities, hold, relocate=relocate)
@@ -244,19 +240,21 @@ def _own_starts(
         x = x / unit.astype(x.dtype)
     draw = SEEDS["k-means++" if name == "kmeans" else name]
     generators = as_generator(key).spawn(1 if k == 1 else count)
-    rough = name == "kmeans" and not bare
+    rough = name == "kmeans" and k > 1 and not bare
     some = slice(None)
     if rough or problem.batch:
         some = sample_rows(w, _SEED_ROWS + 100 * k, as_generator(key))
     seeds = [draw(x[some], w[some], k, generator) for generator in generators]
-    if rough and k > 1:
+    if rough:
         seeds = [lloyd(x[some], w[some], seed) for seed in seeds]
     starts, marks = [], []
     for seed in seeds:
         labels, squared = nearest(x, seed.astype(x.dtype))
         means = seed.astype(np.float64) * unit
-        make = from_means if bare else from_partition
-        starts.append(make(problem.x, w, means, labels, problem.structure))
+        if bare:
+            starts.append(Start(unit_spheres(means)))
+        else:
+            starts.append(from_partition(problem.x, w, means, labels, problem.structure))
         sizes = np.sort(np.bincount(labels, weights=w, minlength=k))
         marks.append((*sizes, f"{w @ squared:.9g}"))
     return starts, np.array([marks.index(mark) for mark in marks])

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.covariance import Covariance, Structure
+from bayesmix.covariance import Covariance, Structure, structure_of
 from bayesmix.inputs import as_points, chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
@@ -27,7 +27,6 @@ from bayesmix.variates import indices
 __all__ = [
     "SEEDS",
     "Start",
-    "from_means",
     "from_partition",
     "from_responsibilities",
     "given_start",
@@ -35,6 +34,7 @@ __all__ = [
     "lloyd",
     "nearest",
     "sample_rows",
+    "unit_spheres",
     "splits",
 ]
 
@@ -170,6 +170,11 @@ def from_means(
     rows = ((labels == j, weight[labels == j]) for j in range(means.shape[0]))
     _, _, scatters = _cluster_moments(x, rows, structure)
     return Start(_mixture(means, scatters.sum(axis=0)[None] / weight.sum(), structure))
+
+
+def unit_spheres(means: np.ndarray) -> GaussianMixture:
+    """K-means: assignments do not depend on the size of the sphere, and ties stay ties."""
+    return _mixture(means, np.ones(1), structure_of("EII"))
 
 
 def from_partition(

@@ -65,9 +65,7 @@ class Rules(NamedTuple):
     rounding: Any  # relative error of a sum over the points, with room for its order
     total: Any  # total weight times features, the size of the sum
     penalty: Penalty | None = None  # a conjugate prior
-    settle: Any = (
-        0  # steps of size one, before they decrease; below zero, steps by which they have decreased already
-    )
+    settle: Any = 0  # steps of size one, before they decrease; below zero, how many are behind them already
     batches: Any = 1  # blocks that have points, which steps pass over in turn
     gentle: Any = np.inf  # acceleration begins with a step that gains less than so many nats
 

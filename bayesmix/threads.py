@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["advance_by_parts", "parts_of", "tables_of"]
 
-# Bytes of the products n k p of a pass, from which it is shared: some two milliseconds on one core.
-_WORTH = 8e7
+# Bytes of the products n k p of a pass, from which it is shared: a millisecond or two on one core. Steps take a fifth
+# to two fifths less; from half as many on long runs would gain too, and those of few steps lose.
+_WORTH = 4e7
 _NARROW = 20  # features, up to which labels are found by one kernel
 
 
