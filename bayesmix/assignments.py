@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesmix.compilation import one_kernel
+from bayesmix.inputs import chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.passes import labels_by_lanes, largest
@@ -38,12 +39,12 @@ def labels(
     natural = natural_parameters(mixture, factor).astype(observations.x.dtype)
 
     def by_blocks(natural: Array, observations: Observations) -> tuple[Array, Array]:
-        # The constant last, so that points on a grid that tie do so exactly.
-        natural = jnp.roll(natural, -1, axis=1)
+        constant, linear = natural[:, :1], natural[:, 1:]
 
         def block(total: Array, part: tuple[Array, Array]) -> tuple[Array, Array]:
             x, weight = part
-            first, top = largest(natural @ jnp.concatenate([x, jnp.ones_like(x[:1])]))
+            # The constant last, so that points on a grid that tie do so exactly.
+            first, top = largest(linear @ x, constant)
             return total + jnp.sum(weight * top).astype(jnp.float64), first.astype(jnp.int32)
 
         total, first = jax.lax.scan(block, jnp.zeros(()), (observations.x, observations.weight))
@@ -87,10 +88,10 @@ def sums_by_label(
 
     n, d = rows.shape
     sums = np.zeros((k, 1 + d))
-    size = min(16384, max(1024, 2**18 // d))  # few enough to add in float32
-    for part in (slice(first, min(first + size, n)) for first in range(0, n, size)):
+    sums[:, 0] = np.bincount(label, weight, k)
+    # Rows few enough to add in float32, and many enough that threads seldom wait for each other's Python.
+    for part in chunks_of(n, 16384):
         count = part.stop - part.start
         mask = csc_array((weight[part], label[part], np.arange(count + 1, dtype=np.int32)), (k, count))
-        sums[:, 0] += mask @ np.ones(count)
         sums[:, 1:] += mask @ rows[part]
     return sums

@@ -185,23 +185,27 @@ def _chunks(observations: Observations, dtype: Any) -> tuple[int, int, Callable]
 _kept = lax.optimization_barrier
 
 
-def largest(logits: Float[Array, "k b"]) -> tuple[Array, Array]:
+def largest(logits: Float[Array, "k b"], constant: Float[Array, "k 1"] | None = None) -> tuple[Array, Array]:
     """Where the largest logit is, a tie going to the lowest index, and what it is; faster than argmax.
 
-    In numbers as wide as the logits, which vector instructions compare without conversion.
+    In numbers as wide as the logits, which vector instructions compare without conversion. A constant of each cluster
+    that logits are still without is added on the way.
     """
     k = logits.shape[0]
+    one_way = jax.default_backend() == "cpu" and (k > _FOLDED or not in_kernel())
+    if constant is not None and not one_way:
+        logits = logits + constant
     if jax.default_backend() != "cpu":  # reductions, as many at a time as there are points
         top, index = jnp.max(logits, axis=0), jnp.arange(k, dtype=logits.dtype)[:, None]
         return jnp.min(jnp.where(logits == top, index, k), axis=0), top
-    if not in_kernel() or k > _FOLDED:  # in one way, where two reductions take a third of a pass
+    if one_way:  # where two reductions would take a third of a pass
 
-        def next_row(i: Any, best: tuple[Array, Array]) -> tuple[Array, Array]:
+        def at(i: Any) -> tuple[Array, Array]:
             row = lax.dynamic_index_in_dim(logits, i, keepdims=False)
-            return _larger(best, (jnp.full_like(row, i), row))
+            return jnp.full_like(row, i), row if constant is None else row + constant[i]
 
         with jax.disable_jit(False):
-            return lax.fori_loop(1, k, next_row, (jnp.zeros_like(logits[0]), logits[0]))
+            return lax.fori_loop(1, k, lambda i, best: _larger(best, at(i)), at(0))
     rows = [(jnp.full_like(row, i), row) for i, row in enumerate(slices(logits, 0))]
     while len(rows) > 1:  # by eights, which stay in registers
         rows = [_kept(reduce(_larger, rows[i : i + 8])) for i in range(0, len(rows), 8)]
