@@ -199,8 +199,10 @@ def _online(
     states = states._replace(code=np.where(states.code == CODE["converged"], 0, states.code), tolerant=None)
     limits = np.where(distinct, np.maximum(steps - 1 - states.step, 0), 0)
     path = run(states, limits, batches, rules, own, title="batches")
-    found = [jax.tree.map(itemgetter(s), path.states.statistics) for s in range(len(starts))]
-    ends = [Start(path.mixture(s), own) for s, own in enumerate(found)]
+    ends = [
+        Start(path.mixture(s), jax.tree.map(itemgetter(s), path.states.statistics))
+        for s in range(len(starts))
+    ]
     states = begin(ends, options)._replace(code=path.states.code, step=path.states.step)
     limits = np.where(distinct, np.minimum(steps - states.step, 1), 0)
     last = run(states, limits, every, problem.rules, options._replace(**path.moments))
