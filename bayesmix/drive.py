@@ -117,7 +117,7 @@ def run(
     if chunk < capacity or len(parts) > 1:  # handed over once, where there will be more calls than one or two
         with double_precision():
             parts, rules, power = jax.device_put((parts, rules, power))
-    tables = tables_of(parts, options)
+    tables = tables_of(parts, options, states.statistics.moments[0].size)
     with (
         lapack_on_one_thread(states.mixture.n_features if len(parts) > 1 else 1),
         ThreadPoolExecutor(len(parts)) as pool,

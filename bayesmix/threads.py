@@ -39,6 +39,7 @@ __all__ = ["advance_by_parts", "parts_of", "tables_of"]
 # Bytes of the products n k p of a pass, from which it is shared: a millisecond or two on one core. Steps take a fifth
 # to two fifths less; from half as many on long runs would gain too, and those of few steps lose.
 _WORTH = 4e7
+_HOST = 256  # moments, from which the host adds up labels in less time than a kernel takes for masks
 _NARROW = 20  # features, up to which labels are found by one kernel
 
 
@@ -66,12 +67,15 @@ def parts_of(observations: Observations, products: float) -> list[Observations]:
     ]
 
 
-def tables_of(parts: Sequence[Observations], options: Options) -> list[tuple[np.ndarray, np.ndarray]] | None:
+def tables_of(
+    parts: Sequence[Observations], options: Options, numbers: int
+) -> list[tuple[np.ndarray, np.ndarray]] | None:
     """Rows and weights of each part where an assignment is all that counts, so that its sums are made on the host.
 
-    Not where a pass is one kernel, which makes them faster.
+    Not where a pass for so many moments, clusters times features, is one kernel that makes them faster.
     """
-    if len(parts) == 1 or options.few or options.responsibilities != "hard" or parts[0].second is None:
+    faster = options.few and numbers < _HOST
+    if len(parts) == 1 or faster or options.responsibilities != "hard" or parts[0].second is None:
         return None
     return [
         (

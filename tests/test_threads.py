@@ -62,6 +62,7 @@ CALLS = {
     "k-means of a grid": lambda x: bm.kmeans(
         np.round(x), K, init=np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0]])
     ),
+    "k-means of a hundred clusters": lambda x: bm.kmeans(x, 100, init=x[:100]),  # whose sums the host makes
     "k-means of many clusters": lambda x: bm.kmeans(x, 1400, init=x[:1400], max_steps=4),
     "hard EM of a tied covariance": lambda x: bm.fit(
         bm.MixtureModel(K, "tied"), x, method="hard", init=x[:K], sample_weight=1 + np.arange(N) % 3
