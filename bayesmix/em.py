@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from bayesmix.acceleration import asked
-from bayesmix.engines import METHODS
-from bayesmix.engines import batch_size as rows_of_a_batch
+from bayesmix.engines import METHODS, batch_rows
 from bayesmix.finish import finished
 from bayesmix.initialize import (
     SEEDS,
@@ -188,7 +187,7 @@ def solve(
     climbs = n_components > 1 and not added_variance
     problem = problem._replace(accelerate=wanted if climbs else False)
     if method == "online":
-        problem = problem._replace(batch=batch_size or rows_of_a_batch(problem))
+        problem = problem._replace(batch=batch_size or batch_rows(problem))
     if added_variance:
         problem = problem.adding(added_variance)
     if row.responsibilities == "sampled":
@@ -200,8 +199,8 @@ def solve(
         starts, copies = [given_start(init, problem)] * count, np.zeros(count, int)
         if max_steps == 0 and starts[0].statistics is not None:
             raise ValueError("max_steps must be at least 1 for a start from labels or responsibilities")
-    if relocate:
-        starts = [s._replace(mixture=unit_spheres(s.mixture.means)) for s in starts]
+        if relocate:
+            starts = [s._replace(mixture=unit_spheres(s.mixture.means)) for s in starts]
     if row.draws:  # the same start need not end the same
         copies = np.arange(len(starts))
     options = Options("hard" if relocate else row.responsibilities, hold, relocate=relocate)

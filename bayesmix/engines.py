@@ -25,7 +25,7 @@ from bayesmix.results import CODE
 from bayesmix.statistics import Statistics
 from bayesmix.verdict import best_start, judge
 
-__all__ = ["METHODS", "Method", "batch_size", "sampled"]
+__all__ = ["METHODS", "Method", "batch_rows", "sampled"]
 
 
 # What each start may cost, in products n k p, before only the best goes on; 20 steps at least. On a few
@@ -36,10 +36,11 @@ _SHORT_WORK = 3e8
 # clusters takes the next split is a coin toss, so annealing draws several paths by default.
 _LEVELS = tuple(float(beta) for beta in np.geomspace(0.15, 0.9, 12))
 _LEVEL_STEPS = 300
+_SPLIT = 0.02  # means nearer than this, in pooled standard deviations, are moved apart by as much
+
 # Online EM: rows of a batch, at least, and steps by which the size of a step has decreased at the first one, since a
 # start comes with statistics of all data.
 _BATCH, _BEGUN = 1024, 10
-_SPLIT = 0.02  # means nearer than this, in pooled standard deviations, are moved apart by as much
 
 
 def _plain(
@@ -190,8 +191,9 @@ def _online(
     states = states._replace(skip=states.skip & distinct)
     first = np.where(distinct & ~states.skip, min(1, steps), 0)
     begun = run(states, first, every, problem.rules, options)
+    size = problem.batch or batch_rows(problem)
     order = as_generator(key).permutation(len(problem.x))
-    batches, count = batches_of(problem.x, problem.w, problem.structure, problem.batch or len(order), order)
+    batches, count = batches_of(problem.x, problem.w, problem.structure, size, order)
     rules = problem.rules._replace(settle=-_BEGUN, batches=np.int64(count))
     # Nothing has converged after a step, and a cluster without points in some batches is no empty one.
     own = options._replace(decreasing=True, batches=True, relocate=False, **begun.moments)
@@ -211,7 +213,7 @@ def _online(
     return last._replace(states=last.states._replace(code=code), traces=traces)
 
 
-def batch_size(problem: Problem) -> int:
+def batch_rows(problem: Problem) -> int:
     """Rows of a step of online EM: a thousand, or as many as the mixture has numbers."""
     numbers = problem.n_components * problem.structure.n_moments(problem.x.shape[1])
     return max(_BATCH, 1 << int(numbers - 1).bit_length())

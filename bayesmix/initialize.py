@@ -34,8 +34,8 @@ __all__ = [
     "lloyd",
     "nearest",
     "sample_rows",
-    "unit_spheres",
     "splits",
+    "unit_spheres",
 ]
 
 

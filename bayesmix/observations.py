@@ -17,7 +17,7 @@ from bayesmix.storage import STORAGES
 
 __all__ = ["Observations", "batches_of", "observe"]
 
-_BATCH = 256  # batches have a multiple of so many rows, as one kernel takes them
+_MULTIPLE = 256  # batches have a multiple of so many rows, as one kernel takes them
 _DEVICE_BLOCK = 2**25  # numbers of the features of a block on an accelerator, at most
 
 
@@ -71,7 +71,7 @@ def batches_of(
     """
     count = -(-len(x) // size)
     size = -(-len(x) // count)
-    size += -size % _BATCH
+    size += -size % _MULTIPLE
     x, weight = x[order], weight[order].astype(np.float64)
     rows = [slice(first, first + size) for first in range(0, len(x), size)]
     total = weight.sum()

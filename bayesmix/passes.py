@@ -204,7 +204,7 @@ def largest(logits: Float[Array, "k b"], constant: Float[Array, "k 1"] | None = 
             row = lax.dynamic_index_in_dim(logits, i, keepdims=False)
             return jnp.full_like(row, i), row if constant is None else row + constant[i]
 
-        with jax.disable_jit(False):
+        with jax.disable_jit(False):  # a loop, also in a function that is inlined
             return lax.fori_loop(1, k, lambda i, best: _larger(best, at(i)), at(0))
     rows = [(jnp.full_like(row, i), row) for i, row in enumerate(slices(logits, 0))]
     while len(rows) > 1:  # by eights, which stay in registers
