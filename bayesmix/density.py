@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from bayesmix import lean
 from bayesmix.compilation import in_kernel
@@ -43,6 +44,7 @@ __all__ = [
 
 # Products of a point k d² (2 k d without correlations), and features, up to which distances are written out.
 _WRITTEN, _WIDEST = 1600, 16
+_ADDED_UP = 3  # features, from which distances without correlations are added up
 _ADDED = 16  # clusters, up to which chances are added up one by one, and not by a product
 
 
@@ -124,8 +126,23 @@ def _distance(
             for i, row in enumerate(slices(w, -2))
         ]
         return reduce(add, (row * row for row in rows)), log_det
+    in_loops = numbers(x) is jnp and not in_kernel() and jax.default_backend() == "cpu"
+    if in_loops and storage.axes < 2 and len(x) >= _ADDED_UP:
+        return _by_feature(w.reshape(len(w), -1), x, means), log_det
     y = storage.whiten(w, x - means[:, :, None])
     return numbers(y).sum(y * y, axis=1), log_det
+
+
+def _by_feature(w: Float[Array, "k d"], x: Float[Array, "d b"], means: Float[Array, "k d"]) -> Array:
+    """|W_k (x - m_k)|² (k, b) without correlations, added up feature by feature: as one sum XLA takes no vectors."""
+    w = jnp.broadcast_to(w, means.shape)
+
+    def add_one(i: Any, total: Array) -> Array:
+        own, row, mean = (lax.dynamic_index_in_dim(a, i, axis) for a, axis in ((w, 1), (x, 0), (means, 1)))
+        y = own * (row - mean)
+        return total + y * y
+
+    return lax.fori_loop(0, len(x), add_one, jnp.zeros((len(means), x.shape[1]), x.dtype))
 
 
 def factor_of(mixture: GaussianMixture) -> Array:

@@ -26,7 +26,7 @@ from bayesmix.packing import Layout
 from bayesmix.progress import Progress
 from bayesmix.results import CODE
 from bayesmix.statistics import Statistics
-from bayesmix.threads import advance_by_parts, parts_of, tables_of
+from bayesmix.threads import advance_by_parts, assigned_of, parts_of
 from bayesmix.units import Floor
 
 __all__ = ["Path", "begin", "remember", "run"]
@@ -117,7 +117,7 @@ def run(
     if chunk < capacity or len(parts) > 1:  # handed over once, where there will be more calls than one or two
         with double_precision():
             parts, rules, power = jax.device_put((parts, rules, power))
-    tables = tables_of(parts, options, states.statistics.moments[0].size)
+    assigned = assigned_of(parts, options, states)
     with (
         lapack_on_one_thread(states.mixture.n_features if len(parts) > 1 else 1),
         ThreadPoolExecutor(len(parts)) as pool,
@@ -134,7 +134,7 @@ def run(
                 if len(parts) == 1:
                     states = _one_by_one(states, budget, parts[0], power, rules, options)
                 else:
-                    states = advance_by_parts(states, budget, parts, power, rules, options, pool, tables)
+                    states = advance_by_parts(states, budget, parts, power, rules, options, pool, assigned)
                     states = jax.tree.map(np.array, states)
             seconds = time.perf_counter() - clock
             done = int(states.step.sum() - before)

@@ -196,7 +196,7 @@ def solve(
         name = as_name(_START_ALIASES.get(init, init), "init", _STARTS)
         starts, copies = _own_starts(problem, name, count, key, relocate)
     else:
-        starts, copies = [given_start(init, problem)] * count, np.zeros(count, int)
+        starts, copies = [given_start(init, problem, relocate)] * count, np.zeros(count, int)
         if max_steps == 0 and starts[0].statistics is not None:
             raise ValueError("max_steps must be at least 1 for a start from labels or responsibilities")
         if relocate:
@@ -248,12 +248,13 @@ def _own_starts(
         seeds = [lloyd(x[some], w[some], seed) for seed in seeds]
     starts, marks = [], []
     for seed in seeds:
-        labels, squared = nearest(x, seed.astype(x.dtype))
         means = seed.astype(np.float64) * unit
         if bare:
             starts.append(Start(unit_spheres(means)))
-        else:
-            starts.append(from_partition(problem.x, w, means, labels, problem.structure))
+            marks.append(seed[np.lexsort(seed.T)].tobytes())
+            continue
+        labels, squared = nearest(x, seed.astype(x.dtype))
+        starts.append(from_partition(problem.x, w, means, labels, problem.structure))
         sizes = np.sort(np.bincount(labels, weights=w, minlength=k))
         marks.append((*sizes, f"{w @ squared:.9g}"))
     return starts, np.array([marks.index(mark) for mark in marks])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Any
+
 import jax
 import numpy as np
 
 from bayesmix import density
 from bayesmix.covariance import Covariance
 from bayesmix.drive import Path
+from bayesmix.initialize import nearest
+from bayesmix.inputs import chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import to_data_units
 from bayesmix.prior import ConjugatePrior
@@ -15,12 +21,13 @@ from bayesmix.problem import Problem
 from bayesmix.results import CODE, Fit
 from bayesmix.verdict import agreeing, best_start, judge, sentence
 
-__all__ = ["finished", "likelihoods"]
+__all__ = ["finished"]
 
 _REPORTED = 2**19  # rows at once
+_CACHED = 8192
 
 
-def likelihoods(
+def _likelihoods(
     mixture: GaussianMixture, points: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted sums of log density, largest log joint and entropy; and the most probable cluster of each row."""
@@ -47,8 +54,10 @@ def finished(
     verdicts = [judge(problem, path, s, relocate=relocate) for s in copies]
     winner = best_start(verdicts, path)
     states, units = path.states, problem.units
-    mixture = _outside(problem, path.mixture(winner))
-    (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight)
+    mixture, inertia = _outside(problem, path.mixture(winner)), None
+    if relocate:
+        mixture, inertia = _around_centres(problem, path.mixture(winner).means, mixture)
+    (total_log, top, entropy), labels = _likelihoods(mixture, problem.points, problem.weight)
     total = float(problem.weight.sum())
     name, reasons = verdicts[winner]
     gain = float(states.gain[winner])
@@ -59,9 +68,15 @@ def finished(
         best = _outside(problem, jax.tree.map(lambda a: a[winner], states.best[0]))
     moved = 0.0 if prior is None else to_data_units(units, problem.structure, k)
     moved += units.log_volume * total
+    traces = [trace + moved for trace in path.traces]
+    if relocate:
+        traces = [_energies(problem, _inertias(problem, trace)) for trace in path.traces]
+    objective = traces[winner]
+    if inertia is not None:
+        objective = np.append(objective[:-1], _energies(problem, np.array([inertia])[: len(objective)]))
     return Fit(
         mixture=mixture,
-        objective=path.traces[winner] + moved,
+        objective=objective,
         log_likelihood=total_log,
         classification_log_likelihood=top,
         entropy=entropy,
@@ -87,7 +102,8 @@ def finished(
         hold=hold,
         best_visited=best,
         prior=prior,
-        traces=tuple(path.traces[s] + moved for s in np.flatnonzero(copies == np.arange(len(copies)))),
+        inertia=inertia,
+        traces=tuple(traces[s] for s in np.flatnonzero(copies == np.arange(len(copies)))),
     )
 
 
@@ -97,3 +113,38 @@ def _outside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
     dtype = problem.points.dtype
     values = Covariance(outer.covariance.values.astype(dtype), outer.structure)
     return GaussianMixture(outer.weights.astype(dtype), outer.means.astype(dtype), values, problem.names)
+
+
+def _around_centres(
+    problem: Problem, means: np.ndarray, mixture: GaussianMixture
+) -> tuple[GaussianMixture, float]:
+    """K-means: each centre with the sphere σ² = inertia / (n d) around it, and the inertia, in the data's own units."""
+    labels, _ = nearest(problem.x, means.astype(problem.x.dtype))
+    points = problem.points if problem.keep.all() else problem.points[problem.keep]
+    centres, inertia = mixture.means.astype(np.float64), 0.0
+    for rows in chunks_of(len(points), _CACHED):
+        away = points[rows] - np.take(centres, labels[rows], axis=0)
+        inertia += float(problem.w[rows] @ np.einsum("nd,nd->n", away, away))
+    values = np.atleast_1d(_variance(problem, inertia)).astype(mixture.means.dtype)
+    return replace(mixture, covariance=Covariance(values, mixture.structure)), inertia
+
+
+def _variance(problem: Problem, inertia: Any) -> Any:
+    """That of the sphere which an inertia makes, of which nothing is next to nothing."""
+    least = 1e-12 * problem.units.scale[0] ** 2
+    return np.maximum(inertia / (problem.w.sum() * problem.x.shape[1]), least)
+
+
+def _inertias(problem: Problem, energies: np.ndarray) -> np.ndarray:
+    """What free energies of unit spheres, in the loop's units, say of the inertia in the data's own."""
+    total, d = problem.w.sum(), problem.x.shape[1]
+    constant = total * (d / 2 * math.log(2 * math.pi) + math.log(problem.n_components))
+    return -2 * (energies + constant) * problem.units.scale[0] ** 2
+
+
+def _energies(problem: Problem, inertias: np.ndarray) -> np.ndarray:
+    """Free energies, in the data's own units, of the spheres that inertias make."""
+    total, d = problem.w.sum(), problem.x.shape[1]
+    sphere = _variance(problem, inertias)
+    own = d / 2 * np.log(2 * math.pi * sphere) + math.log(problem.n_components)
+    return -total * own - inertias / (2 * sphere)

@@ -100,9 +100,12 @@ def nearest(x: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels = np.empty(x.shape[0], np.int64)
     squared = np.empty(x.shape[0])
     half = np.einsum("kd,kd->k", means, means) / 2
-    for rows in chunks_of(x.shape[0]):
-        labels[rows] = np.argmax(x[rows] @ means.T - half, axis=1)
-        squared[rows] = ((x[rows] - means[labels[rows]]) ** 2).sum(axis=1)
+    for rows in chunks_of(x.shape[0], 8192):
+        logits = x[rows] @ means.T
+        logits -= half
+        labels[rows] = np.argmax(logits, axis=1)
+        away = x[rows] - np.take(means, labels[rows], axis=0)
+        squared[rows] = np.einsum("nd,nd->n", away, away)
     return labels, squared
 
 
@@ -236,8 +239,10 @@ def splits(mixture: GaussianMixture) -> list[GaussianMixture]:
     return found
 
 
-def given_start(init: Any, problem: Any) -> Start:
+def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
     """A start from a user's mixture, means (k, d), responsibilities (n, k) or labels (n,).
+
+    Of means that are to be `bare`, as for k-means, no covariance is estimated.
 
     Raises:
         ValueError: what came fits none of these.
@@ -281,6 +286,8 @@ def given_start(init: Any, problem: Any) -> Start:
     if array.shape == (k, d):
         # The nearest mean in the data's own units, which are what the user sees.
         means = (array - units.origin) / units.scale
+        if bare:
+            return Start(unit_spheres(means))
         common = units.scale / units.scale.max()
         labels, _ = nearest(x * common.astype(x.dtype), (means * common).astype(x.dtype))
         return from_means(x, weight, means, labels, structure)

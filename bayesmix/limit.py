@@ -17,16 +17,11 @@ References:
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from bayesmix.covariance import Covariance
 from bayesmix.em import solve
-from bayesmix.finish import likelihoods
-from bayesmix.inputs import as_count, as_points, as_weights
+from bayesmix.inputs import as_count
 from bayesmix.results import Fit
 
 __all__ = ["kmeans"]
@@ -75,7 +70,6 @@ def kmeans(
         ([0.1, 9.95], 0.07)
     """
     k = as_count(n_components, "n_components")
-    points = as_points(x).values
     fit = solve(
         k,
         "EII",
@@ -90,33 +84,4 @@ def kmeans(
         batch_size=batch_size,
         relocate=True,
     )
-    weight, d = as_weights(sample_weight, points.shape[0]), points.shape[1]
-    away = points - fit.mixture.means[fit.labels].astype(np.float64)
-    inertia = float(weight @ np.einsum("nd,nd->n", away, away))
-    # The loop ran with one fixed sphere s²; its free energy says the inertia of each step, and so the sphere.
-    held = float(fit.mixture.covariance.values[0])
-    total = fit.n_observations
-
-    def inertias(objective: np.ndarray) -> np.ndarray:
-        return -2 * held * (objective + total * (d / 2 * math.log(2 * math.pi * held) + math.log(k)))
-
-    def energy(path: np.ndarray) -> np.ndarray:
-        sphere = np.maximum(path / (total * d), held * 1e-12)
-        return -total * (d / 2 * np.log(2 * math.pi * sphere) + math.log(k)) - path / (2 * sphere)
-
-    path = inertias(fit.objective)
-    path[-1:] = inertia
-    values = np.maximum([inertia / (total * d)], held * 1e-12).astype(points.dtype)
-    mixture = replace(fit.mixture, covariance=Covariance(values, "EII"))
-    density, top, entropy = likelihoods(mixture, points, weight)[0]
-    return replace(
-        fit,
-        mixture=mixture,
-        objective=energy(path),
-        traces=tuple(energy(inertias(trace)) for trace in fit.traces),
-        log_likelihood=density,
-        classification_log_likelihood=top,
-        entropy=entropy,
-        hold=("weights",),
-        inertia=inertia,
-    )
+    return replace(fit, hold=("weights",))

@@ -25,9 +25,9 @@ from bayesmix.storage import Storage, slices
 from bayesmix.variates import split
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Float, Int
 
-__all__ = ["Assign", "by_blocks", "by_lanes", "is_few", "labels_by_lanes", "largest"]
+__all__ = ["Assign", "by_blocks", "by_lanes", "is_few", "labels", "largest"]
 
 _FEW = {8: 784, 4: 640}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
 # Bytes of a feature of the points that one kernel takes at a time, and places of its sums: measured best of 256 to
@@ -147,23 +147,41 @@ def by_lanes(
     return lax.concatenate([lean.sum(a, axis=-1) for a in moments], 1), lean.sum(objective)
 
 
-def labels_by_lanes(natural: Float[Array, "k p"], observations: Observations) -> tuple[Array, Array]:
-    """Labels (blocks, b) of the largest logits, linear in x, and the sum of these, as one kernel."""
-    size, count, at = _chunks(observations, natural.dtype)
+def labels(
+    natural: Float[Array, "k p"], x: Float[Array, "blocks d b"], count: Any, few: bool, nearest: bool
+) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+    """Where the largest of natural @ [1, x] is, of the first `count` points at least, and how far those may move.
 
-    @lean.inlined
+    The latter if it is that of the `nearest` mean: logits are m·x - m·m/2, half of what squared distances lack of x·x.
+    Then it says how much farther than the nearest mean the second nearest is, at least, whatever rounding does.
+    Features are `few` in one kernel.
+    """
+    blocks, d, b = x.shape
+    size = math.gcd(b, _CHUNK // x.dtype.itemsize) if few else b
+    constant, linear = natural[:, :1], natural[:, 1:]
+    error = (d + 4) * jnp.finfo(x.dtype).eps
+
+    def apart(points: Array, top: Array, second: Array) -> Array:
+        square = jnp.sum(points * points, axis=0)
+        wrong = error * (square - 2 * jnp.min(constant))
+        near, far = (jnp.sqrt(jnp.maximum(square - 2 * a, 0) + wrong) for a in (top, second))
+        return 2 * (top - second - wrong) / (near + far)
+
     def chunk(i: Any, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        block, first, points, counts = at(i)
-        columns = slices(natural, 1)
-        terms = [column * row for column, row in zip(columns[1:], slices(points, 0))]
-        label, top = largest(_kept(_sum(terms) + columns[0]))
-        place, own = (block, first), label.astype(jnp.int32)[None]
-        labels = lax.dynamic_update_slice(found[0], own, place, allow_negative_indices=False)
-        return labels, found[1] + (counts * top).astype(jnp.float64)
+        place = lax.div(i, b // size), 0, lax.rem(i, b // size) * size
+        points = _kept(lax.dynamic_slice(x, place, (1, d, size), allow_negative_indices=False)[0])
+        # The constant last, so that points on a grid that tie do so exactly.
+        if few:
+            terms = [column * row for column, row in zip(slices(linear, 1), slices(points, 0))]
+            label, *tops = largest(_kept(_sum(terms) + constant), second=nearest)
+        else:
+            label, *tops = largest(linear @ points, constant, second=nearest)
+        put = partial(lax.dynamic_update_slice, start_indices=(i * size,), allow_negative_indices=False)
+        margin = apart(points, *tops) if nearest else tops[0]
+        return put(found[0], label.astype(jnp.int32)), put(found[1], margin)
 
-    zero = jnp.zeros(observations.weight.shape, jnp.int32), jnp.zeros(size)
-    labels, total = lax.fori_loop(0, count, chunk, zero)
-    return labels, lean.sum(total)
+    zero = jnp.zeros(blocks * b, jnp.int32), jnp.zeros(blocks * b, x.dtype)
+    return lax.fori_loop(0, lax.div(count + (size - 1), size), lean.inlined(chunk) if few else chunk, zero)
 
 
 def _chunks(observations: Observations, dtype: Any) -> tuple[int, int, Callable]:
@@ -185,11 +203,13 @@ def _chunks(observations: Observations, dtype: Any) -> tuple[int, int, Callable]
 _kept = lax.optimization_barrier
 
 
-def largest(logits: Float[Array, "k b"], constant: Float[Array, "k 1"] | None = None) -> tuple[Array, Array]:
+def largest(
+    logits: Float[Array, "k b"], constant: Float[Array, "k 1"] | None = None, *, second: bool = False
+) -> tuple[Array, ...]:
     """Where the largest logit is, a tie going to the lowest index, and what it is; faster than argmax.
 
     In numbers as wide as the logits, which vector instructions compare without conversion. A constant of each cluster
-    that logits are still without is added on the way.
+    that logits are still without is added on the way. With `second` also the next largest, on a processor.
     """
     k = logits.shape[0]
     one_way = jax.default_backend() == "cpu" and (k > _FOLDED or not in_kernel())
@@ -198,21 +218,25 @@ def largest(logits: Float[Array, "k b"], constant: Float[Array, "k 1"] | None = 
     if jax.default_backend() != "cpu":  # reductions, as many at a time as there are points
         top, index = jnp.max(logits, axis=0), jnp.arange(k, dtype=logits.dtype)[:, None]
         return jnp.min(jnp.where(logits == top, index, k), axis=0), top
+
+    def of(i: Any, row: Array) -> tuple[Array, ...]:
+        return jnp.full_like(row, i), row, *([jnp.full_like(row, -jnp.inf)] if second else [])
+
     if one_way:  # where two reductions would take a third of a pass
 
-        def at(i: Any) -> tuple[Array, Array]:
+        def at(i: Any) -> tuple[Array, ...]:
             row = lax.dynamic_index_in_dim(logits, i, keepdims=False)
-            return jnp.full_like(row, i), row if constant is None else row + constant[i]
+            return of(i, row if constant is None else row + constant[i])
 
         with jax.disable_jit(False):  # a loop, also in a function that is inlined
             return lax.fori_loop(1, k, lambda i, best: _larger(best, at(i)), at(0))
-    rows = [(jnp.full_like(row, i), row) for i, row in enumerate(slices(logits, 0))]
+    rows = [of(i, row) for i, row in enumerate(slices(logits, 0))]
     while len(rows) > 1:  # by eights, which stay in registers
         rows = [_kept(reduce(_larger, rows[i : i + 8])) for i in range(0, len(rows), 8)]
-    first, top = rows[0]
-    return first[0], top[0]
+    return tuple(a[0] for a in rows[0])
 
 
-def _larger(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+def _larger(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:
     better = b[1] > a[1]
-    return lax.select(better, b[0], a[0]), lax.select(better, b[1], a[1])
+    seconds = [lax.max(lax.min(a[1], b[1]), lax.max(a[2], b[2]))] if len(a) > 2 else []
+    return lax.select(better, b[0], a[0]), lax.select(better, b[1], a[1]), *seconds

@@ -10,7 +10,8 @@ call after the end of a run makes no pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import partial, reduce
 from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,27 +21,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bayesmix.assignments import Sums, labels
+from bayesmix.assignments import Assigned
 from bayesmix.climb import is_whole
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.devices import double_precision
 from bayesmix.inputs import cores
 from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_turn
+from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.packing import Layout
-from bayesmix.statistics import Statistics
+from bayesmix.statistics import Statistics, expected_log_joint, natural_parameters
 from bayesmix.variates import split
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-__all__ = ["advance_by_parts", "parts_of", "tables_of"]
+__all__ = ["advance_by_parts", "assigned_of", "parts_of"]
 
 # Bytes of the products n k p of a pass, from which it is shared: a millisecond or two on one core. Steps take a fifth
 # to two fifths less; from half as many on long runs would gain too, and those of few steps lose.
 _WORTH = 4e7
-_HOST = 256  # moments, from which the host adds up labels in less time than a kernel takes for masks
-_NARROW = 20  # features, up to which labels are found by one kernel
+_HOST = 200  # moments, from which the host adds up labels in less time than a kernel takes for masks
 
 
 def parts_of(observations: Observations, products: float) -> list[Observations]:
@@ -67,23 +68,23 @@ def parts_of(observations: Observations, products: float) -> list[Observations]:
     ]
 
 
-def tables_of(
-    parts: Sequence[Observations], options: Options, numbers: int
-) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """Rows and weights of each part where an assignment is all that counts, so that its sums are made on the host.
+def assigned_of(parts: Sequence[Observations], options: Options, states: State) -> list[Assigned]:
+    """What finds the labels of each part where an assignment is all that counts; else there are none.
 
-    Not where a pass for so many moments, clusters times features, is one kernel that makes them faster.
+    Nor where a pass for so many moments, clusters times features, is one kernel, which sums them faster than the host.
     """
-    faster = options.few and numbers < _HOST
-    if len(parts) == 1 or faster or options.responsibilities != "hard" or parts[0].second is None:
-        return None
-    return [
-        (
-            np.moveaxis(np.asarray(part.x), 1, -1).reshape(-1, part.x.shape[1]),
-            np.asarray(part.weight).reshape(-1),
-        )
-        for part in parts
-    ]
+    moments = states.statistics.moments
+    shared = len(parts) > 1 and parts[0].second is not None and jax.default_backend() == "cpu"
+    if not shared or options.responsibilities != "hard" or (options.few and moments[0].size < _HOST):
+        return []
+    nearest = _is_nearest(states.mixture, options)
+    return [Assigned(part, moments.shape[1], nearest) for part in parts]
+
+
+def _is_nearest(mixture: GaussianMixture, options: Options) -> bool:
+    """Whether clusters are and stay spheres of one weight, so that all that counts is which mean is nearest."""
+    held = {"covariance", "weights"} <= set(options.hold) and mixture.covariance.structure in ("EII", "E")
+    return held and bool((mixture.weights == mixture.weights[..., :1]).all())
 
 
 def advance_by_parts(
@@ -94,14 +95,14 @@ def advance_by_parts(
     rules: Rules,
     options: Options,
     pool: ThreadPoolExecutor,
-    tables: list[tuple[np.ndarray, np.ndarray]] | None,
+    assigned: list[Assigned],
 ) -> State:
-    """What `loop.advance` does, one start after another, with the `tables_of` the parts."""
+    """What `loop.advance` does, one start after another, with the `assigned_of` the parts."""
     ended = []
     for s, limit in enumerate(limits.tolist()):
         state = jax.tree.map(itemgetter(s), states)
         if state.code == 0 and (limit > 0 or state.skip):
-            state = _climb(state, limit, parts, beta, rules, options, pool, tables)
+            state = _climb(state, limit, parts, beta, rules, options, pool, assigned)
         else:
             state = state._replace(filled=np.zeros_like(state.filled))
         ended.append(state)
@@ -114,8 +115,7 @@ class _Way(NamedTuple):
     carried: Layout  # of a `_Carried`
     sums: Layout  # of the statistics of a part
     held: Layout  # of a `_Held`
-    labelled: bool  # a pass gives labels, of which the host makes statistics,
-    few: bool = False  # and is one kernel
+    labelled: bool  # the host makes statistics, out of labels under the natural parameters that it is given
 
 
 class _Held(NamedTuple):
@@ -144,11 +144,10 @@ def _climb(
     rules: Rules,
     options: Options,
     pool: ThreadPoolExecutor,
-    tables: list[tuple[np.ndarray, np.ndarray]] | None,
+    assigned: list[Assigned],
 ) -> State:
     """Up to so many more steps of one start."""
-    k = state.mixture.n_components
-    assigned = None if tables is None else [Sums(rows, weight, k) for rows, weight in tables]
+    sphere = float(np.ravel(state.mixture.covariance.values)[0])
     chain = None if state.chain is None else state.chain[:1]
     room = state._replace(trace=np.zeros(1), chain=chain, filled=np.zeros_like(state.filled))
     with double_precision():
@@ -157,9 +156,7 @@ def _climb(
         carried = _Carried(np.bool_(False), room.filled, np.float64(0), room, turn)
         held = _Held(state.step + limit, beta, rules)
         like = Layout.like
-        way = _Way(
-            like(carried), like(state.statistics), like(held), tables is not None, _few(parts[0], tables)
-        )
+        way = _Way(like(carried), like(state.statistics), like(held), bool(assigned))
         row, fixed = jax.device_put((way.carried.row(carried), way.held.row(held)))
         sums = [jax.device_put(np.zeros(way.sums.width))] * len(parts)
         numbers = jax.device_put([np.int32(i) for i in range(len(parts))])
@@ -168,24 +165,25 @@ def _climb(
         with double_precision():
             return program(row, sums, fixed, parts[part], numbers[part], way, options)
 
-    def found(part: int, row: Array, own: Any) -> Any:
-        if assigned is None:
-            return own
-        if not np.asarray(row)[0]:  # no pass was made, and labels of no point are not to be summed
-            return np.zeros(way.sums.width)
-        label, objective = own
-        moments = assigned[part].at(np.asarray(label).reshape(-1))
-        return way.sums.row(Statistics(moments, np.asarray(objective), np.asarray(parts[part].second)))
+    def labelled(part: int, natural: np.ndarray) -> np.ndarray:
+        moments = assigned[part].at(natural, sphere)
+        return way.sums.row(Statistics(moments, np.float64(0), np.asarray(parts[part].second)))
 
-    def other(part: int, row: Array, sums: list[Any]) -> Any:
-        return found(part, *call(part, row, sums))
-
+    # Compiled beside the program of the rest of a step.
+    compiled = [pool.submit(own.compile) for own in assigned[:1]]
     objectives, moments = [], []
     program, before = _follow, None
     while True:
         follows, own = call(0, row, sums)  # before the others, which would otherwise compile the same program
-        others = [pool.submit(other, i, row, sums) for i in range(1, len(parts))]
-        row, sums = follows, [found(0, follows, own), *(each.result() for each in others)]
+        if not assigned:
+            others = [pool.submit(call, i, row, sums) for i in range(1, len(parts))]
+            sums = [own, *(each.result()[1] for each in others)]
+        elif np.asarray(follows)[0]:  # there is a pass
+            natural = np.asarray(own)
+            wait(compiled)
+            others = [pool.submit(labelled, i, natural) for i in range(1, len(parts))]
+            sums = [labelled(0, natural), *(each.result() for each in others)]
+        row = follows
         if program is _follow:
             program = _follow.chosen(row, sums, fixed, parts[0], numbers[0], way, options)
         if before is not None:
@@ -207,14 +205,8 @@ def _climb(
     return end._replace(trace=trace, chain=chain)
 
 
-def _few(part: Observations, tables: Any) -> bool:
-    return tables is not None and part.x.shape[1] <= _NARROW and jax.default_backend() == "cpu"
-
-
 def _over(way: _Way, options: Options, turn: Turn, part: Observations, number: Any, beta: Any) -> Any:
-    """The pass over a part: a row of statistics, or labels and the objective."""
-    if way.labelled:
-        return labels(turn.mixture, part, turn.inverse, way.few)
+    """The pass over a part: a row of statistics."""
     if turn.draw is not None:  # each part draws on its own
         turn = turn._replace(draw=split(turn.draw, 1, number)[0])
     return way.sums.pack(e_step(turn, part, beta, options))
@@ -243,13 +235,19 @@ def _follow(
     ) -> tuple[Array, Any]:
         known, (last, beta, rules) = way.carried.unpack(row), way.held.unpack(fixed)
         statistics = reduce(add, map(way.sums.unpack, sums))
+        if way.labelled:
+            value = expected_log_joint(known.turn.mixture, statistics, known.turn.inverse)
+            statistics = replace(statistics, objective=value)
         ended = end_turn(known.state, known.turn, statistics, rules, options)
         state = jax.tree.map(partial(lax.select, known.going), ended, known.state)
         going = (state.code == 0) & ((state.step < last) | state.skip)
         turn = begin_turn(state, rules, options)
-        shapes = jax.eval_shape(over, turn, part, number, beta)
-        nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        own = lax.cond(going, over, lambda *_: nothing, turn, part, number, beta)
+        if way.labelled:
+            own = natural_parameters(turn.mixture, turn.inverse)
+        else:
+            shapes = jax.eval_shape(over, turn, part, number, beta)
+            nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+            own = lax.cond(going, over, lambda *_: nothing, turn, part, number, beta)
         carried = _Carried(going, state.filled, state.trace[0], state, turn)
         return way.carried.pack(carried), own
 

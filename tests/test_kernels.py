@@ -14,18 +14,17 @@ from numpy.testing import assert_allclose
 
 import bayesmix as bm
 from bayesmix import chains, climb, density, drive, evaluate, pointwise, sampling, statistics
-from bayesmix.assignments import labels
 from bayesmix.climb import advance
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.covariance import STRUCTURES
-from bayesmix.density import precision_factor
 from bayesmix.devices import double_precision
 from bayesmix.drive import begin
 from bayesmix.initialize import given_start
+from bayesmix.inputs import points_last
 from bayesmix.loop import Options
 from bayesmix.observations import observe
 from bayesmix.packing import Layout
-from bayesmix.passes import largest
+from bayesmix.passes import labels, largest
 from bayesmix.problem import prepare
 
 FEW = {"xla_cpu_experimental_ynn_fusion_type": ""}  # what `wide` asks for
@@ -251,13 +250,21 @@ def test_where_xla_cannot_make_it_the_program_is_the_ordinary_one():
 def test_the_largest_of_logits_is_the_first_of_those_that_tie(k, kernel):
     logits = np.random.default_rng(k).integers(0, 5, size=(k, 300)).astype(float)
 
-    def program(logits):
+    def one(logits):
         return one_kernel(largest, kernel)(logits)
 
+    def two(logits):
+        return one_kernel(lambda a: largest(a, second=True), kernel)(logits)
+
     with double_precision():
-        first, top = jax.jit(program, compiler_options=FEW)(logits)
+        first, top = jax.jit(one, compiler_options=FEW)(logits)
+        again, same, second = jax.jit(two, compiler_options=FEW)(logits)
     assert (np.asarray(first) == logits.argmax(axis=0)).all()
     assert (np.asarray(top) == logits.max(axis=0)).all()
+    assert (again == first).all()
+    assert (same == top).all()
+    below = np.sort(np.concatenate([np.full((1, 300), -np.inf), logits]), axis=0)[-2]  # it, if it comes twice
+    assert (np.asarray(second) == below).all()
 
 
 @pytest.mark.parametrize(("name", "d"), [("VVV", 2), ("EEE", 3), ("VVI", 6), ("VII", 2)])
@@ -277,25 +284,28 @@ def test_float32_sums_of_many_points_keep_its_digits(name, d):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(("d", "k"), [(1, 3), (5, 9), (12, 140)])
-def test_labels_by_one_kernel_are_those_of_blocks(d, k, dtype):
+def test_labels_by_one_kernel_are_those_of_blocks_and_of_numpy(d, k, dtype):
     """Points on a grid tie between centres, and the lower one takes them."""
     rng = np.random.default_rng(d)
-    x = rng.integers(-4, 5, size=(1500, d)).astype(dtype)
-    x = np.concatenate([x, -x])  # of mean zero, so that what ties does so exactly
-    sphere = bm.GaussianMixture.of(np.full(k, 1 / k), x[:k], np.ones(1), covariance="EII" if d > 1 else "E")
-    problem = prepare(k, sphere.structure, x, np.tile(rng.integers(0, 3, 1500), 2).astype(float), 1e-4)
-    mixture = problem.units.enter(sphere)
+    x, means = rng.integers(-4, 5, size=(3000, d)), rng.integers(-4, 5, size=(k, d))
+    blocks = points_last(x.astype(dtype), 1024)
+    natural = np.c_[-(means**2).sum(axis=1) / 2, means].astype(dtype)
+    away = np.sqrt(((x[:, None] - means) ** 2).sum(axis=2))
+    least = np.partition(away, 1, axis=1)
+    for few in (True, False):
+        for nearest in (True, False):
 
-    def of(few):
-        with double_precision():
-            factor = precision_factor(mixture.covariance, d)
-            program = jax.jit(lambda o: labels(mixture, o, factor, few), compiler_options=FEW)
-            return jax.tree.map(np.asarray, program(problem.observations))
+            def over(natural, blocks, few=few, nearest=nearest):
+                return labels(natural, blocks, np.int64(len(x)), few, nearest)
 
-    (ours, total), (theirs, other) = of(True), of(False)
-    weighed = problem.observations.weight > 0
-    assert (ours == theirs)[weighed].all()
-    assert_allclose(total, other, rtol=1e-12 if dtype == np.float64 else 1e-5)
+            with double_precision():
+                program = jax.jit(one_kernel(over, few), compiler_options=FEW)
+                found, more = jax.tree.map(lambda a: np.asarray(a)[: len(x)], program(natural, blocks))
+            assert (found == (x @ means.T - (means**2).sum(axis=1) / 2).argmax(axis=1)).all()
+            if nearest:
+                exact = least[:, 1] - least[:, 0]
+                assert (more <= exact).all()
+                assert_allclose(more, exact, atol=1e-6 if dtype == np.float64 else 0.05)
 
 
 @pytest.mark.parametrize(

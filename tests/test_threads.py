@@ -6,13 +6,15 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import bayesmix as bm
-from bayesmix import threads
-from bayesmix.assignments import Sums, sums_by_label
+from bayesmix import assignments, threads
+from bayesmix.assignments import Assigned, sums_by_label
+from bayesmix.covariance import structure_of
 from bayesmix.devices import lapack_on_one_thread
 from bayesmix.drive import begin
 from bayesmix.initialize import given_start
 from bayesmix.inputs import key_data
 from bayesmix.loop import Options, begin_turn
+from bayesmix.observations import observe
 from bayesmix.packing import Layout
 from bayesmix.problem import prepare
 
@@ -121,36 +123,131 @@ def test_work_is_shared_where_it_is_worth_it(x, monkeypatch):
 def test_a_sparse_sum_is_that_of_a_mask():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(40_000, 3)).astype(np.float32)  # more than one stretch
-    weight, label = rng.integers(4, size=len(rows)).astype(np.float32), rng.integers(5, size=len(rows))
+    weight, label = (
+        rng.integers(4, size=(len(rows), 2)).astype(np.float32),
+        rng.integers(5, size=(len(rows), 2)),
+    )
     label[label == 2] = 3  # nobody's
     sums = sums_by_label(rows, weight, label.astype(np.int32), 5)
-    mask = (label == np.arange(5)[:, None]) * weight.astype(float)
-    np.testing.assert_allclose(sums, mask @ np.c_[np.ones(len(rows)), rows], atol=2e-3)
+    mask = ((label == np.arange(5)[:, None, None]) * weight.astype(float)).sum(axis=2)
+    np.testing.assert_allclose(sums, mask @ np.c_[np.ones(len(rows)), rows], atol=4e-3)
     np.testing.assert_array_equal(sums[:, 0], mask.sum(axis=1))
     assert (sums[2] == 0).all()
 
 
-def test_sums_follow_labels_of_which_few_change():
+def laid_out(rows, weight):
+    """In blocks, the last of which is padded."""
+    observations = observe(rows, weight, structure_of("EII", rows.shape[1]))
+    assert observations.weight.size > len(rows)
+    return observations
+
+
+def moments_by_hand(rows, weight, means):
+    """Σ w [1, x] by the nearest mean, in float64."""
+    away = np.linalg.norm(rows[:, None].astype(float) - means, axis=2)
+    mask = (away.argmin(axis=1) == np.arange(len(means))[:, None]) * weight.astype(float)
+    return mask @ np.c_[np.ones(len(rows)), rows]
+
+
+def natural_of(means, sphere, constant=0.0):
+    return np.c_[constant - (means**2).sum(axis=1) / 2 / sphere, means / sphere]
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    """How many points each call of the compiled pass was for."""
+    counts, real = [], assignments._pass
+
+    def spied(natural, points, count, form):
+        counts.append(int(count))
+        return real(natural, points, count, form)
+
+    monkeypatch.setattr(assignments, "_pass", spied)
+    return counts
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("d", "k"), [(1, 2), (3, 5), (12, 140), (24, 7)])
+def test_points_are_looked_at_where_their_label_may_have_changed_and_nowhere_else(d, k, dtype, looked_at):
+    """Means that move by less and less, and jump once."""
+    rng = np.random.default_rng(d)
+    rows = rng.normal(size=(5000, d)).astype(dtype)
+    weight = rng.integers(0, 4, 5000).astype(dtype)
+    means, sphere = rng.normal(size=(k, d)), 1.7
+    assigned = Assigned(laid_out(rows, weight), k, nearest=True)
+    last, shares = np.flatnonzero(weight)[-1] + 1, []
+    for step in range(24):
+        moments = assigned.at(natural_of(means, sphere, constant=3.0), sphere)
+        exact = moments_by_hand(rows, weight, means.astype(dtype).astype(float))
+        np.testing.assert_array_equal(moments[:, 0], exact[:, 0])
+        np.testing.assert_allclose(moments, exact, atol=1e-9 if dtype == np.float64 else 5e-3)
+        shares.append(sum(looked_at) / last)
+        looked_at.clear()
+        size = 2.0 if step == 12 else 0.3 * 0.5 ** (step % 12)
+        means = means + rng.normal(size=(k, d)) * size / np.sqrt(d)
+    assert shares[0] == shares[13] == 1
+    assert max(shares[10:12]) < 0.1
+    moments = assigned.at(natural_of(means, sphere), sphere)
+    assert assigned.at(natural_of(means, sphere, constant=-2.0), sphere) is moments  # at rest
+    assert sum(looked_at) < 0.1 * last
+
+
+def test_what_ties_is_always_looked_at(looked_at):
+    """Points on a grid between two means go to the lower one, also where the means come there from elsewhere."""
+    rows = np.repeat(np.arange(-4.0, 5.0), 300)[:, None]
+    weight = np.ones(len(rows))
+    assigned = Assigned(laid_out(rows, weight), 2, nearest=True)
+    assigned.at(natural_of(np.array([[-2.5], [2.0]]), 1.0), 1.0)
+    for means in ([-2.0, 2.0], [-2.0, 2.0]):
+        looked_at.clear()
+        moments = assigned.at(natural_of(np.array(means)[:, None], 1.0), 1.0)
+        assert moments[:, 0].tolist() == [1500, 1200]  # those at zero are with the first
+        assert looked_at == [300]
+
+
+def test_where_other_than_means_count_all_points_are_looked_at(looked_at):
     rng = np.random.default_rng(1)
-    rows = rng.normal(size=(5000, 3)).astype(np.float32)
-    weight, label = rng.integers(4, size=5000).astype(np.float32), rng.integers(6, size=5000).astype(np.int32)
-    sums = Sums(rows, weight, 6)
-    for share in (0, 1e-3, 0.05, 0.5, 0.02, 0.02, 0):
-        before, label = (
-            label,
-            np.where(rng.random(5000) < share, rng.integers(6, size=5000), label).astype(np.int32),
-        )
-        last, moments = sums.at(before), sums.at(label)
-        assert (moments is last) == (share == 0)  # k-means is at rest where sums repeat exactly
-        mask = (label == np.arange(6)[:, None]) * weight.astype(float)
+    rows = rng.normal(size=(5000, 3))
+    weight = rng.integers(0, 4, 5000).astype(float)
+    assigned = Assigned(laid_out(rows, weight), 6, nearest=False)
+    for _ in range(3):
+        natural = rng.normal(size=(6, 4))
+        moments = assigned.at(natural, 1.0)
+        label = (np.c_[np.ones(5000), rows] @ natural.T).argmax(axis=1)
+        mask = (label == np.arange(6)[:, None]) * weight
         np.testing.assert_array_equal(moments[:, 0], mask.sum(axis=1))
-        np.testing.assert_allclose(moments, mask @ np.c_[np.ones(5000), rows], atol=1e-3)
-    for _ in range(2000):  # there and back
-        sums.at(before)
-        label = before.copy()
-        label[rng.integers(5000, size=20)] = 5
-        sums.at(label)
-    np.testing.assert_allclose(sums.at(before), moments, atol=1e-9)
+        np.testing.assert_allclose(moments, mask @ np.c_[np.ones(5000), rows], atol=1e-9)
+        assert sum(looked_at) == np.flatnonzero(weight)[-1] + 1
+        looked_at.clear()
+    assert assigned.at(natural, 1.0) is moments
+
+
+def test_sums_of_few_changes_lose_nothing():
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=(5000, 3)).astype(np.float32)
+    weight = rng.integers(1, 4, 5000).astype(np.float32)
+    assigned = Assigned(laid_out(rows, weight), 3, nearest=True)
+    means = rng.normal(size=(3, 3))
+    moments = assigned.at(natural_of(means, 1.0), 1.0)
+    for _ in range(500):  # there and back
+        assigned.at(natural_of(means + rng.normal(size=(3, 3)) * 0.02, 1.0), 1.0)
+    np.testing.assert_allclose(assigned.at(natural_of(means, 1.0), 1.0), moments, atol=1e-9)
+
+
+def test_bounds_hold_where_rounding_is_as_large_as_they_are(looked_at):
+    """Narrow groups far from the origin, in float32: labels are those of a pass over all points."""
+    rng = np.random.default_rng(3)
+    centres = 300 + rng.normal(size=(8, 4))
+    rows = (centres[rng.integers(8, size=6000)] + 0.02 * rng.normal(size=(6000, 4))).astype(np.float32)
+    weight = np.ones(6000, np.float32)
+    observations, means = laid_out(rows, weight), rows[:8].astype(float)
+    assigned = Assigned(observations, 8, nearest=True)
+    for _ in range(12):
+        looked_at.clear()
+        moments = assigned.at(natural_of(means, 1.0), 1.0)
+        others = Assigned(observations, 8, nearest=True).at(natural_of(means, 1.0), 1.0)
+        np.testing.assert_array_equal(moments[:, 0], others[:, 0])
+        means = moments[:, 1:] / np.maximum(moments[:, :1], 1)
 
 
 def test_lapack_has_one_thread_while_ours_have_the_cores_and_its_own_number_again_after():
