@@ -101,7 +101,7 @@ class Assigned:
             self._add(np.concatenate(changed), np.concatenate(before))
         return self._moments
 
-    def _labels(self, natural: np.ndarray, places: np.ndarray | None) -> Iterator[tuple[Any, Any, Any]]:
+    def _labels(self, natural: np.ndarray, places: np.ndarray | None) -> Iterator[tuple[Any, ...]]:
         """What `_pass` says of all points or those in places, in stretches: which, labels, margins."""
         given, size = self._on_device(natural), len(self._taken)
         count = len(self._rows) if places is None else len(places)
@@ -109,15 +109,11 @@ class Assigned:
         if places is None:  # all at once
             calls = [self._call(given, *each) for each in zip(self._pieces, parts)]
         for i, part in enumerate(parts):
-            own = part if places is None else places[part]
-            label, margin = self._call(given, self._gathered(own), part) if places is not None else calls[i]
-            yield (
-                own,
-                np.asarray(label)[: part.stop - part.start],
-                np.asarray(margin)[: part.stop - part.start],
-            )
+            own: Any = part if places is None else places[part]
+            label, margin = calls[i] if places is None else self._call(given, self._gathered(own), part)
+            yield own, *(np.asarray(a)[: part.stop - part.start] for a in (label, margin))
 
-    def _gathered(self, places: Int[np.ndarray, " m"]) -> Array:
+    def _gathered(self, places: Any) -> Array:
         """These points, as a call finds them."""
         b = self._some.shape[-1]
         np.take(self._rows, places, axis=0, out=self._taken[: len(places)], mode="clip")

@@ -114,8 +114,10 @@ def run(
     parts = [observations] if options.batches else parts_of(observations, each)
     rules, power = jax.tree.map(np.asarray, (rules, np.float64(beta)))
     floor = rules.floor
-    if chunk < capacity or len(parts) > 1:  # handed over once, where there will be more calls than one or two
-        with double_precision():
+    with double_precision():  # handed over once, where there will be more calls than one or two
+        if len(parts) > 1:
+            parts = jax.device_put(parts)
+        elif chunk < capacity:
             parts, rules, power = jax.device_put((parts, rules, power))
     assigned = assigned_of(parts, options, states)
     with (

@@ -157,9 +157,9 @@ def _climb(
         held = _Held(state.step + limit, beta, rules)
         like = Layout.like
         way = _Way(like(carried), like(state.statistics), like(held), bool(assigned))
-        row, fixed = jax.device_put((way.carried.row(carried), way.held.row(held)))
-        sums = [jax.device_put(np.zeros(way.sums.width))] * len(parts)
-        numbers = jax.device_put([np.int32(i) for i in range(len(parts))])
+        rows = way.carried.row(carried), way.held.row(held), np.zeros(way.sums.width)
+        row, fixed, nothing, *numbers = jax.device_put((*rows, *np.arange(len(parts), dtype=np.int32)))
+        sums = [nothing] * len(parts)
 
     def call(part: int, row: Array, sums: list[Any]) -> tuple[Array, Any]:
         with double_precision():
