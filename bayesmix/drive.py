@@ -34,7 +34,7 @@ __all__ = ["Path", "begin", "remember", "run"]
 _CAPACITY = 2048  # steps a call at most; the length of the trace that the device keeps
 _DRAWN = 256  # of rows that draw, which keep the moments of every step too
 _FIRST = 16  # steps of the first call, or those of so many products in all, which take some 50 milliseconds
-_QUICK = 1e8
+_QUICK = 5e8
 
 
 def begin(starts: Sequence[Start], options: Options, seeds: np.ndarray | None = None) -> State:

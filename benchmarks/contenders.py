@@ -71,7 +71,12 @@ def per_step(run, seconds=0.5, most=400):
     few = 2
     run(few)
     guess = max(1e-6, clock(lambda: run(2 * few))[0] / (2 * few))
-    many = few + max(2, min(most, int(seconds / guess)))
+    return per_step_of(run, few, few + max(2, min(most, int(seconds / guess))))
+
+
+def per_step_of(run, few=2, many=32):
+    """Of the steps between; those of k-means differ, since more labels change at first, so all take the same ones."""
+    run(few)
     run(many)
     return lambda: {"seconds": (clock(lambda: run(many))[0] - clock(lambda: run(few))[0]) / (many - few)}
 
@@ -117,7 +122,18 @@ class Bayesmix:
             np.full(k, 1 / k), x[:k].astype(float), np.ones(1), covariance="EII"
         )
         options = Options("hard", ("covariance", "weights"))
-        return per_step(self._loop(x, sphere, "EII" if d > 1 else "E", options))
+        return per_step_of(self._loop(x, sphere, "EII" if d > 1 else "E", options))
+
+    def kmeans(self, task):
+        x, _ = data_of(task)
+        call = lambda: self.bm.kmeans(x, task["k"], init=x[: task["k"]])  # noqa: E731
+        call()
+
+        def measure():
+            seconds, fit = clock(call)
+            return {"seconds": seconds, "inertia": float(fit.inertia), "steps": fit.n_steps}
+
+        return measure
 
     def fit(self, task):
         """The default call, and how many of EM's own steps have come as far as it."""
@@ -201,7 +217,21 @@ class Sklearn:
             )
             model.fit(x)
 
-        return per_step(run, most=30)
+        return per_step_of(run)
+
+    def kmeans(self, task, algorithm="lloyd"):
+        from sklearn.cluster import KMeans
+
+        x, _ = data_of(task)
+        start = x[: task["k"]]
+        model = KMeans(task["k"], init=start, n_init=1, tol=0, max_iter=1000, algorithm=algorithm)
+        model.fit(x)
+
+        def measure():
+            seconds, _ = clock(lambda: model.fit(x))
+            return {"seconds": seconds, "inertia": float(model.inertia_), "steps": model.n_iter_}
+
+        return measure
 
     def fit(self, task):
         """As many of EM's own steps as that log-likelihood takes."""
@@ -243,9 +273,13 @@ class Elkan(Sklearn):
     def lloyd(self, task):
         return super().lloyd(task, "elkan")
 
+    def kmeans(self, task):
+        return super().kmeans(task, "elkan")
+
 
 class Faiss:
-    def lloyd(self, task):
+    def _run(self, task):
+        """x, and steps of it from the first k rows."""
         import faiss
 
         faiss.omp_set_num_threads(int(task["cores"]))
@@ -255,8 +289,28 @@ class Faiss:
         def run(steps):
             model = faiss.Kmeans(d, k, niter=steps, max_points_per_centroid=len(x), min_points_per_centroid=1)
             model.train(x, init_centroids=x[:k])
+            return model
 
-        return per_step(run, most=30)
+        return x, run
+
+    def lloyd(self, task):
+        return per_step_of(self._run(task)[1])
+
+    def kmeans(self, task):
+        """As many steps as the others take until they are at rest, which it does not look for, and labels."""
+        x, run = self._run(task)
+
+        def call():
+            model = run(task["steps"])
+            return model.index.search(x, 1)[0].sum()
+
+        call()
+
+        def measure():
+            seconds, inertia = clock(call)
+            return {"seconds": seconds, "inertia": float(inertia), "steps": task["steps"]}
+
+        return measure
 
 
 class Gmmx:

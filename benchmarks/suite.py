@@ -5,7 +5,8 @@
     iteration   one EM step, for four covariances, in float64 and float32
     fit         a whole fit from the same start to the same log-likelihood: bayesmix's default call, against as many
                 of scikit-learn's steps as EM needs to come within 1e-3 nats of it
-    lloyd       one step of k-means, float32
+    lloyd       one step of k-means, float32: of the third to the thirty-second from the first k rows
+    kmeans      a whole call from there until no label changes
     restarts    ten starts, defaults of both, with the log-likelihoods that they reach
     evaluate    log density of a million points;  simulate: as many drawn
     cold        a process: import, first fit, second fit, fit of another n (272 x 2, k = 2, full)
@@ -194,6 +195,12 @@ def tasks_of(options):
             ("bayesmix", "sklearn", "elkan", "faiss"),
             sized("lloyd", size, kind="k-means", dtype="float32"),
         )
+    for size in LLOYD:
+        yield (
+            "kmeans",
+            ("bayesmix", "sklearn", "elkan", "faiss"),
+            sized("kmeans", size, kind="k-means", dtype="float32"),
+        )
     for size in SIZES[:3]:
         yield "restarts", ("bayesmix", "sklearn"), sized("restarts", size)
     for name in ("evaluate", "simulate"):
@@ -230,6 +237,8 @@ def run(options, rates):
                     print(f"EM did not come so far in {task['most']} steps: {task}")
                     continue
                 task = task | {"plain_steps": int(steps)}
+            if kind == "kmeans":
+                task = task | {"steps": int(contenders["bayesmix"](task)["steps"])}
             found = measure_able(contenders, task, repeats)
         finally:
             for contender in contenders.values():
@@ -326,7 +335,9 @@ def draw(rows, path):
 
 
 def main():
-    every = ("iteration", "fit", "lloyd", "restarts", "evaluate", "simulate", "cold", "memory", "scaling")
+    every = (
+        "iteration", "fit", "lloyd", "kmeans", "restarts", "evaluate", "simulate", "cold", "memory", "scaling",
+    )  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", nargs="+", default=every, choices=every)
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="N,D,K")
