@@ -28,6 +28,7 @@ from bayesmix.compilation import in_kernel
 from bayesmix.covariance import Covariance
 from bayesmix.elementary import exp_below, log_positive
 from bayesmix.inputs import chunks_of, cores
+from bayesmix.maxima import largest
 from bayesmix.storage import numbers, slices
 from bayesmix.variates import indices, uniform
 
@@ -179,7 +180,8 @@ def report(mixture: GaussianMixture, x: Array, factor: Array | None = None) -> F
     sums = n.sum(each, axis=0)
     total = top + _log(sums)
     entropy = -n.sum(n.where(each > 0, each / sums * (logits - total), 0), axis=0)
-    return n.stack([total, n.max(logits, axis=0), entropy, n.argmax(logits, axis=0).astype(x.dtype)])
+    label, highest = _most_probable(logits)
+    return n.stack([total, highest, entropy, label.astype(x.dtype)])
 
 
 def responsibilities(mixture: GaussianMixture, x: Any, factor: Any = None) -> Any:
@@ -188,8 +190,14 @@ def responsibilities(mixture: GaussianMixture, x: Any, factor: Any = None) -> An
 
 
 def classify(mixture: GaussianMixture, x: Array, factor: Array | None = None) -> Array:
-    logits = log_joint(mixture, x, factor)
-    return numbers(logits).argmax(logits, axis=0)
+    return _most_probable(log_joint(mixture, x, factor))[0].astype(int)
+
+
+def _most_probable(logits: Float[Array, "k b"]) -> tuple[Array, ...]:
+    """The cluster of the largest logit, and it."""
+    if numbers(logits) is np:
+        return logits.argmax(axis=0), logits.max(axis=0)
+    return largest(logits if in_kernel() else lax.optimization_barrier(logits))
 
 
 def _nearest(distance: Array, z_score: Array, radius: float) -> Array:

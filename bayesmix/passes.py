@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from bayesmix import lean
-from bayesmix.compilation import in_kernel
+from bayesmix.maxima import largest
 from bayesmix.observations import Observations
 from bayesmix.storage import Storage, slices
 from bayesmix.variates import split
@@ -27,7 +27,7 @@ from bayesmix.variates import split
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
-__all__ = ["Assign", "by_blocks", "by_lanes", "is_few", "labels", "largest"]
+__all__ = ["Assign", "by_blocks", "by_lanes", "is_few", "labels"]
 
 _FEW = {8: 784, 4: 640}  # clusters times moments, by the bytes of a number, up to which one kernel is faster
 # Bytes of a feature of the points that one kernel takes at a time, and places of its sums: measured best of 256 to
@@ -36,7 +36,6 @@ _CHUNK, _LANES = 1024, 16
 # Of float32 so many chunks, 4,096 points, are summed before sums are float64: to convert them takes as long as a chunk.
 _TOGETHER = 16
 _CHAIN = 8  # products that are added up one after another
-_FOLDED = 128  # clusters, up to which the largest of logits is found by comparing one after another
 
 # Responsibilities (k, b) out of logits, weights and a key, and what each point adds to the objective (b,). That is
 # summed in float64: gains are differences of such sums, and of float32 they would be rounding while EM still climbs.
@@ -201,42 +200,3 @@ def _chunks(observations: Observations, dtype: Any) -> tuple[int, int, Callable]
 
 # XLA would compute again, in each of the loops that read it, what is not kept.
 _kept = lax.optimization_barrier
-
-
-def largest(
-    logits: Float[Array, "k b"], constant: Float[Array, "k 1"] | None = None, *, second: bool = False
-) -> tuple[Array, ...]:
-    """Where the largest logit is, a tie going to the lowest index, and what it is; faster than argmax.
-
-    In numbers as wide as the logits, which vector instructions compare without conversion. A constant of each cluster
-    that logits are still without is added on the way. With `second` also the next largest, on a processor.
-    """
-    k = logits.shape[0]
-    one_way = jax.default_backend() == "cpu" and (k > _FOLDED or not in_kernel())
-    if constant is not None and not one_way:
-        logits = logits + constant
-    if jax.default_backend() != "cpu":  # reductions, as many at a time as there are points
-        top, index = jnp.max(logits, axis=0), jnp.arange(k, dtype=logits.dtype)[:, None]
-        return jnp.min(jnp.where(logits == top, index, k), axis=0), top
-
-    def of(i: Any, row: Array) -> tuple[Array, ...]:
-        return jnp.full_like(row, i), row, *([jnp.full_like(row, -jnp.inf)] if second else [])
-
-    if one_way:  # where two reductions would take a third of a pass
-
-        def at(i: Any) -> tuple[Array, ...]:
-            row = lax.dynamic_index_in_dim(logits, i, keepdims=False)
-            return of(i, row if constant is None else row + constant[i])
-
-        with jax.disable_jit(False):  # a loop, also in a function that is inlined
-            return lax.fori_loop(1, k, lambda i, best: _larger(best, at(i)), at(0))
-    rows = [of(i, row) for i, row in enumerate(slices(logits, 0))]
-    while len(rows) > 1:  # by eights, which stay in registers
-        rows = [_kept(reduce(_larger, rows[i : i + 8])) for i in range(0, len(rows), 8)]
-    return tuple(a[0] for a in rows[0])
-
-
-def _larger(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:
-    better = b[1] > a[1]
-    seconds = [lax.max(lax.min(a[1], b[1]), lax.max(a[2], b[2]))] if len(a) > 2 else []
-    return lax.select(better, b[0], a[0]), lax.select(better, b[1], a[1]), *seconds

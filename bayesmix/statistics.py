@@ -35,9 +35,10 @@ from bayesmix.compilation import one_kernel
 from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
 from bayesmix.elementary import exp_below, log_positive
+from bayesmix.maxima import largest
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
-from bayesmix.passes import Assign, by_blocks, by_lanes, largest
+from bayesmix.passes import Assign, by_blocks, by_lanes
 from bayesmix.storage import STORAGES, numbers, per_cluster, with_one
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ LAYERS = (
     ("inputs", "compilation"),
     ("evaluate",),
     ("storage", "agreement", "elementary", "supports"),
-    ("variates", "hierarchy"),
+    ("variates", "hierarchy", "maxima"),
     ("axes",),
     ("estimate",),
     ("covariance",),

@@ -11,20 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.special import logsumexp, softmax
+from scipy.stats import multivariate_normal
 
 import bayesmix as bm
 from bayesmix import chains, climb, density, drive, evaluate, pointwise, sampling, statistics
 from bayesmix.climb import advance
 from bayesmix.compilation import one_kernel, wide
-from bayesmix.covariance import STRUCTURES
+from bayesmix.covariance import STRUCTURES, Covariance
 from bayesmix.devices import double_precision
 from bayesmix.drive import begin
 from bayesmix.initialize import given_start
 from bayesmix.inputs import points_last
 from bayesmix.loop import Options
+from bayesmix.maxima import largest
 from bayesmix.observations import observe
 from bayesmix.packing import Layout
-from bayesmix.passes import labels, largest
+from bayesmix.passes import labels
 from bayesmix.problem import prepare
 
 FEW = {"xla_cpu_experimental_ynn_fusion_type": ""}  # what `wide` asks for
@@ -306,6 +309,37 @@ def test_labels_by_one_kernel_are_those_of_blocks_and_of_numpy(d, k, dtype):
                 exact = least[:, 1] - least[:, 0]
                 assert (more <= exact).all()
                 assert_allclose(more, exact, atol=1e-6 if dtype == np.float64 else 0.05)
+
+
+@pytest.mark.parametrize("name", ["VVI", "VII", "EEI", "EII", "VVV"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_densities_of_many_clusters_are_those_of_scipy(name, dtype):
+    """So many that no kernel is made: distances without correlations are added up feature by feature."""
+    rng = np.random.default_rng(0)
+    k, d = 200, 5
+    x, means, spreads = rng.normal(size=(400, d)), 3 * rng.normal(size=(k, d)), rng.gamma(4, size=(k, d)) / 4
+    spreads = spreads[:1] if name.startswith("E") else spreads
+    spreads = spreads[:, 0] if name[1:] == "II" else spreads
+    values = spreads if name != "VVV" else spreads[:, :, None] * np.eye(d) + 0.1
+    weights = rng.dirichlet(np.ones(k))
+    mixture = bm.GaussianMixture(
+        *(a.astype(dtype) for a in (weights, means)), Covariance(values.astype(dtype), name)
+    )
+    assert not density.is_written_out(mixture)
+    exact = np.stack(
+        [
+            np.log(w) + multivariate_normal(m, c).logpdf(x)
+            for w, m, c in zip(weights, means, np.asarray(mixture.covariances, float))
+        ],
+        axis=1,
+    )
+    rounding = {"rtol": 1e-10} if dtype == np.float64 else {"rtol": 2e-5, "atol": 2e-5}
+    assert_allclose(mixture.log_density(x.astype(dtype)), logsumexp(exact, axis=1), **rounding)
+    assert_allclose(mixture.responsibilities(x.astype(dtype)), softmax(exact, axis=1), **rounding)
+    near = np.sort(exact, axis=1)
+    clear = near[:, -1] - near[:, -2] > 1e-3
+    assert (mixture.classify(x.astype(dtype)) == exact.argmax(axis=1))[clear].all()
+    assert clear.mean() > 0.9
 
 
 @pytest.mark.parametrize(
