@@ -19,7 +19,8 @@ threads pinned to the cores, and medians count. Rows are written as JSON lines, 
 A row's `limit` is the least time in which this machine, by rates measured in the same run, does the row's products
 or reads its data, whichever is longer: `of_limit` is that over our time. Per point and cluster an EM step takes
 p products for the logits and p for the moments, two flops each, with p = 1 + d + d (d + 1) / 2 features for full
-covariances, 1 + 2 d for diagonal, 2 + d for spherical, 1 + d for tied ones and k-means; x is read once.
+covariances, 1 + 2 d for diagonal, 2 + d for spherical, 1 + d for tied ones and k-means; x is read once. Large k-means may
+be below it, since it looks at some of the points only.
 """
 
 import argparse
