@@ -68,12 +68,10 @@ def finished(
         best = _outside(problem, jax.tree.map(lambda a: a[winner], states.best[0]))
     moved = 0.0 if prior is None else to_data_units(units, problem.structure, k)
     moved += units.log_volume * total
-    traces = [trace + moved for trace in path.traces]
-    if relocate:
-        traces = [_energies(problem, _inertias(problem, trace)) for trace in path.traces]
-    objective = traces[winner]
+    traces = [_of_spheres(problem, trace) if relocate else trace + moved for trace in path.traces]
+    objective = traces[winner].copy()
     if inertia is not None:
-        objective = np.append(objective[:-1], _energies(problem, np.array([inertia])[: len(objective)]))
+        objective[-1:] = _energy(problem, inertia)
     return Fit(
         mixture=mixture,
         objective=objective,
@@ -135,16 +133,19 @@ def _variance(problem: Problem, inertia: Any) -> Any:
     return np.maximum(inertia / (problem.w.sum() * problem.x.shape[1]), least)
 
 
-def _inertias(problem: Problem, energies: np.ndarray) -> np.ndarray:
-    """What free energies of unit spheres, in the loop's units, say of the inertia in the data's own."""
-    total, d = problem.w.sum(), problem.x.shape[1]
-    constant = total * (d / 2 * math.log(2 * math.pi) + math.log(problem.n_components))
-    return -2 * (energies + constant) * problem.units.scale[0] ** 2
+def _energy(problem: Problem, inertia: Any) -> Any:
+    """The free energy of the sphere that an inertia makes, in the data's own units."""
+    variance = _variance(problem, inertia)
+    return -_constant(problem, variance) - inertia / (2 * variance)
 
 
-def _energies(problem: Problem, inertias: np.ndarray) -> np.ndarray:
-    """Free energies, in the data's own units, of the spheres that inertias make."""
-    total, d = problem.w.sum(), problem.x.shape[1]
-    sphere = _variance(problem, inertias)
-    own = d / 2 * np.log(2 * math.pi * sphere) + math.log(problem.n_components)
-    return -total * own - inertias / (2 * sphere)
+def _of_spheres(problem: Problem, energies: np.ndarray) -> np.ndarray:
+    """The same of free energies of unit spheres, in the loop's units, which say what the inertia was."""
+    unit = problem.units.scale[0] ** 2
+    return _energy(problem, -2 * unit * (energies + _constant(problem, 1.0)))
+
+
+def _constant(problem: Problem, variance: Any) -> Any:
+    """What the free energy of spheres has besides the inertia, with its sign changed."""
+    d = problem.x.shape[1]
+    return problem.w.sum() * (d / 2 * np.log(2 * math.pi * variance) + math.log(problem.n_components))
