@@ -79,7 +79,7 @@ def _pandas(x: Any) -> Table | None:
 
     if isinstance(x, pandas.DataFrame):
         names = [".".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in x.columns]
-        return Table(tuple(names), [_pandas_column(x.iloc[:, j]) for j in range(x.shape[1])])
+        return Table(tuple(names), [_pandas_column(column) for _, column in x.items()])
     if isinstance(x, pandas.Index | pandas.api.extensions.ExtensionArray):
         x = pandas.Series(x)
     if not isinstance(x, pandas.Series):

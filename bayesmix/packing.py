@@ -33,7 +33,7 @@ class Layout(NamedTuple):
     def like(cls, tree: Any) -> Layout:
         """That of a pytree."""
         leaves, form = jax.tree.flatten(tree)
-        return cls(form, tuple(a.shape for a in leaves), tuple(str(a.dtype) for a in leaves))
+        return cls(form, tuple(a.shape for a in leaves), tuple(a.dtype.str for a in leaves))
 
     @classmethod
     def of(cls, stacked: Any) -> Layout:
