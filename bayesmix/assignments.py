@@ -61,8 +61,8 @@ class Assigned:
         self._rows, self._weight, self._k = np.moveaxis(x, 1, -1).reshape(-1, d)[:n], weight[:n], k
         self._form = _Form(d <= _NARROW, nearest)
         self._label = np.full(n, -1, np.int32)  # no label
-        self._until = np.full(n, -np.inf, x.dtype)  # how far means may have moved, and
-        self._moved = 0.0  # have
+        self._until = np.full(n, -np.inf, x.dtype)  # how far means may move in all until a label is in doubt,
+        self._moved = 0.0  # and how far they have
         self._means = np.full((k, d), np.inf)
         self._moments = np.zeros((k, 1 + d))
         # Points of a call: all in their order, or some that are written where a program finds them when it is called.

@@ -80,6 +80,7 @@ class Path(NamedTuple):
     traces: list[np.ndarray]
     chains: list[np.ndarray]
     moments: dict[str, Any]  # the options of the rule that its moments came to follow
+    verdicts: Any = None  # of all starts, where they have been passed
 
     def mixture(self, s: int) -> GaussianMixture:
         """The mixture of start s, in loop units."""

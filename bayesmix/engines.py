@@ -23,7 +23,7 @@ from bayesmix.observations import batches_of
 from bayesmix.problem import Problem
 from bayesmix.results import CODE
 from bayesmix.statistics import Statistics
-from bayesmix.verdict import best_start, judge
+from bayesmix.verdict import best_start, judge_all
 
 __all__ = ["METHODS", "Method", "batch_rows", "sampled"]
 
@@ -56,11 +56,11 @@ def _plain(
     states = states._replace(skip=states.skip & distinct)
     path = _climb(problem, states, limits, options)
     while True:
-        verdicts = [judge(problem, path, s, relocate=options.relocate) for s in copies]
+        verdicts = judge_all(problem, path, copies, relocate=options.relocate)
         winner = best_start(verdicts, path)
         left = steps - int(path.states.step[winner])
         if path.states.code[winner] or left <= 0:
-            return path
+            return path._replace(verdicts=verdicts)
         limits = np.where(np.arange(len(starts)) == winner, left, 0)
         options = options._replace(**path.moments)
         more = _climb(problem, path.states, limits, options)

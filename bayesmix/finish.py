@@ -19,7 +19,7 @@ from bayesmix.penalty import to_data_units
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem
 from bayesmix.results import CODE, Fit
-from bayesmix.verdict import agreeing, best_start, judge, sentence
+from bayesmix.verdict import agreeing, best_start, judge_all, sentence
 
 __all__ = ["finished"]
 
@@ -51,7 +51,7 @@ def finished(
     prior: ConjugatePrior | None,
 ) -> Fit:
     """The best run in the data's own units, with its verdict."""
-    verdicts = [judge(problem, path, s, relocate=relocate) for s in copies]
+    verdicts = judge_all(problem, path, copies, relocate=relocate)
     winner = best_start(verdicts, path)
     states, units = path.states, problem.units
     mixture, inertia = _outside(problem, path.mixture(winner)), None

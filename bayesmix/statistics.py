@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 __all__ = [
-    "RESPONSIBILITIES", "Statistics", "common_part", "expected_log_joint", "moments_of",
+    "RESPONSIBILITIES", "Statistics", "expected_log_joint", "moments_of",
     "natural_parameters", "summarize",
 ]  # fmt: skip
 
@@ -172,7 +172,7 @@ def summarize(
         moments = parts[0] if order is None else jnp.concatenate(parts)[jnp.argsort(order)]
     objective = objective / beta
     if shared:
-        objective = objective - common_part(mixture, observations.second, factor)
+        objective = objective - _common_part(mixture, observations.second, factor)
         return Statistics(moments, objective, jnp.asarray(observations.second))
     return Statistics(moments, objective)
 
@@ -215,7 +215,7 @@ def _by_width(
     return lax.cond(jnp.any(weights[half:] > 0), partial(pass_of, k), partial(pass_of, half))
 
 
-def common_part(mixture: GaussianMixture, second: Any, factor: tuple[Array, Array]) -> Array:
+def _common_part(mixture: GaussianMixture, second: Any, factor: tuple[Array, Array]) -> Array:
     """Σ w xᵀPx / 2, the same for every cluster where P is, so that logits leave it out: tr(P Σ w x xᵀ) / 2."""
     storage = mixture.covariance.storage
     times = 1 if storage.axes else mixture.n_features
@@ -231,7 +231,7 @@ def expected_log_joint(
     count, first, rest = jnp.split(statistics.moments, (1, 1 + d), axis=1)
     total = jnp.sum(count[:, 0] * constant) + jnp.sum(first * linear)
     if mixture.covariance.row.shared:
-        return total - common_part(mixture, statistics.second, factor)
+        return total - _common_part(mixture, statistics.second, factor)
     # Moments are unpacked, where Θ would be packed: to differentiate by the latter is a scatter.
     return total - (1 if storage.axes else d) * jnp.sum(precision * storage.second(rest, d)) / 2
 

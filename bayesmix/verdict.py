@@ -14,7 +14,8 @@ from bayesmix.results import CODE, NAME, STATUS
 from bayesmix.units import spurious_clusters
 
 __all__ = [
-    "AGREE", "Verdict", "agreeing", "best_of_each", "best_start", "headed_for", "judge", "sentence", "verdict",
+    "AGREE", "Verdict", "agreeing", "best_of_each", "best_start", "headed_for", "judge", "judge_all",
+    "sentence", "verdict",
 ]  # fmt: skip
 
 AGREE = 0.1  # nats within which two runs count as one optimum
@@ -37,6 +38,14 @@ def judge(problem: Problem, path: Path, s: int, *, relocate: bool = False) -> Ve
     if relocate and code != CODE["non_finite"]:
         return Verdict("few_rows" if states.tolerant is not None and states.tolerant[s] else NAME[code])
     return verdict(problem, code, path.mixture(s), states.collapsed[s], states.statistics.moments[s, :, 0])
+
+
+def judge_all(problem: Problem, path: Path, copies: np.ndarray, *, relocate: bool = False) -> list[Verdict]:
+    """Of each start, of which some are copies of others; those that have been passed already are not passed again."""
+    if path.verdicts is not None:
+        return path.verdicts
+    known = {s: judge(problem, path, s, relocate=relocate) for s in set(copies.tolist())}
+    return [known[s] for s in copies.tolist()]
 
 
 def verdict(
