@@ -39,21 +39,23 @@ def advance(
     rows: Array,
     limits: Array,
     observations: Observations,
-    beta: Array,
-    rules: Rules,
+    terms: Packed,
     layout: Layout,
     accelerated: bool,
     options: Options,
 ) -> Array:
     """Up to limits[s] more steps of each start s that has not ended; those without steps come last.
 
-    States come and go as rows; nothing is `filled` of their traces yet. If `accelerated`, they keep nothing of one
-    call for the next, which is four fifths of a state. Where a climb is one kernel, so is the way from start to start.
+    States come and go as rows, and `terms` are the inverse temperature and the rules. Nothing is `filled` of their
+    traces yet. If `accelerated`, they keep nothing of one call for the next, which is four fifths of a state. Where a
+    climb is one kernel, so is the way from start to start.
     """
     whole = is_whole(layout.shaped(), options)
     apart = whole and options.apart
 
-    def run(rows: Array, limits: Array, observations: Observations, beta: Array, rules: Rules) -> Array:
+    def run(rows: Array, limits: Array, observations: Observations, terms: Packed) -> Array:
+        beta, rules = terms.tree
+
         def end(s: Any) -> Array:
             given = Packed(rows[s], layout)
             if accelerated:
@@ -72,7 +74,7 @@ def advance(
 
         return lax.fori_loop(0, jnp.sum(limits > 0), body, rows)
 
-    return one_kernel(run, whole and not apart)(rows, limits, observations, beta, rules)
+    return one_kernel(run, whole and not apart)(rows, limits, observations, terms)
 
 
 def _climb(

@@ -19,7 +19,7 @@ from bayesmix.loop import Options, State
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families
 from bayesmix.observations import observe
-from bayesmix.packing import Layout
+from bayesmix.packing import Layout, Packed
 from bayesmix.partitions import Starts
 from bayesmix.problem import Problem, prepare
 from bayesmix.results import CODE
@@ -84,6 +84,11 @@ class Group:
         return self.problem.observations.weight.size * self.largest * row.n_moments(d)
 
     @cached_property
+    def terms(self) -> Packed:
+        """What `advance` takes besides data: the inverse temperature and the rules."""
+        return Packed.by_host((1.0, self.problem.rules))
+
+    @cached_property
     def batch(self) -> int:
         """How many starts a call of the program takes: few where a step is long, lest a thread be left with it."""
         return int(np.clip(2 ** round(np.log2(_PRODUCTS / self.products)), *_BATCH))
@@ -145,9 +150,7 @@ def _problem(x: np.ndarray, weight: np.ndarray, storage: str, by_column: bool, t
             rules=rules._replace(floor=floor),
         )
     with double_precision():
-        return problem._replace(
-            **jax.device_put({"observations": problem.observations, "rules": problem.rules})
-        )
+        return problem._replace(observations=jax.device_put(problem.observations))
 
 
 def compile_ahead(group: Group, options: Options) -> None:
@@ -249,8 +252,8 @@ def _arguments(group: Group, chosen: np.ndarray, steps: int, options: Options) -
     whole = np.full(group.batch, chosen[0])
     whole[: len(chosen)] = chosen
     limits = np.where(np.arange(group.batch) < len(chosen), steps, 0)
-    observations, rules = group.problem.observations, group.problem.rules
+    observations = group.problem.observations
     own = suited(options._replace(apart=True), group.states, observations)
     rows = group.rows[whole]
     group.layout.views(rows).filled[:] = 0
-    return rows, limits, observations, np.float64(1), rules, group.layout, group.accelerated, own
+    return rows, limits, observations, group.terms, group.layout, group.accelerated, own

@@ -93,6 +93,14 @@ class Packed:
     def of(cls, tree: Any) -> Packed:
         return cls(row_of(jax.tree.leaves(tree)), Layout.like(tree))
 
+    @classmethod
+    def by_host(cls, tree: Any) -> Packed:
+        """The same of NumPy's arrays and Python's numbers, as NumPy's."""
+        tree = jax.tree.map(np.asarray, tree)
+        layout = Layout.like(tree)
+        row: Any = layout.row(tree)
+        return cls(row, layout)
+
     @property
     def tree(self) -> Any:
         return self.layout.unpack(self.row)

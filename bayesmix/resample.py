@@ -34,10 +34,10 @@ from bayesmix.drive import begin, remember
 from bayesmix.initialize import Start
 from bayesmix.inputs import cores
 from bayesmix.interrupts import Patience, patient
-from bayesmix.loop import Options, Rules, State
+from bayesmix.loop import Options, State
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations, observe
-from bayesmix.packing import Layout
+from bayesmix.packing import Layout, Packed
 from bayesmix.problem import Problem
 from bayesmix.progress import Progress
 from bayesmix.results import CODE
@@ -101,8 +101,7 @@ class _End(NamedTuple):
 def _run(
     replicates: Iterable[tuple[Observations, np.ndarray]],
     limit: Any,
-    beta: Any,
-    rules: Rules,
+    terms: Packed,
     layout: Layout,
     options: Options,
 ) -> _End:
@@ -111,8 +110,7 @@ def _run(
     for data, rows in replicates:
         with double_precision():
             some = [
-                advance(rows[s : s + 1], limit, data, beta, rules, layout, False, options)
-                for s in range(len(rows))
+                advance(rows[s : s + 1], limit, data, terms, layout, False, options) for s in range(len(rows))
             ]
             # Waited for, so that no more data are held than each thread's own.
             ends.append(_kept(layout.restored(np.concatenate(some))))
@@ -176,7 +174,7 @@ def refit(
     layout = Layout.of(first)
     blank = layout.rows(first)
     with double_precision():  # handed over once: with each call it would take longer than the call itself
-        common = jax.device_put((np.full(1, max_steps), np.float64(1), problem.rules))
+        limit, terms = jax.device_put((np.full(1, max_steps), Packed.by_host((1.0, problem.rules))))
         x = jax.device_put(problem.observations.x)
 
     def replicate(row: int) -> tuple[Observations, np.ndarray]:
@@ -190,7 +188,7 @@ def refit(
 
     def batch(rows: np.ndarray, options: Options) -> tuple[np.ndarray, _End]:
         own = suited(options, first, problem.observations)
-        return rows, _run(map(replicate, rows.tolist()), *common, layout=layout, options=own)
+        return rows, _run(map(replicate, rows.tolist()), limit, terms, layout, own)
 
     ends: list[_End] = []
     joined: _End | None = None

@@ -29,7 +29,7 @@ from bayesmix.inputs import cores
 from bayesmix.loop import Options, Rules, State, Turn, begin_turn, e_step, end_turn
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
-from bayesmix.packing import Layout
+from bayesmix.packing import Layout, Packed
 from bayesmix.statistics import Statistics, expected_log_joint, natural_parameters
 from bayesmix.variates import split
 
@@ -151,13 +151,13 @@ def _climb(
     chain = None if state.chain is None else state.chain[:1]
     room = state._replace(trace=np.zeros(1), chain=chain, filled=np.zeros_like(state.filled))
     with double_precision():
-        ahead = _first_turn.eval_shape(room, rules, options)
+        ahead = _first_turn.eval_shape(room, jax.tree.map(np.asarray, rules), options)
         turn = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), ahead)
         carried = _Carried(np.bool_(False), room.filled, np.float64(0), room, turn)
-        held = _Held(state.step + limit, beta, rules)
+        held = Packed.by_host(_Held(state.step + limit, beta, rules))
         like = Layout.like
-        way = _Way(like(carried), like(state.statistics), like(held), bool(assigned))
-        rows = way.carried.row(carried), way.held.row(held), np.zeros(way.sums.width)
+        way = _Way(like(carried), like(state.statistics), held.layout, bool(assigned))
+        rows = way.carried.row(carried), held.row, np.zeros(way.sums.width)
         row, fixed, nothing, *numbers = jax.device_put((*rows, *np.arange(len(parts), dtype=np.int32)))
         sums = [nothing] * len(parts)
 

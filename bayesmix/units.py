@@ -156,9 +156,10 @@ def _floor(
 def spacing(column: np.ndarray) -> float:
     """The spacing of the grid that a column was recorded on; zero where its values do not repeat."""
     head = column[:2000]
-    if np.unique(head).size == head.size:
+    values = np.unique(head)
+    if values.size == head.size:
         return 0.0
-    gaps = np.diff(np.unique(column))
+    gaps = np.diff(values if head.size == column.size else np.unique(column))
     return float(gaps.min()) if gaps.size else 0.0
 
 

@@ -126,7 +126,7 @@ def sentence(
     k: int,
 ) -> str:
     """The sentence of a status, with what it says about this run."""
-    distinct = len(np.unique(labels))
+    distinct = np.count_nonzero(np.bincount(labels))
     return STATUS[name][1].format(
         max_steps=max_steps,
         gained=f" (the last step gained {gain:.2g} nats)" if np.isfinite(gain) else "",

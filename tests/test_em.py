@@ -402,7 +402,7 @@ def test_a_trace_that_is_shorter_than_the_run_keeps_the_last_objectives():
     from bayesmix.drive import begin
     from bayesmix.initialize import given_start
     from bayesmix.loop import Options
-    from bayesmix.packing import Layout
+    from bayesmix.packing import Layout, Packed
     from bayesmix.problem import prepare
 
     x, r = data("VVV")
@@ -412,7 +412,8 @@ def test_a_trace_that_is_shorter_than_the_run_keeps_the_last_objectives():
 
     def ten_steps(states):
         layout = Layout.of(states)
-        given = layout.rows(states), np.array([10]), problem.observations, np.float64(1), problem.rules
+        terms = Packed.by_host((1.0, problem.rules))
+        given = layout.rows(states), np.array([10]), problem.observations, terms
         return layout.restored(np.asarray(advance(*given, layout, False, Options())))
 
     with double_precision():
