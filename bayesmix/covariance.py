@@ -80,6 +80,14 @@ class Structure(NamedTuple):
         return self.letters[0] == "V"
 
     @property
+    def kept_by_parts(self) -> bool:
+        """Whether some features of such covariances, alone or given the others, are of the structure again.
+
+        So it is where each Σ_k is a multiple of one matrix, and where there is no constraint.
+        """
+        return self.letters[1:] in ("II", "EI", "EE") or self.name == self.general
+
+    @property
     def general(self) -> str:
         """The structure without constraints of this storage, or the one that is shared."""
         letter = "E" if self.shared else "V"

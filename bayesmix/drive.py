@@ -107,7 +107,7 @@ def run(
     options = suited(options._replace(apart=ends_itself), states, observations)
     ends = states.step + limits
     each = observations.weight.size * states.statistics.moments[0].size
-    taken = 0
+    taken, moved = 0, {}
     capacity = states.trace.shape[1] - 1
     traces: list[list[np.ndarray]] = [[] for _ in ends]
     chains: list[list[np.ndarray]] = [[] for _ in ends]
@@ -151,7 +151,7 @@ def run(
                 options = suited(_careful(options, states, rules.floor, observations), states, observations)
                 states = states._replace(code=np.where(states.code == CODE["thin"], 0, states.code))
             for s in np.flatnonzero(states.code == CODE["empty"]).tolist():
-                states = _relocate(states, s, observations)
+                moved[s] = _relocate(states, s, observations, moved.get(s))
     return Path(
         states,
         [np.concatenate(t) if t else np.zeros(0) for t in traces],
@@ -200,17 +200,26 @@ def remember(states: State) -> State:
     return states._replace(memory=jax.tree.map(for_all, memory))
 
 
-def _relocate(states: State, s: int, observations: Observations) -> State:
+def _relocate(
+    states: State, s: int, observations: Observations, before: tuple[int, np.ndarray] | None
+) -> tuple[int, np.ndarray]:
     """Move the emptied clusters of k-means to the points farthest from their own centres, one each.
 
-    Where no point is away from its centre there are fewer distinct rows than clusters, and they stay empty.
+    Where no point is away from its centre, or a cluster that was moved onto one does not hold it, as rounding makes
+    its distance from the other centre the same, there are fewer distinct rows than clusters, and they stay empty.
+
+    Returns:
+        At which step clusters were moved, and which; this is `before` when any are empty again.
     """
     means = states.mixture.means[s].copy()
     d = means.shape[1]
     x = np.moveaxis(np.asarray(observations.x), 1, -1).reshape(-1, d)
     weight = np.asarray(observations.weight).reshape(-1)
     empty = np.flatnonzero(states.statistics.moments[s, :, 0] <= 0)
-    for k in empty:
+    step = int(states.step[s])
+    in_vain = before is not None and before[0] == step and np.isin(before[1], empty).any()
+    states.tolerant[s] |= in_vain
+    for k in () if in_vain else empty:
         occupied = np.setdiff1d(np.arange(means.shape[0]), empty[np.searchsorted(empty, k) :])
         _, squared = nearest(x, means[occupied].astype(x.dtype))
         squared = np.where(weight > 0, squared, 0)
@@ -221,4 +230,4 @@ def _relocate(states: State, s: int, observations: Observations) -> State:
         means[k] = x[farthest]
     states.mixture.means[s] = means
     states.code[s], states.skip[s] = 0, True
-    return states
+    return step, empty

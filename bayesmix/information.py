@@ -80,7 +80,7 @@ def standard_errors(fit: Fit, x: Any, *, sample_weight: Any = None) -> StandardE
     automatically.
 
     Args:
-        fit: a converged fit by EM.
+        fit: a fit by EM that ended at a maximum; of one that ended early the numbers are about where it stopped.
         x: the data that it was fitted to (n, d).
         sample_weight: (n,), as it was in the fit.
 
@@ -103,7 +103,7 @@ def standard_errors(fit: Fit, x: Any, *, sample_weight: Any = None) -> StandardE
     problem = problem_of(fit, x, sample_weight)
     if fit.spurious:
         raise ValueError(f"standard_errors needs a clean fit; this one is {fit.status}")
-    if fit.method == "hard":
+    if fit.hard:
         raise ValueError(
             "standard_errors is about the maximum of the likelihood, and hard EM and k-means end elsewhere; "
             "start bm.fit from fit.mixture, or use bm.bootstrap"

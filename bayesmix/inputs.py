@@ -18,8 +18,17 @@ from jax.core import Tracer
 
 from bayesmix.frames import default_names, first_of, numbers_of, order_of, quoted, refuse, table_of
 
-__all__ = ["Points", "as_count", "as_floats", "as_generator", "as_key", "as_name", "as_points", "as_weights"]
-__all__ += ["chunks_of", "cores", "is_traced", "points_last", "to_numpy"]
+__all__ = [
+    "Points",
+    "as_count",
+    "as_feature_names",
+    "as_floats",
+    "as_generator",
+    "as_key",
+    "as_name",
+    "as_points",
+]
+__all__ += ["as_weights", "chunks_of", "cores", "is_traced", "points_last", "to_numpy"]
 
 
 class Points(NamedTuple):
@@ -129,11 +138,22 @@ def as_points(
     if n_features is not None and d != n_features:
         raise ValueError(f"{name} has {d} features, but {n_features} are needed")
     if feature_names is not None:
-        names = tuple(feature_names)
+        names = as_feature_names(feature_names, d)
     if names is None or len(names) != d:
         names = default_names(d)
     refuse(values, names, name, blame)
     return Points(values, names)
+
+
+def as_feature_names(feature_names: Any, d: int) -> tuple[str, ...]:
+    """Names of d features, as texts."""
+    try:
+        names = () if isinstance(feature_names, str) else tuple(map(str, feature_names))
+    except TypeError:
+        names = ()
+    if len(names) != d or len(set(names)) < d:
+        raise ValueError(f"feature_names must be {d} different names; it is {feature_names!r}")
+    return names
 
 
 def _read(x: Any, name: str) -> tuple[tuple[str, ...] | None, bool, tuple[np.ndarray, dict[int, str]]]:

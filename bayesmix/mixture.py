@@ -26,7 +26,16 @@ from bayesmix.covariance import Covariance, covariance_values, structure_of
 from bayesmix.devices import double_precision
 from bayesmix.evaluate import each_point
 from bayesmix.frames import frame_like
-from bayesmix.inputs import as_count, as_generator, as_key, as_name, as_points, is_traced, to_numpy
+from bayesmix.inputs import (
+    as_count,
+    as_feature_names,
+    as_generator,
+    as_key,
+    as_name,
+    as_points,
+    is_traced,
+    to_numpy,
+)
 from bayesmix.storage import numbers
 
 if TYPE_CHECKING:
@@ -89,9 +98,9 @@ class GaussianMixture:
             feature_names: a name per feature.
 
         Raises:
-            ValueError: shapes that do not fit each other, weights that are no probabilities, a matrix that
-                is not symmetric, not positive definite or not of the structure. Of traced values (`jit`, a
-                NumPyro program) only shapes are checked.
+            ValueError: shapes that do not fit each other, weights that are no probabilities, a matrix that is not
+                symmetric, not positive definite or not of the structure, names that are not one a feature. Of traced
+                values (`jit`, a NumPyro program) only shapes are checked.
         """
         if is_traced(weights, means, covariances):
             w, m = jnp.asarray(weights), jnp.asarray(means)
@@ -100,7 +109,8 @@ class GaussianMixture:
             if w.shape != m.shape[:1]:
                 raise ValueError(f"weights has shape {w.shape} for means of shape {m.shape}")
             values = covariance_values(covariances, row, *m.shape)
-            return cls(w, m, Covariance(values, row.name), feature_names and tuple(feature_names))
+            names = None if feature_names is None else as_feature_names(feature_names, m.shape[1])
+            return cls(w, m, Covariance(values, row.name), names)
         m, names = as_points(means, "means", feature_names=feature_names)
         k, d = m.shape
         w = as_points(weights, "weights", n_features=1).values[:, 0]
@@ -245,7 +255,10 @@ class GaussianMixture:
         return density.simulate_numbers(self, as_generator(key), n)
 
     def marginal(self, features: Any) -> GaussianMixture:
-        """The law of some of the features, by index or name: again a mixture, with the same weights."""
+        """The law of some of the features, by index or name: again a mixture, with the same weights.
+
+        Its structure is the same where that holds for parts of each covariance, otherwise the one without constraints.
+        """
         keep = [self._feature(f) for f in (features if isinstance(features, list | tuple) else [features])]
         if not keep or len(set(keep)) != len(keep):
             raise ValueError(f"features must be different features, at least one; they are {features!r}")
@@ -406,7 +419,9 @@ class GaussianMixture:
     ) -> GaussianMixture:
         values = values if already else self.covariance.storage.part(values, np.asarray(keep))
         names = tuple(self.feature_names[j] for j in keep) if self.feature_names else None
-        return GaussianMixture(weights, means, Covariance(values, self.structure), names)
+        row = self.covariance.row
+        structure = self.structure if row.kept_by_parts else row.general
+        return GaussianMixture(weights, means, Covariance(values, structure), names)
 
     def _each(self, block: Callable[..., Array], x: Any, *more: float, last: bool = False) -> Any:
         """Apply a function of one block, points last, to all points, which come first in the result unless `last`."""

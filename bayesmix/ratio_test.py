@@ -22,7 +22,7 @@ import numpy as np
 
 from bayesmix.em import fit
 from bayesmix.initialize import splits
-from bayesmix.inputs import as_count, as_points, key_data
+from bayesmix.inputs import as_count, as_generator, as_points, key_words
 from bayesmix.loop import Options
 from bayesmix.model import MixtureModel
 from bayesmix.problem import Problem, inside, problem_of
@@ -145,7 +145,10 @@ def likelihood_ratio_test(
                 fits[count] = _best_fit(
                     points.values, replace(model, n_components=count), n_starts, key, fits
                 )
-        tests.append(_test(points.values, fits[k], fits[k + 1], key_data(key, n_draws + k)[k:]))
+        keys = key_words(
+            as_generator(key).spawn(k + 1)[k], n_draws
+        )  # of its own, so that tests are independent
+        tests.append(_test(points.values, fits[k], fits[k + 1], keys))
         if tests[-1][1] > level:
             break
     statistics, p_values, draws, failed = zip(*tests)

@@ -50,7 +50,8 @@ STATUS: dict[str, tuple[int, str]] = {
     ),
     "few_rows": (
         7,
-        "converged, but the data have only {distinct} distinct rows for {k} clusters, so {empty} stay empty",
+        "converged, but the data have only {distinct} distinct rows for {k} clusters, up to rounding, "
+        "so {empty} stay empty",
     ),
     "averaged": (
         8,
@@ -157,12 +158,17 @@ class Fit:
     @property
     def converged(self) -> bool:
         """Whether the run that won came to its proper end, at an optimum that can be trusted."""
-        return NAME[self.code] in ("converged", "few_rows", "averaged", "settled")
+        return NAME[self.code] in ("converged", "few_rows", "averaged", "settled", "online")
 
     @property
     def spurious(self) -> bool:
         """Whether the optimum is collapsed or spurious: such a fit ranks below every clean one."""
         return NAME[self.code] in ("non_finite", "degenerate", "collapsed", "spurious")
+
+    @property
+    def hard(self) -> bool:
+        """Whether each point was wholly in one cluster, as in hard EM and k-means, also of batches."""
+        return self.method == "hard" or self.inertia is not None
 
     @property
     def n_parameters(self) -> int:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from bayesmix.engines import METHODS
 from bayesmix.information import StandardErrors
 from bayesmix.inputs import as_count, as_name, key_data
 from bayesmix.labels import match_mixtures, permuted
@@ -33,7 +32,7 @@ def _refit(
 ) -> Refits:
     """The loop on each replicate, from the fit; after Ctrl-C, where a part is of use, those that are finished."""
     start = inside(problem, fit.mixture)
-    options = Options(METHODS[fit.method].responsibilities if fit.method == "hard" else "soft", fit.hold)
+    options = Options("hard" if fit.hard else "soft", fit.hold)
     starts = jax.tree.map(lambda leaf: leaf[None, None], start)
     return refit(
         problem, kind, keys, starts, options, source=start, title=title, partial_on_interrupt=partial

@@ -226,6 +226,25 @@ def test_fewer_distinct_rows_than_clusters_of_kmeans_ends_with_a_sentence(x):
     assert is_finite(fit)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("features", [1, 2])
+def test_rows_that_differ_by_rounding_alone_do_not_keep_kmeans_moving_a_cluster(features, batch_size, dtype):
+    column = np.repeat([0.3, 0.1 + 0.2, 1.0], 5).astype(dtype)
+    x = np.stack([column] * features, axis=1)
+    fit = bm.kmeans(x, 3, batch_size=batch_size)
+    assert batch_size or "only 2 distinct rows for 3 clusters, up to rounding" in fit.status
+    assert fit.converged
+    assert sorted(np.bincount(fit.labels)) in ([5, 10], [0, 5, 10])
+
+
+def test_a_cluster_is_moved_as_often_as_steps_empty_one():
+    x = np.concatenate([np.arange(6.0) * 10, np.arange(6.0) * 10 + 1])
+    fit = bm.kmeans(x, 6, init=np.linspace(1000, 1005, 6)[:, None])
+    assert fit.status == "converged"
+    assert fit.inertia == pytest.approx(3)
+
+
 def test_inertia_zero_is_converged_not_collapsed():
     fit = bm.kmeans([[0.0], [0.0], [1.0], [1.0]], 2)
     assert fit.inertia == 0
