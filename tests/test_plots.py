@@ -156,6 +156,10 @@ def test_forty_nine_clusters_look_different():
             "a prior of 1 draws needs ax as an array of 1",
         ),
         (lambda: plots.plot_criterion(TABLE, criterion="dic"), "criterion must be one of"),
+        (
+            lambda: plots.plot_search(search_of({}), criterion="foo"),
+            "criterion must be one of 'bic', 'aic', ",
+        ),
         (lambda: plots.plot_criterion(TABLE.drop(columns="bic")), r"lacks \['bic'\]"),
     ],
 )
@@ -633,6 +637,162 @@ def test_a_batch_and_too_many_features_are_refused(plot):
 def test_what_a_figure_cannot_draw_is_one_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("d", [1, 5])
+def test_losses_can_be_read_on_light_and_dark_cells(d):
+    means = 12.0 * np.arange(3)[:, None] * np.eye(1, d)
+    mixture = bm.GaussianMixture.of([0.3, 0.4, 0.3], means, [np.eye(d)] * 3)
+    ax = plots.plot_merge_likelihood(mixture, mixture.simulate(300, key=0)[0], ax=empty())
+    (image,) = ax.images
+    assert len(ax.texts) == 3
+    for text in ax.texts:
+        b, a = (int(place) for place in text.get_position())
+        light, dark = sorted(
+            (np.array(to_rgb(color)) ** 2.2 @ [0.2126, 0.7152, 0.0722] + 0.05
+             for color in (text.get_color(), image.to_rgba(image.get_array()[a, b]))),
+            reverse=True,
+        )  # fmt: skip
+        assert light / dark > 4.5
+
+
+def search_of(cells, criterion="bic", spurious=()):
+    """What `plot_search` needs of a search: a value for each (k, structure)."""
+    rows = [(*cell, value, "", cell not in spurious) for cell, value in cells.items()]
+    table = pandas.DataFrame(rows, columns=["n_components", "covariance", criterion, "status", "clean"])
+    return SimpleNamespace(table=table, criterion=criterion)
+
+
+def test_every_point_that_a_search_names_is_seen():
+    ax = plots.plot_search(search_of({(2, "VVV"): 2600.0, (2, "EII"): 3200.0}), ax=empty())
+    low, high = ax.get_ylim()
+    assert low < 2600 < 3200 < high
+    many = {(k, name): 100.0 * k for k in range(1, 10) for name in ("VVV", "EEE")} | {(1, "EII"): 5000.0}
+    ax = plots.plot_search(search_of(many), ax=empty())
+    assert ax.get_ylim()[1] > 5000  # EII has no other point
+    ax = plots.plot_search(search_of(many | {(2, "EII"): 300.0}), ax=empty())
+    assert 300 < ax.get_ylim()[1] < 5000
+
+
+def test_cells_that_are_not_clean_lie_on_the_edge():
+    cells = {(1, "VVV"): 30.0, (2, "VVV"): 20.0, (3, "VVV"): -900.0}
+    ax = plots.plot_search(search_of(cells, spurious=[(3, "VVV")]), ax=empty())
+    assert named_lines(ax)["not clean"].tolist() == [[3, ax.get_ylim()[0]]]
+    assert 15 < ax.get_ylim()[0] < 20
+    ax = plots.plot_search(search_of(cells, spurious=cells), ax=empty())
+    assert named_lines(ax)["not clean"].tolist() == [[1, 30], [2, 20], [3, -900]]
+
+
+def test_a_criterion_that_is_not_finite_is_left_out():
+    cells = {(1, "VVV"): 5.0, (2, "VVV"): np.inf, (1, "EII"): np.nan, (2, "EII"): 9.0, (3, "EEE"): np.nan}
+    lines = named_lines(plots.plot_search(search_of(cells, "aicc"), ax=empty()))
+    assert {name: line.tolist() for name, line in lines.items()} == {
+        "VVV": [[1, 5]], "EII": [[2, 9]], "best: VVV, k = 1": [[1, 5]],
+    }  # fmt: skip
+    ax = plots.plot_search(search_of({(2, "VVV"): np.nan, (3, "VVV"): np.nan}, "nec"), ax=empty())
+    assert not ax.lines
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("number of clusters k", "NEC (lower is better)")
+
+
+@pytest.mark.parametrize(("covariance", "label"), [("VVV", "BIC (lower"), ("kmeans", "gap (higher")])
+def test_a_search_of_which_nothing_could_be_fitted_is_an_empty_figure(covariance, label):
+    ax = bm.search(THREE_POINTS, n_components=[4, 5], covariance=covariance).plot(ax=empty())
+    assert not ax.lines
+    assert ax.get_xlabel().startswith("number of c")
+    assert ax.get_ylabel().startswith(label)
+
+
+def test_one_centre_has_no_silhouette_to_draw():
+    ax = bm.search(THREE_POINTS, n_components=1, covariance="kmeans", criterion="silhouette").plot(ax=empty())
+    assert not ax.lines
+
+
+def test_a_single_k_has_a_single_tick():
+    table = pandas.DataFrame({"n_components": [2], "silhouette": [0.5], "status": ""})
+    centres = SimpleNamespace(table=table, criterion="silhouette", best=SimpleNamespace(mixture=MIXTURE))
+    for ax in (
+        plots.plot_search(search_of({(2, "VVV"): 20.0}), ax=empty()),
+        plots.plot_criterion(TABLE[TABLE["n_components"] == 2], ax=empty()),
+        plots.plot_centres(centres, ax=empty()),
+    ):
+        low, high = ax.get_xlim()
+        assert [tick for tick in ax.get_xticks() if low <= tick <= high] == [2]
+
+
+def boxes(ax, labels):
+    """Where texts lie once the figure is drawn, in pixels (labels, corners, 2)."""
+    ax.figure.draw_without_rendering()
+    return np.array([label.get_window_extent().get_points() for label in labels()])
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_numbers_below_intervals_stand_apart(d):
+    from bayesmix.trees import mixture_tree
+
+    means = np.random.default_rng(0).normal(-0.07, 0.045, size=(1, 200, 1, d))
+    batch = bm.GaussianMixture(np.ones((1, 200, 1)), means, Covariance(np.ones((1, 200, 1)), "EII"))
+    for ax in plots.plot_intervals(mixture_tree(batch, {}, {})):
+        where = boxes(ax, ax.get_xticklabels)
+        assert len(where) > 3
+        assert (where[1:, 0, 0] - where[:-1, 1, 0]).min() > 4
+
+
+def test_an_objective_that_is_flat_to_rounding_is_drawn_flat():
+    fit = bm.fit(bm.MixtureModel(2, "E"), [0.0, 1.0, 9.0, 10.0, 11.0])
+    flat = -3242.5343561184 + np.array([0, 4e-10, 3e-10])
+    ax = plots.plot_objective(replace(fit, objective=flat, traces=(flat,)), ax=empty())
+    assert np.diff(ax.get_ylim())[0] > 1e-3
+
+
+def test_twelve_clusters_of_one_feature_have_numbers_at_their_tops():
+    mixture = bm.GaussianMixture.of(np.full(12, 1 / 12), 9.0 * np.arange(12), np.ones(12), covariance="V")
+    ax = plots.plot_clusters(mixture, ax=empty())
+    assert [text.get_text() for text in ax.texts] == [str(cluster) for cluster in range(12)]
+    tops = [line.get_xydata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
+    assert np.array([text.xy for text in ax.texts]) == pytest.approx(np.array(tops))
+    assert boxes(ax, lambda: ax.texts)[:, 1, 1].max() < ax.bbox.y1
+
+
+@pytest.mark.parametrize(
+    "sizes", [[40, 30, 20, 10, 8, 6, 4, 2, 2, 1, 1, 1], [200] + [1] * 11, [60] + [1] * 30]
+)
+def test_each_cluster_beside_the_matrix_has_a_name_of_its_own(sizes):
+    estimate = SimpleNamespace(labels=np.repeat(np.arange(len(sizes)), sizes), sizes=np.array(sizes))
+    estimate.n_clusters = len(sizes)
+    same = (estimate.labels[:, None] == estimate.labels).astype(float)
+    matrix = xarray.DataArray(same, dims=("obs_id", "obs_id_bis"), coords={"obs_id": np.arange(len(same))})
+    ax = plots.plot_coclustering(matrix, estimate)
+    names = [f"{cluster}  ({size})" for cluster, size in enumerate(sizes)]
+    names = names if len(sizes) <= 25 else [*names[:24], "24 to 30  (7)"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == names
+    where = boxes(ax, ax.get_yticklabels)
+    assert (where[:-1, 0, 1] - where[1:, 1, 1]).min() > 0
+    assert where[:, 0].min() > 0
+    middles = [patch.get_y() + patch.get_height() / 2 for patch in ax.patches]
+    ends = [line.xy[1] for line in ax.texts]
+    assert ends[:24] == pytest.approx(middles[:24])
+    assert len(ends) == len(names)
+
+
+def test_relabelling_takes_a_feature_by_name_or_index():
+    from bayesmix.trees import mixture_tree
+
+    means = np.random.default_rng(0).normal(size=(1, 9, 2, 2))
+    batch = bm.GaussianMixture(
+        np.full((1, 9, 2), 0.5), means, Covariance(np.ones((1, 9, 2)), "VII"), ("eruptions", "waiting")
+    )
+    tree = mixture_tree(batch, {}, {})
+    for feature in ("waiting", 1):
+        axes = plots.plot_relabelling(tree, tree, feature=feature, ax=Figure().subplots(1, 2))
+        assert axes[0].get_ylabel() == "mean of waiting"
+        assert axes[0].lines[0].get_ydata() == pytest.approx(means[0, :, 0, 1])
+    for feature, message in (
+        ("wait", "feature must be one of"),
+        (2, "an index below 2; it is 2"),
+        ([0], "a name"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plots.plot_relabelling(tree, tree, feature=feature)
 
 
 def test_new_figures_look_alike():

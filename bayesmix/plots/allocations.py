@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["plot_coclustering"]
 
 _MOST_ROWS = 2000  # that are drawn
-_NAMED = 0.05  # share of the rows from which on a cluster's name is written
+_MOST_NAMES = 25  # that fit beside the picture
+_MARGIN = 14  # points between the names and the picture
 
 
 def plot_coclustering(matrix: xarray.DataArray, partition: Partition, *, ax: Any = None) -> Any:
@@ -24,7 +25,7 @@ def plot_coclustering(matrix: xarray.DataArray, partition: Partition, *, ax: Any
 
     Each cluster of the estimate is a block in a frame of its colour; inside it those come first that are most often
     together with the others. Dark blocks on a light ground are clusters that the draws agree on; a grey stripe is a
-    point that they place here and there.
+    point that they place here and there. Of more than 25 clusters the smallest share a name.
 
     Args:
         matrix: what `bayesmix.coclustering` returned, of all rows or some; above 2,000 evenly spaced ones are drawn.
@@ -57,25 +58,42 @@ def plot_coclustering(matrix: xarray.DataArray, partition: Partition, *, ax: Any
     order = order[:: -(-order.size // _MOST_ROWS)]
     ax = new_axes(ax)
     image = ax.imshow(values[np.ix_(order, order)], cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.8)
+    # A layout counts the room for the names from the left of the picture.
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, panchor=(0, 0.5))
     bar.set_label("probability of sharing a cluster")
-    middles, names = [], []
-    for cluster in range(partition.n_clusters):
-        place = np.flatnonzero(labels[order] == cluster)
-        if place.size:
-            corner, width = (place[0] - 0.5, place[0] - 0.5), place.size
-            color = style_of(cluster)[0]
-            ax.add_patch(
-                Rectangle(corner, width, width, fill=False, edgecolor=color, linewidth=2, clip_on=False)
-            )
-        if place.size >= _NAMED * order.size:
-            middles.append(place.mean())
-            names.append(f"{cluster}  ({partition.sizes[cluster]})")
-    ax.set_yticks(middles, names)
+    clusters, starts, widths = np.unique(labels[order], return_index=True, return_counts=True)
+    for cluster, corner, width in zip(clusters, starts - 0.5, widths):
+        color = style_of(int(cluster))[0]
+        block = Rectangle((corner, corner), width, width, edgecolor=color, linewidth=2)
+        block.set(fill=False, clip_on=False)
+        ax.add_patch(block)
+    _name_blocks(ax, partition.sizes, clusters, np.append(starts, order.size) - 0.5)
     ax.set_xticks([])
-    ax.tick_params(length=0)
-    ax.set_ylabel("cluster of the estimate (rows)")
+    ax.set_title("cluster of the estimate (rows)", fontsize="medium", loc="left")
     return ax
+
+
+def _name_blocks(ax: Any, sizes: np.ndarray, clusters: np.ndarray, edges: np.ndarray) -> None:
+    """Names beside the picture, far enough apart to be read, each with a line to the middle of its block."""
+    names = [f"{cluster}  ({sizes[cluster]})" for cluster in clusters[:_MOST_NAMES]]
+    if len(clusters) > _MOST_NAMES:
+        rest = clusters[_MOST_NAMES - 1 :]
+        names[-1] = f"{rest[0]} to {rest[-1]}  ({sizes[rest].sum()})"
+        edges = np.append(edges[:_MOST_NAMES], edges[-1])
+    middles = (edges[:-1] + edges[1:]) / 2
+    apart = (edges[-1] - edges[0]) / _MOST_NAMES
+    places = edges[0] + apart * (np.arange(len(names)) + 0.5)  # as high as they can be
+    room = edges[-1] - apart / 2
+    for block in reversed(range(len(names))):  # the smallest are last, and move up
+        places[block] = max(places[block], min(middles[block], room))
+        room = places[block] - apart
+    ax.set_yticks(places, names, fontsize="small")
+    ax.tick_params(length=0, pad=_MARGIN)
+    across: Any = ("axes points", "data")
+    for cluster, middle, place in zip(clusters, middles, places):
+        line = {"arrowstyle": "-", "color": style_of(int(cluster))[0], "shrinkA": 0, "shrinkB": 0}
+        ends = {"xytext": (2 - _MARGIN, place), "xycoords": across, "textcoords": across}
+        ax.annotate("", (0, middle), **ends, arrowprops=line, annotation_clip=False)
 
 
 def _labels_of(matrix: xarray.DataArray, partition: Partition) -> np.ndarray:

@@ -27,8 +27,8 @@ def plot_clusters(
 
     Two features: points in the mixed colours of their responsibilities, each cluster's ellipses at one
     (solid) and two (dashed) standard deviations, and contours of the density, each a third of the one inside.
-    One feature: a histogram, each component (dashed) and their sum. More: a grid of all pairs, whose colours
-    come from all features, and whose ellipses and contours from each pair's marginal.
+    One feature: a histogram, each component (dashed, its number at the top) and their sum. More: a grid of all
+    pairs, whose colours come from all features, and whose ellipses and contours from each pair's marginal.
 
     Args:
         mixture: what to draw.
@@ -148,14 +148,20 @@ def _draw_pair(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> None:
 
 def draw_ellipses(ax: Any, mixture: GaussianMixture, cluster: int) -> None:
     """At one and two standard deviations, and the cluster's number."""
-    from matplotlib.patheffects import withStroke
-
     covariance = np.asarray(mixture.covariances, np.float64)[cluster]
     mean, color = np.asarray(mixture.means)[cluster], style_of(cluster)[0]
     for times, line in ((1, "-"), (2, "--")):
         ax.add_patch(ellipse(mean, covariance, times, edgecolor=color, linestyle=line, linewidth=1.6))
-    halo = [withStroke(linewidth=3, foreground="white")]
-    ax.text(*mean, str(cluster), ha="center", va="center", weight="bold", path_effects=halo, clip_on=True)
+    _number(ax, cluster, *mean)
+
+
+def _number(ax: Any, cluster: int, across: float, up: float, lift: float = 0) -> None:
+    """The cluster's number at that place, lifted by so many points."""
+    from matplotlib.patheffects import withStroke
+
+    style = {"weight": "bold", "path_effects": [withStroke(linewidth=3, foreground="white")], "clip_on": True}
+    place = {"xytext": (0, lift), "textcoords": "offset points", "ha": "center", "va": "center"}
+    ax.annotate(str(cluster), (across, up), **place, **style)
 
 
 def _draw_single(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> None:
@@ -170,7 +176,10 @@ def _draw_single(ax: Any, mixture: GaussianMixture, cloud: _Cloud | None) -> Non
         color, marker = style_of(cluster)
         part = np.where(parts[:, cluster] > 0.01 * parts[:, cluster].max(), parts[:, cluster], math.nan)
         ax.plot(grid, part, "--", color=color)
-        ax.plot(grid[np.nanargmax(part)], np.nanmax(part), marker, color=color, markersize=7)
+        top = grid[np.nanargmax(part)], np.nanmax(part)
+        ax.plot(*top, marker, color=color, markersize=7)
+        _number(ax, cluster, *top, lift=10)
+    ax.margins(y=0.15)  # for the number above the highest
     ax.set_xlim(ends)
     ax.set_ylim(bottom=0)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_criterion", "plot_objective"]
 
+_FLAT = 1e-3  # nats; what differs by less is rounding, and no reason to stretch the axis
 _CRITERIA = {"bic": "BIC", "aic": "AIC", "icl": "ICL"}
 
 
@@ -57,7 +58,7 @@ def plot_objective(fit: Fit, *, ax: Any = None) -> Axes:
         ax.legend(frameon=False, loc="lower right")
     ends = [trace[-1] for trace in (*others, objective) if len(trace)]
     if len(objective) > 1 and np.isfinite(ends).all():
-        room = max(max(ends) - min(ends), 0.35 * (max(ends) - objective[0]), 1e-9)
+        room = max(max(ends) - min(ends), 0.35 * (max(ends) - objective[0]), _FLAT)
         ax.set_ylim(min(ends) - room, max(ends) + 0.08 * room)
     ax.set_xlabel("step of the last level" if fit.method == "annealed" else "step")
     ax.set_ylabel("objective (free energy), nats")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_intervals"]
 
+_LABEL = 0.55  # inches that a long number such as -0.175 needs below its tick
+
 
 def plot_intervals(
     draws: xarray.DataTree,
@@ -89,6 +91,8 @@ def plot_intervals(
                 )
         panel.set(yticks=range(batch.n_components), ylim=(batch.n_components - 0.5, -0.5))
         panel.set_xlabel("weight" if j == 0 else f"mean of {names[j - 1]}")
+        width = panel.bbox.width / panel.figure.dpi
+        panel.locator_params(axis="x", nbins=max(1, int(width / _LABEL)))
     axes[0].set_ylabel("cluster")
     axes[0].set_title(f"{probability:.0%} and 50% of {len(values)} draws", fontsize="medium", loc="left")
     return axes

@@ -8,7 +8,7 @@ import numpy as np
 
 from bayesmix.inputs import as_points
 from bayesmix.mixture import GaussianMixture
-from bayesmix.plots.style import COLORS, new_axes, panels, style_of, whole_numbers
+from bayesmix.plots.style import COLORS, ink_on, new_axes, panels, style_of, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,10 +154,10 @@ def plot_merge_likelihood(mixture: GaussianMixture, x: Any, *, ax: Any = None) -
     k = mixture.n_components
     ax = new_axes(ax)
     shade = np.log1p(np.maximum(loss, 0))
-    ax.imshow(shade, cmap="Blues_r", vmax=1.15 * float(np.nanmax(shade)) or 1.0, interpolation="nearest")
-    middle = 0.55 * np.nanmax(shade)
+    top = 1.15 * float(np.nanmax(shade)) or 1.0
+    image = ax.imshow(shade, cmap="Blues_r", vmax=top, interpolation="nearest")
     for a, b in zip(*np.tril_indices(k, -1)):
-        color = "white" if shade[a, b] < middle else "black"
+        color = ink_on(image.to_rgba(shade[a, b]))
         ax.text(b, a, f"{loss[a, b]:.3g}", ha="center", va="center", color=color, fontsize=10 if k < 9 else 7)
     from matplotlib.patches import Rectangle
 

@@ -81,18 +81,21 @@ def plot_density_band(
 
 
 def plot_relabelling(
-    before: xarray.DataTree, after: xarray.DataTree, *, feature: int = 0, ax: Any = None
+    before: xarray.DataTree, after: xarray.DataTree, *, feature: Any = 0, ax: Any = None
 ) -> Any:
     """The clusters' means draw by draw, as the sampler named them and after `relabel`; chains one behind the other.
 
     Args:
         before: a posterior whose labels were left as they came.
         after: the same draws relabelled.
-        feature: which feature's means.
+        feature: which feature's means, by index or name.
         ax: an array of two Axes.
 
     Returns:
         The two Axes.
+
+    Raises:
+        ValueError: no tree of mixtures, no such feature, or another number of Axes.
 
     Example:
         >>> import bayesmix as bm
@@ -105,10 +108,12 @@ def plot_relabelling(
         >>> axes[1].get_title()
         'after: ecr'
     """
+    batch = mixtures(before)
+    column = batch._feature(feature)
     axes = panels(ax, 2, (4.6, 3.2), "plot_relabelling")
     for one, tree, title in zip(axes, (before, after), ("as sampled", "after: ")):
         means = (
-            tree["posterior"]["means"].transpose("chain", "draw", "cluster", "feature").values[..., feature]
+            tree["posterior"]["means"].transpose("chain", "draw", "cluster", "feature").values[..., column]
         )
         chains, draws, k = means.shape
         flat = means.reshape(-1, k)
@@ -132,8 +137,7 @@ def plot_relabelling(
         one.set(
             xlabel="draw, chains one behind the other", title=title + (done if title.endswith(" ") else "")
         )
-    name = (mixtures(before).feature_names or ())[feature]
-    axes[0].set_ylabel(f"mean of {name}")
+    axes[0].set_ylabel(f"mean of {(batch.feature_names or ())[column]}")
     axes[1].sharey(axes[0])
     axes[1].legend(title="cluster", frameon=False, markerscale=4, loc="center left", bbox_to_anchor=(1, 0.5))
     return axes

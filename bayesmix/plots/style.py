@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "COLORS", "MARKERS", "ellipse", "mixed_colors", "new_axes", "new_figure", "panels", "style_of", "whole_numbers",
+    "COLORS", "MARKERS", "ellipse", "ink_on", "mixed_colors", "new_axes", "new_figure", "panels", "style_of",
+    "whole_numbers",
 ]  # fmt: skip
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C00")
@@ -71,15 +72,23 @@ def ellipse(mean: np.ndarray, covariance: np.ndarray, times: float, **style: Any
 
 
 def whole_numbers(ax: Any) -> None:
-    """Ticks of the horizontal axis at whole numbers only."""
+    """Ticks of the horizontal axis at whole numbers only, be it a single one."""
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def style_of(cluster: int) -> tuple[str, str]:
     """Colour and marker; pairs are distinct for 49 clusters."""
     return COLORS[cluster % 7], MARKERS[(cluster + cluster // 7) % 7]
+
+
+def ink_on(ground: Any) -> str:
+    """Black or white, whichever stands out more from a ground of that colour, by its relative luminance."""
+    from matplotlib.colors import to_rgb
+
+    luminance = np.array(to_rgb(ground)) ** 2.2 @ [0.2126, 0.7152, 0.0722]
+    return "white" if luminance < 0.18 else "black"  # there (1 + 0.05) / (L + 0.05) = (L + 0.05) / 0.05
 
 
 def mixed_colors(r: np.ndarray) -> np.ndarray:
