@@ -139,6 +139,10 @@ ERRORS = {
     "one longer row": ("a,b\n1,2\n1,2,3\n", [], ["cannot be read as CSV"]),
     "no header": ("1.5,2\n3,4\n5,6\n", [], ["no header line"]),
     "no rows": ("a,b\n", [], ["no rows"]),
+    "decimal commas": ("a;b\n0,12;1,5\n", [], ["'a'", "'0,12'", "row 0", "decimal point"]),
+    "commas and points": ('a,b\n1,"-1.234,5"\n', [], ["'b'", "'-1.234,5'", "row 0", "decimal point"]),
+    "decimal commas in one column": ("a\n0,12\n0,5\n", [], ["more cells than its header", "decimal point"]),
+    "two columns of one name": ("a, b,a \n1,2,3\n", [], ["data.csv has several columns called 'a'"]),
     "empty file": ("", [], ["cannot be read as CSV"]),
     "no such file": (None, [], ["no file", "old_faithful"]),
     "more clusters than rows": ("a\n1\n2\n4\n", ["--n-components", "1:4"], ["only 3 rows"]),
@@ -191,6 +195,86 @@ def test_a_failure_while_writing_leaves_nothing(bayesmix, tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["data.csv"]
 
 
+def in_place(folder):
+    """All that is in a folder: the bytes of each file, and None of each folder."""
+    return {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
+
+
+def test_a_failure_while_overwriting_puts_everything_back(bayesmix, tmp_path, monkeypatch):
+    options = ["-k", "1", "--out", "out"]
+    assert bayesmix("fit", "data.csv", *options, text=GOOD).exit_code == 0
+    (tmp_path / "out" / "objective.png").unlink()
+    (tmp_path / "out" / "mixture.json").write_text("old")
+    before = in_place(tmp_path / "out")
+    replace = Path.replace
+
+    def fail(path, target):
+        if path.suffix == ".part" and target.name == "objective.png":  # the last one
+            raise OSError("disk full")
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        assert bayesmix("fit", "data.csv", *options).exit_code == 2
+    assert in_place(tmp_path / "out") == before
+    (tmp_path / "out" / "clusters.csv").unlink()
+    (tmp_path / "out" / "clusters.csv").mkdir()
+    before = in_place(tmp_path / "out")
+    result = bayesmix("fit", "data.csv", *options)
+    assert result.exit_code == 2
+    assert "cannot write" in result.stderr
+    assert in_place(tmp_path / "out") == before
+    (tmp_path / "out" / "clusters.csv").rmdir()
+    assert bayesmix("fit", "data.csv", *options).exit_code == 0
+    assert sorted(in_place(tmp_path / "out")) == FILES
+    assert bm.GaussianMixture.load(tmp_path / "out" / "mixture.json").n_components == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a;b\n1;2\n2;5\n4;3\n", ["a", "b"]),
+        ("a\tb\n1\t2\n2\t5\n4\t3\n", ["a", "b"]),
+        ('"a, left";"b"\n1;2\n2;5\n4;3\n', ["a, left", "b"]),
+        ('"a;left",b\n1,2\n2,5\n4,3\n', ["a;left", "b"]),
+        ('\ufeffa , "b" \n1, 2\n2, 5\n4, 3\n', ["a", "b"]),
+        ('a," b"\n1,2\n2,5\n4,3\n', ["a", " b"]),
+    ],
+)
+@pytest.mark.parametrize("piped", [False, True])
+def test_the_header_says_what_separates_cells(bayesmix, tmp_path, text, names, piped):
+    (tmp_path / "data.csv").write_text(text, encoding="utf-8")
+    words = ["-k", "1", "--covariance", "spherical", "--json"]
+    result = bayesmix("fit", "-" if piped else "data.csv", *words, stdin=text.encode() if piped else None)
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert found["data"]["features"] == names
+    assert found["mixture"]["means"][0] == pytest.approx([7 / 3, 10 / 3])
+
+
+def test_blanks_in_the_header_are_no_part_of_names(bayesmix):
+    text = "a, b ,kind\n1,2,x\n2,5,y\n4,3,y\n"
+    words = ["-k", "1", "--covariance", "spherical", "--features", "a,b", "--labels", "kind", "--json"]
+    result = bayesmix("fit", "data.csv", *words, text=text)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["data"]["features"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("text", ["größe,b\n1,2\n", "a,b\n1,größe\n"])
+def test_a_file_that_is_not_utf_8_is_one_sentence(bayesmix, tmp_path, text):
+    (tmp_path / "data.csv").write_bytes(text.encode("latin-1"))
+    result = bayesmix("fit", "data.csv")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "bayesmix: data.csv is not UTF-8; save it as UTF-8\n"
+
+
+def test_the_figure_of_the_criterion_has_its_name(bayesmix, tmp_path):
+    words = ["-k", "1", "--criterion", "icl", "--out", "out"]
+    assert bayesmix("fit", "data.csv", *words, text=GOOD).exit_code == 0
+    assert {"icl.png"} == {path.name for path in (tmp_path / "out").iterdir()} - set(FILES)
+    assert "bic.png (named after the criterion)" in " ".join(bayesmix("fit", "--help").stdout.split())
+
+
 @pytest.mark.parametrize("start", [0, 1])
 def test_a_nameless_column_that_counts_rows_is_no_feature(bayesmix, start):
     lines = GOOD.split()
@@ -232,6 +316,15 @@ def test_help_shows_an_example(bayesmix, command):
     assert f"Example: bayesmix {command}" in result.stdout
     assert "Exit codes: 0" in result.stdout
     assert command in bayesmix("--help").stdout
+
+
+def test_the_version_is_said_without_loading_anything(tmp_path):
+    code = "import sys; sys.argv = ['bayesmix', '--version']; from bayesmix.cli import main\n"
+    code += "try: main()\nfinally: assert not {'jax', 'pandas', 'matplotlib', 'scipy'} & {*sys.modules}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"bayesmix {bm.__version__}\n", "")
 
 
 def test_the_command_reads_standard_input_in_a_fresh_process(tmp_path):
@@ -348,6 +441,49 @@ def test_search_ranks_all_cells_and_writes_the_best(bayesmix, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
+def test_an_interrupted_search_writes_nothing_and_goes_on_from_its_checkpoint(
+    bayesmix, tmp_path, monkeypatch
+):
+    from bayesmix import cells
+
+    def pressed_after(calls):
+        """Ctrl-C in all calls but the first ones."""
+        advance, left = cells.advance_some, iter(range(calls))
+
+        def advanced(*arguments):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            advance(*arguments)
+
+        return advanced
+
+    x = np.concatenate([np.linspace(-1, 1, 30) ** 3, 4 + np.linspace(-1, 1, 30)])
+    text = "a\n" + "\n".join(map(str, x))
+    words = ["search", "data.csv", "-k", "1:3", "--covariance", "tied,full", "--out", "out"]
+    ends = ["", "; the same command goes on from cells"]
+    for more, end in zip(([], ["--checkpoint", "cells"]), ends):
+        with monkeypatch.context() as patch:
+            patch.setattr(cells, "cores", lambda: 1)  # a round of few starts is one call
+            patch.setattr(cells, "advance_some", pressed_after(1))
+            result = bayesmix(*words, *more, text=text)
+        assert (result.exit_code, result.stdout) == (130, "")
+        assert result.stderr == f"bayesmix: interrupted{end}\n"
+        assert not (tmp_path / "out").exists()
+    result = bayesmix(*words, *more)
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = bm.search(x, n_components=[1, 2, 3], covariance=["E", "V"])
+    table = pandas.read_csv(tmp_path / "out" / "search.csv")
+    assert table["bic"].tolist() == pytest.approx(found.table["bic"].tolist(), rel=1e-14)
+
+
+@pytest.mark.parametrize("command", [["search"], ["sample", "-k", "1"]])
+def test_a_checkpoint_needs_a_place(bayesmix, tmp_path, command):
+    for place in (tmp_path, "none/file"):
+        result = bayesmix(*command, "old_faithful", "--checkpoint", place)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "--checkpoint must be a file in a folder that exists" in result.stderr
+
+
 def test_search_says_why_a_cell_is_never_chosen(bayesmix):
     result = bayesmix("search", "data.csv", "-k", "1,2,13", "--covariance", "tied", "--json", text=GOOD)
     cells = json.loads(result.stdout)["cells"]
@@ -439,10 +575,11 @@ def test_compare_puts_mixtures_side_by_side(bayesmix, mixture, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["mixture.json", "posterior.nc"], "all end in .json, or all in .nc"),
+        (["mixture.json", "posterior.nc"], "all end in .json, or all in .nc or .zarr"),
         (["mixture.json", "mixture.json"], "given twice"),
         (["none.json"], "no file 'none.json'"),
         (["none.nc"], "no file 'none.nc'"),
+        (["none.nc", "none.zarr"], "no file 'none.nc'"),
         (["-k", "two"], "--n-components"),
     ],
 )

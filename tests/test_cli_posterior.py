@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from browser import WIDTHS, assert_sound, browser
 from typer.testing import CliRunner
 
 import bayesmix as bm
-from bayesmix import cli
+from bayesmix import chains, cli
 from bayesmix.cli.plot import KINDS
 
 SHORT = ["--method", "gibbs", "--n-warmup", "200", "--n-draws", "500"]
@@ -115,9 +116,57 @@ def test_draws_that_cannot_be_trusted_are_written_and_end_with_one(sampled, tmp_
     assert (tmp_path / "out" / "posterior.nc").is_file()
 
 
+def pressed_after(calls, function):
+    """Ctrl-C in all calls of a compiled function but the first ones."""
+    left = iter(range(calls))
+
+    def called(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    called.lower = function.lower
+    return called
+
+
+@pytest.mark.parametrize("command", [["sample", "-k", 2, "--n-chains", 2], ["compare", "-k", "2,3"]])
+def test_a_part_of_the_draws_is_not_written(tmp_path, monkeypatch, command):
+    monkeypatch.setitem(chains._CHUNK, "gibbs", 20)
+    monkeypatch.setattr(chains, "_advance", pressed_after(8, chains._advance))  # a chain's chunk is a call
+    options = ["--n-warmup", 30, "--n-draws", 100, "--out", tmp_path / "out.csv"]
+    options += ["--method", "gibbs"] if command[0] == "sample" else []
+    result = bayesmix(*command, "old_faithful", *options)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "bayesmix: interrupted\n"
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_same_command_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(chains._CHUNK, "gibbs", 20)
+    words = ["sample", "old_faithful", "-k", 2, "--method", "gibbs", "--n-warmup", 30, "--n-draws", 100]
+    words += ["--out", "out", "--checkpoint", "chains"]
+    with monkeypatch.context() as patch:
+        patch.setattr(chains, "_advance", pressed_after(8, chains._advance))
+        result = bayesmix(*words)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "bayesmix: interrupted; the same command goes on from chains\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["chains"]
+    assert bayesmix(*words).exit_code in (0, 1)
+    options = {"key": 0, "method": "gibbs", "n_warmup": 30, "n_draws": 100}
+    whole = bm.sample_posterior(bm.MixtureModel(2, prior="weak"), bm.datasets.load("old_faithful"), **options)
+    again = bm.load("out/posterior.nc")
+    for name in ("weights", "means", "covariances"):
+        np.testing.assert_array_equal(again["posterior"][name], whole["posterior"][name])
+    result = bayesmix(*words, "--key", 1)
+    assert result.exit_code == 2
+    assert "key was" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        (["-k", 2, "--method", "laplace", "--checkpoint", "chains"], "checkpoint is for the chains"),
         (["-k", 2, "--method", "slice"], "'slice'"),
         (["-k", 2, "--covariance", "VVE"], "VVE"),
         (["-k", 0], "n_components"),
@@ -152,6 +201,33 @@ def test_posteriors_side_by_side(sampled, posterior, tmp_path):
     assert [row["elpd_loo"] for row in table] == pytest.approx(expected["elpd_loo"].astype(float).tolist())
     assert table[1]["difference"] == 0
     assert table[0]["log_evidence"] == pytest.approx(expected["log_evidence"].iloc[0])
+
+
+def test_posteriors_are_zarr_stores_too(sampled, posterior, tmp_path):
+    one, other = sampled.out / "posterior.nc", tmp_path / "posterior.zarr"
+    bm.save(posterior, other)
+    result = bayesmix("compare", sampled.data, one, f"{other}/", "--features", "eruptions,waiting", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    table = json.loads(result.stdout)["table"]
+    assert table[0]["elpd_loo"] == table[1]["elpd_loo"]
+    for store in (other, f"{other}/"):  # shells end names of folders so
+        result = bayesmix("plot", store, "--kind", "coclustering", "--out", tmp_path / "figure.png")
+        assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("module", "ending", "extra"), [("h5netcdf", "nc", "netcdf"), ("zarr", "zarr", "zarr")]
+)
+def test_posteriors_that_cannot_be_read_name_the_extra(
+    sampled, posterior, tmp_path, monkeypatch, module, ending, extra
+):
+    path = tmp_path / f"posterior.{ending}"
+    bm.save(posterior, path)
+    monkeypatch.setitem(sys.modules, module, None)
+    for words in (["plot", path, "--kind", "band"], ["compare", "old_faithful", path, path.parent / "b.nc"]):
+        result = bayesmix(*words)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"bayesmix[{extra}]" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,16 @@
 
 Everything is computed and drawn before the first file is written, so that a command that fails leaves nothing behind.
 Exit codes, of all commands: 0, done; 1, no result that is clean, in the words of the messages; 2, the data or an
-option cannot be used; 130, interrupted.
+option cannot be used; 130, interrupted; 141, whoever read standard output went away.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from bayesmix import __version__
 from bayesmix.cli.compare import compare_command
 from bayesmix.cli.fit import fit_command
 from bayesmix.cli.plot import plot_command
@@ -30,13 +33,24 @@ app = typer.Typer(
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"bayesmix {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _about() -> None:
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Gaussian mixtures from the command line.
 
     Example: bayesmix fit old_faithful --n-components 1:5 --out results
 
-    Exit codes: 0, done; 1, no clean result; 2, the data or an option cannot be used; 130, interrupted.
+    Exit codes: 0, done; 1, no clean result; 2, the data or an option cannot be used; 130, interrupted; 141, whoever
+    read standard output went away.
     """
 
 

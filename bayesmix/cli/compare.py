@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from bayesmix.cli.shared import (
     counts_of,
     emit,
     show,
+    whole_results,
     words_of,
 )
-from bayesmix.cli.tables import Data, load_mixture, load_posterior, read_data, require_netcdf
+from bayesmix.cli.tables import POSTERIORS, Data, load_mixture, load_posterior, read_data
 from bayesmix.progress import Progress
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def compare_command(
         list[str] | None,
         typer.Argument(
             metavar="[FILE]...",
-            help="mixture.json files, or posterior.nc files of these data; without any, posteriors are sampled.",
+            help="mixture.json files, or posteriors of these data, .nc or .zarr; without any, posteriors are sampled.",
             show_default=False,
         ),
     ] = None,
@@ -69,16 +71,18 @@ def compare_command(
     """
     import bayesmix as bm
 
-    with bad_input_ends():
+    with bad_input_ends(), whole_results():
         path = check_file(out, TABLES)
         given = list(files or ())
-        kinds = {name.rpartition(".")[2] for name in given}
-        if not kinds <= {"json"} and not kinds <= {"nc"}:
-            raise ValueError(f"files must all end in .json, or all in .nc; they are {', '.join(given)}")
+        kinds = {Path(name).suffix for name in given}
+        if not kinds <= {".json"} and not kinds <= set(POSTERIORS):
+            raise ValueError(
+                f"files must all end in .json, or all in .nc or .zarr; they are {', '.join(given)}"
+            )
         if len(set(given)) != len(given):
             raise ValueError(f"a file is given twice: {', '.join(given)}")
         read = read_data(data, labels=labels, features=words_of(features))
-        if kinds == {"json"}:
+        if kinds == {".json"}:
             table, what = _mixtures(read, given), "mixtures by BIC on these data"
         else:
             if labels is not None:
@@ -153,7 +157,6 @@ def _mixtures(data: Data, files: list[str]) -> pandas.DataFrame:
 
 def _loaded(data: Data, files: list[str]) -> dict[str, xarray.DataTree]:
     """Posteriors of these data."""
-    require_netcdf()
     trees = {}
     for file in files:
         tree = load_posterior(file)

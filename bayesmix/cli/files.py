@@ -20,6 +20,7 @@ __all__ = [
     "SINGLE",
     "TABLES",
     "Output",
+    "check_checkpoint",
     "check_file",
     "check_folder",
     "drawn",
@@ -67,6 +68,20 @@ def check_file(out: str | None, suffixes: Sequence[str], option: str = "--out") 
     if path.suffix.lower() in PARQUET:
         require_parquet(out)
     return path
+
+
+def check_checkpoint(context: typer.Context, checkpoint: str | None) -> None:
+    """Before any work: a place for a file; the line that says that the command was interrupted will name it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if checkpoint is None:
+        return
+    path = Path(checkpoint)
+    if not path.absolute().parent.is_dir() or (path.exists() and not path.is_file()):
+        raise ValueError(f"--checkpoint must be a file in a folder that exists; it is {checkpoint!r}")
+    context.meta["checkpoint"] = checkpoint
 
 
 class Output(NamedTuple):
@@ -162,9 +177,10 @@ def write(files: Mapping[Path, bytes]) -> None:
     """All of the files or none: each beside its place first, then all into place.
 
     Raises:
-        typer.Exit: a file could not be written; whatever was made for it is gone again.
+        typer.Exit: a file could not be written; whatever was made for it is gone again, and old files are back.
     """
     made: list[Path] = []
+    aside: list[Path] = []
     try:
         for path, content in files.items():
             folder = path.absolute().parent
@@ -173,10 +189,16 @@ def write(files: Mapping[Path, bytes]) -> None:
             made.append(_part(path))
             made[-1].write_bytes(content)
         for path in files:
-            new = not path.exists()
+            if path.is_file():
+                aside.append(path)
+                path.replace(_old(path))  # which is undone on a full disk too
+            elif not path.exists():
+                made.append(path)
             _part(path).replace(path)
-            made += [path] if new else []
     except BaseException as error:
+        for path in aside:
+            if _old(path).exists():
+                _old(path).replace(path)
         for path in reversed(made):
             if path.is_dir():
                 path.rmdir()
@@ -186,7 +208,13 @@ def write(files: Mapping[Path, bytes]) -> None:
             raise
         say(f"bayesmix: cannot write {', '.join(map(str, files))}: {error}")
         raise typer.Exit(BAD_INPUT) from None
+    for path in aside:
+        _old(path).unlink()
 
 
 def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")

@@ -62,7 +62,7 @@ def fit_command(
 
     Example: bayesmix fit measurements.csv --n-components 1:5 --covariance full --out results --report report.html
 
-    The folder receives mixture.json, clusters.csv, clusters.png, bic.png and objective.png.
+    The folder receives mixture.json, clusters.csv, clusters.png, bic.png (named after the criterion) and objective.png.
     Rows and clusters are numbered from 0. Exit codes: 0, a mixture was chosen; 1, no fit was clean, and nothing is
     written; 2, the data or an option cannot be used.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import typer
 from bayesmix.cli.files import SINGLE, check_file, drawn, write
 from bayesmix.cli.outcome import clusters_picture
 from bayesmix.cli.shared import JsonOption, KeyOption, bad_input_ends, emit
-from bayesmix.cli.tables import load_mixture, load_posterior, read_data
+from bayesmix.cli.tables import POSTERIORS, load_mixture, load_posterior, read_data
 
 if TYPE_CHECKING:
     import pandas
@@ -109,7 +110,9 @@ KINDS = {
 def plot_command(
     source: Annotated[
         str,
-        typer.Argument(metavar="MIXTURE", help="A mixture.json, or a posterior.nc.", show_default=False),
+        typer.Argument(
+            metavar="MIXTURE", help="A mixture.json, or a posterior, .nc or .zarr.", show_default=False
+        ),
     ],
     data: Annotated[
         str | None,
@@ -139,7 +142,7 @@ def plot_command(
         assert path is not None
         if row.needs_data and data is None:
             raise ValueError(f"--kind {kind} needs the data: bayesmix plot {source} DATA --kind {kind}")
-        if (source.lower().endswith(".nc")) != (row.of == "posterior"):
+        if (Path(source).suffix.lower() in POSTERIORS) != (row.of == "posterior"):
             others = ", ".join(name for name, other in KINDS.items() if other.of != row.of)
             raise ValueError(f"--kind {kind} is of a {row.of}; of {source} there are {others}")
         loaded: Any = (load_mixture if row.of == "mixture" else load_posterior)(source)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from bayesmix.cli.files import Output, saved_bytes, write
+from bayesmix.cli.files import Output, check_checkpoint, saved_bytes, write
 from bayesmix.cli.outcome import Agreement, Picture, agreement_of, cluster_rows, cross_table
 from bayesmix.cli.pages import as_text, posterior_page
 from bayesmix.cli.shared import (
     DONE,
     NOT_CLEAN,
+    CheckpointOption,
     CovarianceOption,
     DataArgument,
     FeaturesOption,
@@ -27,6 +28,7 @@ from bayesmix.cli.shared import (
     emit,
     say,
     show,
+    whole_results,
     words_of,
 )
 from bayesmix.cli.tables import read_data, require_netcdf
@@ -59,6 +61,7 @@ def sample_command(
     out: OutOption = None,
     report: ReportOption = None,
     table_format: FormatOption = "csv",
+    checkpoint: CheckpointOption = None,
     as_json: JsonOption = False,
     key: KeyOption = 0,
 ) -> None:
@@ -72,10 +75,11 @@ def sample_command(
     """
     import bayesmix as bm
 
-    with bad_input_ends():
+    with bad_input_ends(), whole_results():
         output = Output.of(context, out, report, table_format, as_json)
         if output.folder is not None:
             require_netcdf()
+        check_checkpoint(context, checkpoint)
         read = read_data(data, labels=labels, features=words_of(features))
         raw = bm.sample_posterior(
             bm.MixtureModel(n_components, covariance, prior=prior),
@@ -86,6 +90,7 @@ def sample_command(
             n_warmup=n_warmup,
             n_draws=n_draws,
             relabelling=None,
+            checkpoint=checkpoint,
         )
     posterior = bm.relabel(raw) if n_components > 1 else raw
     diagnosis = bm.diagnose(posterior)

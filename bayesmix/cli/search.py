@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bayesmix.cli.chosen import finish, finish_without
-from bayesmix.cli.files import Output
+from bayesmix.cli.files import Output, check_checkpoint
 from bayesmix.cli.outcome import Choice, Picture
 from bayesmix.cli.shared import (
+    CheckpointOption,
     CountsOption,
     DataArgument,
     FeaturesOption,
@@ -23,6 +24,7 @@ from bayesmix.cli.shared import (
     counts_of,
     plural,
     show,
+    whole_results,
     words_of,
 )
 from bayesmix.cli.tables import read_data
@@ -51,6 +53,7 @@ def search_command(
     out: OutOption = None,
     report: ReportOption = None,
     table_format: FormatOption = "csv",
+    checkpoint: CheckpointOption = None,
     as_json: JsonOption = False,
     key: KeyOption = 0,
 ) -> None:
@@ -66,7 +69,7 @@ def search_command(
     from bayesmix.inputs import as_name
     from bayesmix.ranking import CRITERIA, Search
 
-    with bad_input_ends():
+    with bad_input_ends(), whole_results():
         counts = counts_of(n_components)
         as_name(criterion, "--criterion", CRITERIA)
         if covariance == "kmeans":
@@ -74,6 +77,7 @@ def search_command(
                 "--covariance must be all or structures; for k-means use bayesmix.search in Python"
             )
         output = Output.of(context, out, report, table_format, as_json)
+        check_checkpoint(context, checkpoint)
         read = read_data(data, labels=labels, features=words_of(features))
         structures = "all" if covariance == "all" else words_of(covariance) or [covariance]
         found = bm.search(
@@ -83,6 +87,7 @@ def search_command(
             criterion=criterion,
             n_starts=n_starts,
             key=key,
+            checkpoint=checkpoint,
         )
     assert isinstance(found, Search)
     table: Any = found.table

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BAD_INPUT", "DONE", "INTERRUPTED", "NOT_CLEAN", "NOT_READ", "Group"]
 __all__ += [
+    "CheckpointOption",
     "CountsOption",
     "CovarianceOption",
     "DataArgument",
@@ -27,9 +30,11 @@ __all__ += [
     "JsonOption",
 ]
 __all__ += ["KeyOption", "LabelsOption", "OutOption", "ReportOption"]
-__all__ += ["bad_input_ends", "command_line", "counts_of", "emit", "plural", "say", "show", "words_of"]
+__all__ += ["bad_input_ends", "command_line", "counts_of", "emit", "plural", "say", "show"]
+__all__ += ["whole_results", "words_of"]
 
 DONE, NOT_CLEAN, BAD_INPUT, INTERRUPTED, NOT_READ = 0, 1, 2, 130, 141
+_PART = "the (search|sampler) was interrupted"  # how the library's warnings begin
 
 DataArgument = Annotated[
     str,
@@ -61,6 +66,14 @@ FeaturesOption = Annotated[
     str | None,
     typer.Option(metavar="COLUMNS", help="The columns to use, such as width,height; all by default."),
 ]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Says how far the run has come, written as it goes on: after Ctrl-C or a crash the same command goes on "
+        "from it.",
+    ),
+]
 KeyOption = Annotated[int, typer.Option(help="Seeds what is drawn; the same key gives the same result.")]
 OutOption = Annotated[
     str | None,
@@ -90,11 +103,16 @@ class Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            say("bayesmix: interrupted")
+            say(f"bayesmix: interrupted{_to_go_on(ctx.meta.get('checkpoint'))}")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # as `| head` does; nothing may be flushed to it at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(NOT_READ) from None
+
+
+def _to_go_on(checkpoint: str | None) -> str:
+    written = checkpoint is not None and Path(checkpoint).is_file()
+    return f"; the same command goes on from {checkpoint}" if written else ""
 
 
 def command_line(context: typer.Context) -> str:
@@ -119,6 +137,23 @@ def bad_input_ends() -> Iterator[None]:
     except (OSError, ValueError) as error:
         say(f"bayesmix: {' '.join(str(error).split())}")
         raise typer.Exit(BAD_INPUT) from None
+
+
+@contextmanager
+def whole_results() -> Iterator[None]:
+    """Ctrl-C ends the command, at once, where the library warns and makes a result of what is finished.
+
+    Raises:
+        KeyboardInterrupt: it was pressed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", _PART)
+            yield
+    except UserWarning as warning:
+        if re.match(_PART, str(warning)):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def counts_of(text: str, most: int | None = None) -> list[int]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bayesmix import datasets
 from bayesmix.cli.shared import say
 
 if TYPE_CHECKING:
@@ -20,10 +19,12 @@ if TYPE_CHECKING:
 
     from bayesmix.mixture import GaussianMixture
 
-__all__ = ["PARQUET", "Data", "load_mixture", "load_posterior", "read_data"]
+__all__ = ["PARQUET", "POSTERIORS", "Data", "load_mixture", "load_posterior", "read_data"]
 __all__ += ["require_netcdf", "require_parquet"]
 
 PARQUET = (".parquet", ".pq")
+POSTERIORS = (".nc", ".zarr")
+_SEPARATORS = (",", ";", "\t")
 _MAGIC = b"PAR1"
 
 
@@ -51,8 +52,15 @@ def read_data(source: str, *, labels: str | None = None, features: Sequence[str]
     Raises:
         ValueError: no such file or column, or a cell that is no number; the message names its column and row.
     """
+    from bayesmix import datasets
+
     frame: Any
     frame, name = _read(source)
+    twice = sorted(set(frame.columns[frame.columns.duplicated()]))
+    if twice:
+        raise ValueError(
+            f"{name} has several columns called {', '.join(map(repr, twice))}; rename or drop them"
+        )
     for column in [*(features or ()), *([labels] if labels else ())]:
         if column not in frame:
             raise ValueError(
@@ -78,13 +86,15 @@ def read_data(source: str, *, labels: str | None = None, features: Sequence[str]
 
 def _read(source: str) -> tuple[pandas.DataFrame, str]:
     """The table as it is, and the name that messages call it by."""
+    from bayesmix import datasets
+
     if source in datasets.NAMES:
         frame = datasets.load(source)
         return (frame.assign(label=datasets.labels(source)) if source in datasets.LABELLED else frame), source
     if source == "-":
         content, name = sys.stdin.buffer.read(), "standard input"
         parquet = content.startswith(_MAGIC)
-        return (_parquet if parquet else _csv)(io.BytesIO(content), name), name
+        return (_parquet(io.BytesIO(content), name) if parquet else _csv(content, name)), name
     path = Path(source)
     if not path.is_file():
         raise ValueError(
@@ -93,17 +103,32 @@ def _read(source: str) -> tuple[pandas.DataFrame, str]:
     return (_parquet if path.suffix.lower() in PARQUET else _csv)(source, source), source
 
 
-def _csv(source: Any, name: str) -> pandas.DataFrame:
+def _csv(source: str | bytes, name: str) -> pandas.DataFrame:
+    """A file, or its content; its separator is the first of `_SEPARATORS` that its header has, outside of quotes."""
     import pandas
 
+    def read(separator: str, **options: Any) -> pandas.DataFrame:
+        stream = io.BytesIO(source) if isinstance(source, bytes) else source
+        return pandas.read_csv(stream, sep=separator, skipinitialspace=True, **options)
+
+    first_line = {"header": None, "nrows": 1, "dtype": str, "keep_default_na": False}
     try:
+        headers = {separator: list(read(separator, **first_line).iloc[0]) for separator in _SEPARATORS}
+        separator = next((s for s in _SEPARATORS if len(headers[s]) > 1), ",")
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)
-            frame = pandas.read_csv(source, index_col=False)
+            frame = read(separator, index_col=False)
     except pandas.errors.ParserWarning:
-        raise ValueError(f"{name} cannot be read as CSV: its rows have more cells than its header") from None
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{name} cannot be read as CSV: its rows have more cells than its header; cells are separated by "
+            f"{separator!r}, and numbers have a decimal point"
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is not UTF-8; save it as UTF-8") from None
+    except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
         raise ValueError(f"{name} cannot be read as CSV: {error}") from None
+    # pandas renames columns of one name, and leaves the blanks after a name.
+    frame.columns = [text.rstrip() or f"Unnamed: {j}" for j, text in enumerate(headers[separator])]
     frame = _without_row_names(frame)
     if all(_is_number(column) for column in frame.columns):
         raise ValueError(f"{name} has no header line: its first line is all numbers; add the columns' names")
@@ -174,6 +199,11 @@ def _numbers(frame: pandas.DataFrame, name: str) -> pandas.DataFrame:
         if not bad.size:
             continue
         cell = frame[column].iloc[bad[0]]
+        if "," in str(cell) and _is_number(str(cell).replace(".", "").replace(",", ".")):
+            raise ValueError(
+                f"{name}: column {str(column)!r} holds {str(cell)!r} in row {bad[0]}; write numbers with a decimal "
+                "point and no other marks (the first row is row 0)"
+            )
         what = "has no value" if pandas.isna(cell) else f"holds {str(cell)!r}, not a finite number,"
         more = f" ({bad.size} of {len(frame)} rows are affected)" if bad.size > 1 else ""
         raise ValueError(
@@ -216,17 +246,20 @@ def load_posterior(path: str) -> xarray.DataTree:
     """What `bayesmix sample` or `bm.save` wrote, in memory.
 
     Raises:
-        ValueError: no such file, or no posterior in it.
+        ValueError: no such file, no posterior in it, or what reads it is not installed.
     """
     import xarray
 
     from bayesmix.files import load
 
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise ValueError(
             f"there is no file {path!r}; bayesmix sample DATA --out FOLDER writes FOLDER/posterior.nc"
         )
-    found = load(path)
+    try:
+        found = load(path)
+    except ImportError as error:  # an extra that is not installed
+        raise ValueError(str(error)) from None
     if not isinstance(found, xarray.DataTree) or "posterior" not in found.children:
         raise ValueError(f"{path} holds no posterior")
     return found
