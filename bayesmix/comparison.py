@@ -26,17 +26,19 @@ def compare(posteriors: Mapping[Any, xarray.DataTree], *, key: Any) -> pandas.Da
     log evidence (what is more probable, with the prior; it depends on how wide the prior is, LOO hardly).
 
     Args:
-        posteriors: by name, from `sample_posterior` on the same data.
+        posteriors: by name, from `sample_posterior` on the same data, with the same weights and known labels.
         key: a JAX key or an int, for the evidence.
 
     Returns:
         A row a model: `elpd_loo`, its standard error, the effective number of parameters `p_loo`, the difference to the
         best and that difference's standard error, `pareto_k_over`, how many points have a Pareto k above ArviZ's limit,
         where LOO cannot be trusted; `log_evidence` and its standard error, and the `probability` of each model if all
-        are equally probable before. The last three are missing for a prior that is not conjugate.
+        are equally probable before. The last three are missing for a prior that is not conjugate. A row of weight w is
+        w points, one of which is left out at a time; a row whose cluster was given is judged by log p(x, z).
 
     Raises:
-        ValueError: fewer than two posteriors, of different data, or without pointwise log-likelihood.
+        ValueError: fewer than two posteriors, of different data, weights or known labels, or without pointwise
+            log-likelihood.
 
     References:
         Vehtari, Gelman & Gabry (2017), Practical Bayesian model evaluation using leave-one-out cross-validation and
@@ -50,7 +52,6 @@ def compare(posteriors: Mapping[Any, xarray.DataTree], *, key: Any) -> pandas.Da
         >>> int(bm.compare(runs, key=1).index[0])
         3
     """
-    import arviz
     import pandas as pd
 
     if not isinstance(posteriors, Mapping) or len(posteriors) < 2:
@@ -59,37 +60,75 @@ def compare(posteriors: Mapping[Any, xarray.DataTree], *, key: Any) -> pandas.Da
         )
     first = next(iter(posteriors))
     data: Any = None
-    results, rows = {}, {}
-    loo: Any = arviz.loo
+    terms, rows = {}, {}
     for turn, (name, tree) in enumerate(posteriors.items()):
         try:
-            x, _ = np.asarray(tree["observed_data"]["x"]), tree["log_likelihood"]["x"]
+            own, _ = _observed(tree), tree["log_likelihood"]["x"]
         except KeyError as error:
             raise ValueError(
                 f"posterior {name!r} has no {error}; sample it with pointwise=True and keep its data"
             ) from None
-        if data is None:
-            data = x
-        elif x.shape != data.shape or not np.array_equal(x, data):
+        data = own if data is None else data
+        other = [what for what, values in own.items() if not np.array_equal(values, data[what])]
+        if other:
             raise ValueError(
-                f"posterior {name!r} is of other data than {first!r}, so they cannot be compared"
+                f"posterior {name!r} is of other {other[0]} than {first!r}, so they cannot be compared"
             )
-        with warnings.catch_warnings():  # the table counts such points
-            warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")
-            found = results[name] = loo(tree, pointwise=True)
-        row = {"elpd_loo": found.elpd, "se": found.se, "p_loo": found.p}
-        row["pareto_k_over"] = int((np.asarray(found.pareto_k) > found.good_k).sum())
+        weight = own["weights"]
+        terms[name], row = _left_out(tree, weight)
         if str(tree["posterior"].attrs.get("prior", "")).startswith("conjugate"):
             value = log_evidence(tree, key=jax.random.fold_in(as_key(key), turn))
             row |= {"log_evidence": value.value, "evidence_se": value.standard_error}
         rows[name] = row
     table = pd.DataFrame(rows).T.sort_values("elpd_loo", ascending=False)
-    best = results[table.index[0]]
-    away = {name: np.asarray(found.elpd_i) - np.asarray(best.elpd_i) for name, found in results.items()}
-    table.insert(2, "difference", [away[name].sum() for name in table.index])
-    table.insert(3, "difference_se", [away[name].std() * np.sqrt(len(data)) for name in table.index])
+    away = [_summed(terms[name] - terms[table.index[0]], weight) for name in table.index]
+    for place, (title, values) in enumerate(zip(("difference", "difference_se"), zip(*away)), start=2):
+        table.insert(place, title, values)
     if "log_evidence" in table:
         logs = table["log_evidence"]
         chance = np.exp(logs - logs.max())
         table["probability"] = chance / chance.sum()
     return table
+
+
+def _observed(tree: xarray.DataTree) -> dict[str, np.ndarray]:
+    """The data of a posterior, the weight of each row, and its cluster where that was given."""
+    observed = tree["observed_data"]
+    x = np.asarray(observed["x"])
+    weight = np.asarray(observed["weight"]) if "weight" in observed else np.ones(len(x))
+    given = np.asarray(observed["given"]) if "given" in observed else np.full(len(x), -1)
+    return {"data": x, "weights": weight, "labels": given}
+
+
+def _left_out(tree: xarray.DataTree, weight: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    """The expected log density of a point of each row, without it; of rows without weight zero. And a summary."""
+    import arviz
+    import xarray
+
+    loo: Any = arviz.loo
+    some = np.flatnonzero(weight > 0)
+    groups = {name: tree[name].to_dataset() for name in ("posterior", "log_likelihood")}
+    logs = groups["log_likelihood"].isel(obs_id=some)
+    alone = logs.copy(data={"x": logs["x"].data / weight[some]})  # of one point
+    with warnings.catch_warnings():  # the table counts such points
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")
+        found = loo(xarray.DataTree.from_dict(groups | {"log_likelihood": alone}), pointwise=True)
+    terms = np.zeros(len(weight))
+    terms[some] = np.asarray(found.elpd_i)
+    total, error = _summed(terms, weight)
+    inside = np.asarray(alone["x"].stack(sample=("chain", "draw")).transpose("sample", "obs_id"))
+    density = np.logaddexp.reduce(inside, axis=0) - np.log(len(inside))
+    over = weight[some][np.asarray(found.pareto_k) > found.good_k].sum()
+    return terms, {
+        "elpd_loo": total,
+        "se": error,
+        "p_loo": float(weight[some] @ density) - total,
+        "pareto_k_over": round(float(over)),
+    }
+
+
+def _summed(terms: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """The sum over points, and its standard error."""
+    total, n = float(weight @ terms), weight.sum()
+    squared = weight @ (terms - total / n) ** 2
+    return total, float(np.sqrt(squared * n / max(n - 1, 1)))

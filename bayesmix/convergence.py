@@ -101,7 +101,7 @@ def sampler_rows(stats: dict[str, Float[np.ndarray, "chain draw"]]) -> list[Row]
         Row("draws a chain", "sampler", draws, verdict=FINE if draws >= DRAWS else short),
     ]
     if "diverging" in stats:
-        advice = "a part of the posterior may be missing; raise target_accept, or use method='gibbs'"
+        advice = "a part of the posterior may be missing; raise target_accept, or take a conjugate prior and 'gibbs'"
         rows.append(
             _share(
                 "share diverging",

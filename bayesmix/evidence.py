@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from itertools import permutations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -181,14 +180,29 @@ def _spread_out(which: np.ndarray, count: int) -> np.ndarray:
 def _labellings(
     weights: Float[np.ndarray, "s k"], prior: ConjugatePrior, generator: np.random.Generator
 ) -> np.ndarray:
-    """A labelling (s, k) of each draw, from the posterior of labellings: uniform where the prior is exchangeable."""
+    """A labelling (s, k) of each draw, from the posterior of labellings: uniform where the prior is exchangeable.
+
+    The likelihood is that of any other, so a labelling has chances ∝ Π_j w[labelling[j]]^power[j].
+    """
     s, k = weights.shape
     power = np.asarray(prior.concentration) - 1
     if (power == power[0]).all():
         return np.argsort(generator.random((s, k)), axis=1)
-    every = np.array(list(permutations(range(k))))
-    logs = np.log(np.maximum(weights, 1e-300))[:, every] @ power  # the likelihood is that of any labelling
-    return every[np.argmax(logs + generator.gumbel(size=logs.shape), axis=1)]
+    from scipy.special import logsumexp
+
+    logs = np.log(np.maximum(weights, 1e-300)).T
+    ways = np.zeros((2**k, s))  # of each set of clusters: the log sum over ways to give them the first places
+    for held in range(1, 2**k):
+        some = [j for j in range(k) if held >> j & 1]
+        ways[held] = logsumexp([ways[held ^ 1 << j] + power[len(some) - 1] * logs[j] for j in some], axis=0)
+    order, left = np.empty((s, k), int), np.full(s, 2**k - 1)
+    bits = 1 << np.arange(k)
+    for place in reversed(range(k)):
+        chances = ways[left ^ bits[:, None], np.arange(s)] + power[place] * logs
+        chances = np.where(left & bits[:, None], chances + generator.gumbel(size=(k, s)), -np.inf)
+        order[:, place] = chances.argmax(axis=0)
+        left ^= bits[order[:, place]]
+    return order
 
 
 @partial(jax.jit, static_argnames="row")

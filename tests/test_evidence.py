@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 from cases import data
-from numpy.testing import assert_allclose
-from scipy import special
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import special, stats
 
 import bayesmix as bm
 from bayesmix.conjugate import conditional_law, draw, log_densities, mixture_of, parameters_of
@@ -144,3 +144,55 @@ def test_what_has_no_evidence_is_refused():
     tree = tree.isel(draw=np.zeros(100, int))
     with pytest.raises(ValueError, match="under a conjugate prior"):
         bm.log_evidence(tree, key=0)
+
+
+def test_labellings_are_drawn_from_their_law():
+    """Of three clusters against all six labellings, and of ten in little memory."""
+    from bayesmix.evidence import _labellings
+
+    power, weights = np.array([2.0, 0.5, -0.3]), np.array([0.6, 0.3, 0.1])
+    prior = bm.ConjugatePrior.of(mean=[0.0], degrees_of_freedom=3, scale=1.0, concentration=power + 1)
+    drawn = _labellings(np.tile(weights, (60_000, 1)), prior, np.random.default_rng(0))
+    every = list(itertools.permutations(range(3)))
+    chances = np.array([np.prod(weights[list(order)] ** power) for order in every])
+    counts = [(drawn == order).all(axis=1).sum() for order in every]
+    assert sum(counts) == len(drawn)
+    assert stats.chisquare(counts, len(drawn) * chances / chances.sum()).pvalue > 1e-3
+    prior = bm.ConjugatePrior.of(
+        mean=[0.0], degrees_of_freedom=3, scale=1.0, concentration=np.arange(1.0, 11)
+    )
+    drawn = _labellings(np.random.default_rng(1).dirichlet(np.ones(10), 500), prior, np.random.default_rng(2))
+    assert_array_equal(np.sort(drawn, axis=1), np.tile(np.arange(10), (500, 1)))
+
+
+def test_a_weight_counts_points_in_a_comparison_and_other_weights_or_labels_are_refused():
+    x = np.array([0.0, 0.3, 1.1, 2.5, 3.0, 2.9, 0.7, 1.5, 2.2, -0.3])
+    weight = np.array([2, 1, 5, 0, 3, 1, 1, 1, 4, 2])
+    prior = bm.ConjugatePrior.of(mean=[1.0], degrees_of_freedom=5, scale=1.5, mean_count=0.3)
+
+    def sampled(k, x, **options):
+        model = bm.MixtureModel(k, "V", prior)
+        return bm.sample_posterior(model, x, key=5, method="gibbs", n_warmup=200, n_draws=1000, **options)
+
+    weighted = {k: sampled(k, x, sample_weight=weight) for k in (1, 2)}
+    ours = bm.compare(weighted, key=0)
+    repeated = bm.compare({k: sampled(k, np.repeat(x, weight)) for k in (1, 2)}, key=0)
+    for k in (1, 2):
+        assert_allclose(ours.loc[k, "elpd_loo"], repeated.loc[k, "elpd_loo"], atol=0.15)
+        assert_allclose(ours.loc[k, "se"], repeated.loc[k, "se"], atol=0.15)
+        assert_allclose(ours.loc[k, "p_loo"], repeated.loc[k, "p_loo"], atol=0.15)
+    plain = sampled(1, x)
+    alone = bm.compare({"a": plain, "b": sampled(2, x)}, key=0)
+    assert_allclose(alone.loc["a", ["elpd_loo", "se", "p_loo"]].astype(float), arviz_loo(plain), rtol=1e-10)
+    with pytest.raises(ValueError, match="posterior 2 is of other weights than 1"):
+        bm.compare({1: plain, 2: weighted[2]}, key=0)
+    known = sampled(2, x, labels=np.where(x < 1, 0, -1))
+    with pytest.raises(ValueError, match="posterior 2 is of other labels than 1"):
+        bm.compare({1: plain, 2: known}, key=0)
+
+
+def arviz_loo(tree):
+    import arviz
+
+    found = arviz.loo(tree)
+    return [found.elpd, found.se, found.p]
