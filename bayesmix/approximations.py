@@ -204,7 +204,7 @@ def approximate(
         warnings.warn(
             f"the Pareto k of {method!r} is {pareto:.2f}, above {_TRUSTED}: the normal approximation misses a part of "
             "the posterior, so its intervals cannot be trusted; use method='nuts' or 'gibbs'",
-            stacklevel=3,
+            stacklevel=4,
         )
     points = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), points)
     return points, {"log_weight": weight.reshape(shape)}, pareto

@@ -36,6 +36,7 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.partitions import Starts
 from bayesmix.problem import Problem
+from bayesmix.units import typed
 from bayesmix.verdict import AGREE, Verdict
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def _report(
     found = {}
     for group, (starts, mixtures, sums) in zip(groups, best):
         ends, n, states = limits(group), len(group.cells), group.states
-        typed = jax.tree.map(lambda a: a.astype(dtype), mixtures)
+        own = typed(mixtures, dtype)
         objective, of = np.append(states.statistics.objective, np.nan), group.of
         clean = np.append(group.clean, False)
         near = (group.clean == clean[starts][of]) & (ends >= (objective[starts] - AGREE)[of])
@@ -243,8 +244,8 @@ def _report(
         for index, (cell, s) in enumerate(zip(group.cells, starts.tolist(), strict=True)):
             if cell not in told:
                 continue
-            values = Covariance(typed.covariance.values[index], typed.structure)
-            mixture = GaussianMixture(typed.weights[index], typed.means[index], values)
+            values = Covariance(own.covariance.values[index], own.structure)
+            mixture = GaussianMixture(own.weights[index], own.means[index], values)
             total, top, entropy = sums[index].tolist()
             found[cell] = CellFit(
                 as_cell(cell, mixture, names),

@@ -19,7 +19,7 @@ from bayesmix.conjugate import Parameters, blank, parameters_of
 from bayesmix.devices import double_precision
 from bayesmix.distribution import precision_sites
 from bayesmix.em import optima
-from bayesmix.initialize import from_partition, known_statistics, nearest, plus_plus
+from bayesmix.initialize import from_partition, given_mixture, known_statistics, nearest, plus_plus
 from bayesmix.inputs import as_generator, key_words, to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
@@ -63,8 +63,7 @@ def given_starts(problem: Problem, init: Any, n_chains: int) -> list[GaussianMix
     if init is None:
         return []
     some = list(init) if isinstance(init, list | tuple) else [init]
-    for mixture in some:
-        _require(mixture, problem)
+    some = [_required(mixture, problem) for mixture in some]
     if len(some) not in (1, n_chains):
         raise ValueError(f"init has {len(some)} mixtures for {n_chains} chains; pass one, or one a chain")
     return [inside(problem, mixture) for mixture in some]
@@ -102,17 +101,17 @@ def from_optima(
     return jax.tree.map(lambda *leaves: np.stack(leaves), *chosen)
 
 
-def _require(mixture: Any, problem: Problem) -> None:
-    k, d, name = problem.n_components, problem.x.shape[1], problem.structure.name
-    if not isinstance(mixture, GaussianMixture) or mixture.means.ndim != 2:
+def _required(mixture: Any, problem: Problem) -> GaussianMixture:
+    if not isinstance(mixture, GaussianMixture):
         raise ValueError(
             f"init must be a GaussianMixture, or a list with one a chain; it has a {type(mixture).__name__}"
         )
-    if (mixture.n_components, mixture.n_features, mixture.structure) != (k, d, name):
+    mixture = given_mixture(mixture, problem.n_components, problem.names)
+    if mixture.structure != problem.structure.name:
         raise ValueError(
-            f"init has a mixture of {mixture.n_components} clusters in {mixture.n_features} features, "
-            f"{mixture.structure}; the model has {k} in {d}, {name}"
+            f"init has a mixture of structure {mixture.structure}; the model has {problem.structure.name}"
         )
+    return mixture
 
 
 def _from_labels(problem: Problem, given: np.ndarray, generator: np.random.Generator) -> GaussianMixture:

@@ -331,7 +331,7 @@ def run_chains(
         warnings.warn(
             f"in {diverging} of {fields['diverging'].size} draws transitions diverged, so the chains may miss a part "
             "of the posterior: raise target_accept, or use a prior that is less flat, or a conjugate one and 'gibbs'",
-            stacklevel=3,
+            stacklevel=4,
         )
     return draws, {name: fields[theirs] for theirs, name in _FIELDS[plan.method].items()}
 

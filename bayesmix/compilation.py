@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import update_wrapper
+from functools import update_wrapper, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,12 +32,23 @@ from bayesmix.packing import arrays_of, row_of
 if TYPE_CHECKING:
     from jaxtyping import Array
 
-__all__ = ["Call", "enable_compilation_cache", "in_kernel", "kernel_of_rows", "one_kernel", "wide"]
+__all__ = [
+    "Call",
+    "enable_compilation_cache",
+    "in_kernel",
+    "kernel_of_rows",
+    "one_at_a_time",
+    "one_kernel",
+    "wide",
+]
 
 # One program is traced at a time: two threads would take turns, and both would be late.
 _TRACING = threading.Lock()
 _FLOAT32 = np.dtype(np.float32)  # there is one
 _SMALL = 4096  # numbers, up to which an argument of a kernel is handed over with others
+
+
+_NUMPYRO = threading.RLock()
 
 
 class _Flag(threading.local):
@@ -185,6 +196,17 @@ def kernel_of_rows(function: Callable) -> Callable:
         return results, [_first(a) for a in jax.tree.leaves(arguments)]
 
     return lambda *arguments: _kernel(kernel, *arguments)[0]
+
+
+def one_at_a_time[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """The same function, in which one of a user's threads is at a time: NumPyro's handlers are one stack for all."""
+
+    @wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        with _NUMPYRO:
+            return function(*arguments, **named)
+
+    return call
 
 
 class Call(NamedTuple):

@@ -156,7 +156,7 @@ def structure_of(covariance: Any, n_features: int | None = None) -> Structure:
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["structure"])
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Covariance:
     """Covariances in their structure's storage: `values` (k|1, d, d), (k|1, d) or (k|1,)."""
 

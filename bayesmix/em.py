@@ -24,7 +24,7 @@ from bayesmix.initialize import (
     sample_rows,
     unit_spheres,
 )
-from bayesmix.inputs import as_count, as_generator, as_name
+from bayesmix.inputs import as_count, as_generator, as_name, as_names, as_tol
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
@@ -164,8 +164,7 @@ def solve(
     need not climb, and nothing accelerates them.
     """
     row = METHODS[as_name(method, "method", METHODS)]
-    if not (isinstance(tol, int | float | np.number) and 0 <= tol < np.inf):
-        raise ValueError(f"tol must be a number of nats, zero or more; it is {tol!r}")
+    tol = as_tol(tol)
     wanted = asked(accelerate, method, tol)
     if batch_size is not None and method != "online":
         raise ValueError(
@@ -173,9 +172,7 @@ def solve(
         )
     batch_size = None if batch_size is None else as_count(batch_size, "batch_size")
     max_steps = as_count(row.max_steps if max_steps is None else max_steps, "max_steps", minimum=0)
-    hold = (hold,) if isinstance(hold, str) else tuple(sorted(hold))
-    for name in hold:
-        as_name(name, "hold", ("weights", "covariance"))
+    hold = as_names(hold, "hold", ("weights", "covariance"))
     if "covariance" in hold and not (relocate or isinstance(init, GaussianMixture)):
         raise ValueError("hold='covariance' needs init=GaussianMixture(...), which says what to hold")
     init = "kmeans" if init is None else init
@@ -183,7 +180,7 @@ def solve(
     if not (named or row.draws) and n_starts not in (None, 1):
         raise ValueError(f"a given init is one start, so n_starts must be 1, not {n_starts!r}")
     count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named or row.draws else 1
-    problem = prepare(n_components, covariance, x, sample_weight, float(tol), prior)
+    problem = prepare(n_components, covariance, x, sample_weight, tol, prior)
     climbs = n_components > 1 and not added_variance
     problem = problem._replace(accelerate=wanted if climbs else False)
     if method == "online":

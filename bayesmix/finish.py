@@ -19,6 +19,7 @@ from bayesmix.penalty import to_data_units
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem
 from bayesmix.results import CODE, Fit
+from bayesmix.units import typed
 from bayesmix.verdict import agreeing, best_start, judge_all, sentence
 
 __all__ = ["finished"]
@@ -107,10 +108,8 @@ def finished(
 
 def _outside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
     """A mixture of the loop in the data's own units, type and names."""
-    outer = problem.units.leave(mixture)
-    dtype = problem.points.dtype
-    values = Covariance(outer.covariance.values.astype(dtype), outer.structure)
-    return GaussianMixture(outer.weights.astype(dtype), outer.means.astype(dtype), values, problem.names)
+    outer = typed(problem.units.leave(mixture), problem.points.dtype)
+    return replace(outer, feature_names=problem.names)
 
 
 def _around_centres(
@@ -123,8 +122,8 @@ def _around_centres(
     for rows in chunks_of(len(points), _CACHED):
         away = points[rows] - np.take(centres, labels[rows], axis=0)
         inertia += float(problem.w[rows] @ np.einsum("nd,nd->n", away, away))
-    values = np.atleast_1d(_variance(problem, inertia)).astype(mixture.means.dtype)
-    return replace(mixture, covariance=Covariance(values, mixture.structure)), inertia
+    values = Covariance(np.atleast_1d(_variance(problem, inertia)), mixture.structure)
+    return typed(replace(mixture, covariance=values), problem.points.dtype), inertia
 
 
 def _variance(problem: Problem, inertia: Any) -> Any:

@@ -87,8 +87,17 @@ class CentreSearch:
 
     @property
     def best(self) -> Fit:
-        """By the gap the smallest k whose gap is within one error of the next; or the largest silhouette."""
+        """By the gap the smallest k whose gap is within one error of the next; or the largest silhouette.
+
+        Raises:
+            ValueError: there is no fit.
+        """
         counts = list(self.fits)
+        if not counts:
+            raise ValueError(
+                "none of the numbers of centres could be tried, for the reasons in search.table, so none is best; "
+                "search fewer centres than rows"
+            )
         if self.criterion == "silhouette":
             scores = [self.silhouettes[k] for k in counts]
             return self.fits[counts[int(np.nanargmax(scores))] if np.isfinite(scores).any() else counts[0]]
@@ -99,7 +108,9 @@ class CentreSearch:
 
     def top(self, n: int = 3) -> pandas.DataFrame:
         """The n rows with the largest gap or silhouette."""
-        return self.table.sort_values(self.criterion, ascending=False).head(as_count(n, "n"))
+        tried: Any = self.table[self.table["n_components"].isin(list(self.fits))]
+        ranked = tried.sort_values(self.criterion, ascending=False) if self.fits else tried
+        return ranked.head(as_count(n, "n"))
 
     def fit(self, n_components: int, covariance: str = "kmeans") -> Fit:
         """The fit with so many centres.

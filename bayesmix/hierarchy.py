@@ -53,7 +53,7 @@ def sphere(x: Float[np.ndarray, "n d"], weight: Float[np.ndarray, " n"]) -> Floa
 def _labels(children: Any, n: int, counts: Iterable[int]) -> dict[int, np.ndarray]:
     """The partition of n leaves into each number of groups up to n, from merges in the manner of SciPy's linkage."""
     parent = np.arange(2 * n - 1)
-    parent[np.reshape(children, (-1, 2)).T] = np.arange(n, 2 * n - 1)
+    parent[np.asarray(children, int).reshape(-1, 2).T] = np.arange(n, 2 * n - 1)  # none of one leaf
     found = {}
     for k in (k for k in counts if k <= n):
         nodes = np.arange(2 * n - k)  # those there are when k groups are left

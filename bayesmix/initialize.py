@@ -15,9 +15,11 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from bayesmix.covariance import Covariance, Structure, structure_of
+from bayesmix.covariance import Covariance, Structure, covariance_values, structure_of
+from bayesmix.frames import order_of
 from bayesmix.inputs import as_points, chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
@@ -29,6 +31,7 @@ __all__ = [
     "Start",
     "from_partition",
     "from_responsibilities",
+    "given_mixture",
     "given_start",
     "known_statistics",
     "lloyd",
@@ -239,6 +242,30 @@ def splits(mixture: GaussianMixture) -> list[GaussianMixture]:
     return found
 
 
+def given_mixture(init: GaussianMixture, n_components: int, names: tuple[str, ...]) -> GaussianMixture:
+    """A user's mixture of so many clusters, its features in the order of these names if it has names.
+
+    Raises:
+        ValueError: a batch, a mixture of something else, or numbers that make none.
+    """
+    if init.means.ndim != 2:
+        raise ValueError(f"init is a batch of mixtures (means {init.means.shape}); pass one of them")
+    if (init.n_components, init.n_features) != (n_components, len(names)):
+        raise ValueError(
+            f"init is a mixture of {init.n_components} clusters in {init.n_features} features; "
+            f"{n_components} clusters in {len(names)} features are needed"
+        )
+    weights = np.asarray(init.weights)
+    finite = all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(init))
+    if not finite or (weights < 0).any() or abs(float(weights.sum(dtype=np.float64)) - 1) > 1e-6:
+        raise ValueError(
+            "init is a mixture of numbers that are not finite, or whose weights are no probabilities: "
+            f"{weights.tolist()}; make it by GaussianMixture.of, which checks"
+        )
+    order = None if init.feature_names is None else order_of(init.feature_names, names, "init")
+    return init if order is None else init.marginal(order)
+
+
 def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
     """A start from a user's mixture, means (k, d), responsibilities (n, k) or labels (n,).
 
@@ -251,20 +278,16 @@ def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
     k, structure = problem.n_components, problem.structure
     n, d = keep.size, x.shape[1]
     if isinstance(init, GaussianMixture):
-        if (init.n_components, init.n_features) != (k, d):
-            raise ValueError(
-                f"init is a mixture of {init.n_components} clusters in {init.n_features} features; "
-                f"{k} clusters in {d} features are needed"
-            )
+        init = given_mixture(init, k, problem.names)
+        if bare:
+            return Start(unit_spheres((np.asarray(init.means, np.float64) - units.origin) / units.scale))
         if init.structure == structure.name:
             values = np.asarray(init.covariance.values, np.float64)
         else:
-            values = GaussianMixture.of(
-                np.asarray(init.weights),
-                np.asarray(init.means),
-                np.asarray(init.covariances),
-                covariance=structure.name,
-            ).covariance.values.astype(np.float64)
+            try:
+                values = covariance_values(np.asarray(init.covariances, np.float64), structure, k, d)
+            except ValueError as error:
+                raise ValueError(f"init is a mixture whose {error}") from None
         mixture = GaussianMixture(
             np.asarray(init.weights, np.float64),
             np.asarray(init.means, np.float64),
@@ -273,7 +296,7 @@ def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
         return Start(units.enter(mixture))
     given = np.asarray(init)
     if given.ndim == 1 and given.shape == (n,) and (given.dtype.kind in "iub" or n != k):
-        labels = as_points(given, "init").values[:, 0]
+        labels = as_points(init, "init").values[:, 0]
         bad = (labels != np.floor(labels)) | (labels < 0) | (labels >= k)
         if bad.any():
             row = int(np.argmax(bad))
@@ -282,7 +305,8 @@ def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
             )
         one_hot = (labels[keep, None] == np.arange(k)).astype(np.float64)
         return from_responsibilities(x, weight, one_hot, structure)
-    array = as_points(given, "init").values.astype(np.float64)
+    named = given.shape == (k, d) != (n, k)  # columns of means are features
+    array = as_points(init, "init", known=problem.names if named else None).values.astype(np.float64)
     if array.shape == (k, d):
         # The nearest mean in the data's own units, which are what the user sees.
         means = (array - units.origin) / units.scale

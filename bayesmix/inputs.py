@@ -19,16 +19,12 @@ from jax.core import Tracer
 from bayesmix.frames import default_names, first_of, numbers_of, order_of, quoted, refuse, table_of
 
 __all__ = [
-    "Points",
-    "as_count",
-    "as_feature_names",
-    "as_floats",
-    "as_generator",
-    "as_key",
-    "as_name",
-    "as_points",
-]
-__all__ += ["as_weights", "chunks_of", "cores", "is_traced", "points_last", "to_numpy"]
+    "Points", "as_count", "as_feature_names", "as_floats", "as_generator", "as_key", "as_name", "as_names",
+    "as_points", "as_tol", "as_weights", "chunks_of", "cores", "is_traced", "points_last", "to_numpy",
+]  # fmt: skip
+
+
+_IMPLEMENTATIONS = {2: "threefry2x32", 4: "rbg"}  # of JAX's keys, by how many words they have
 
 
 class Points(NamedTuple):
@@ -265,6 +261,13 @@ def as_count(value: Any, name: str, minimum: int = 1) -> int:
     return int(value)
 
 
+def as_tol(tol: Any) -> float:
+    """How many nats may remain to be gained."""
+    if not (isinstance(tol, int | float | np.number) and 0 <= tol < np.inf):
+        raise ValueError(f"tol must be a number of nats, zero or more; it is {tol!r}")
+    return float(tol)
+
+
 def as_name(value: Any, name: str, choices: Iterable[str]) -> str:
     """One of a table's names."""
     choices = tuple(choices)
@@ -273,22 +276,39 @@ def as_name(value: Any, name: str, choices: Iterable[str]) -> str:
     return value
 
 
+def as_names(values: Any, name: str, choices: Iterable[str]) -> tuple[str, ...]:
+    """Some of a table's names, each once and in order."""
+    given = [values] if isinstance(values, str) or not isinstance(values, Iterable) else values
+    return tuple(sorted({as_name(value, name, choices) for value in given}))
+
+
+def _is_typed(key: Any) -> bool:
+    return (
+        isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
+    )
+
+
+def _is_words(key: Any) -> bool:
+    """Whether it is a key of the old kind: its words themselves."""
+    arrays = isinstance(key, jax.Array | np.ndarray)
+    return arrays and key.dtype == np.uint32 and key.ndim == 1 and key.size in _IMPLEMENTATIONS
+
+
 def _key_words(key: Any) -> np.ndarray:
     """The 32-bit words behind a key: for an int the two that `jax.random.key` gives it under x64."""
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         return np.array(divmod(int(key) % 2**64, 2**32), dtype=np.uint32)
-    if isinstance(key, jax.Array):
-        typed = jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)
-        if (typed and key.ndim == 0) or (key.dtype == np.uint32 and key.ndim == 1):
-            return np.asarray(jax.random.key_data(key) if typed else key)
+    if _is_typed(key) or _is_words(key):
+        return np.asarray(jax.random.key_data(key) if _is_typed(key) else key)
     raise ValueError(f"key must be an int or one JAX key such as jax.random.key(0); it is {key!r}")
 
 
 def as_key(key: Any) -> jax.Array:
     """A JAX key out of an int or a key; ints mean the same under every setting of JAX."""
-    if isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
+    if _is_typed(key):
         return key
-    return jax.random.wrap_key_data(jax.numpy.asarray(_key_words(key)), impl="threefry2x32")
+    words = jax.numpy.asarray(key if _is_words(key) else _key_words(key))
+    return jax.random.wrap_key_data(words, impl=_IMPLEMENTATIONS[words.size])
 
 
 def as_generator(key: Any) -> np.random.Generator:

@@ -171,7 +171,8 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         code = lean.where(lean.any(count <= 0) & ~state.tolerant, CODE["empty"], code)
     bad, failed, redraws = jnp.zeros((), bool), state.failed, state.redraws
     if draws:
-        bad = finite & lean.any(count < d + 1)
+        # Too few points for a covariance, unless there is a prior.
+        bad = finite & lean.any(count < d + 1) if rules.penalty is None else bad
         failed, redraws = lean.where(bad, failed + 1, 0), redraws + bad
         code = lean.where(failed > _MAX_REDRAWS, CODE["collapsed"], code)
     code = lean.where(finite | ~accepted, code, CODE["non_finite"])

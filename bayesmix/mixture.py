@@ -12,7 +12,7 @@ data) whatever the global JAX flag says and return NumPy arrays; under a user's 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ __all__ = ["GaussianMixture"]
     data_fields=["weights", "means", "covariance"],
     meta_fields=["feature_names"],
 )
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GaussianMixture:
     """p(x) = Σ_k weights[k] Normal(x | means[k], covariances[k]).
 
@@ -226,14 +226,14 @@ class GaussianMixture:
         """
         as_name(distance, "distance", _DISTANCES)
         if coverage is not None:
-            if not 0 < coverage < 1:
+            if not (_is_number(coverage) and 0 < coverage < 1):
                 raise ValueError(f"coverage must be between 0 and 1, not {coverage!r}")
             if distance != "mahalanobis":
                 raise ValueError("coverage goes with distance='mahalanobis'; pass a radius for 'euclidean'")
             from scipy.special import gammaincinv
 
             radius = math.sqrt(2 * gammaincinv(self.n_features / 2, coverage))
-        elif not radius > 0:
+        elif not (is_traced(radius) or (_is_number(radius) and radius > 0)):
             raise ValueError(f"radius must be positive, not {radius!r}")
         return self._each(_DISTANCES[distance], x, radius)
 
@@ -259,7 +259,8 @@ class GaussianMixture:
 
         Its structure is the same where that holds for parts of each covariance, otherwise the one without constraints.
         """
-        keep = [self._feature(f) for f in (features if isinstance(features, list | tuple) else [features])]
+        alone = isinstance(features, str) or not isinstance(features, Iterable)
+        keep = [self._feature(f) for f in ([features] if alone else features)]
         if not keep or len(set(keep)) != len(keep):
             raise ValueError(f"features must be different features, at least one; they are {features!r}")
         return self._restrict(self.weights, self.means[..., keep], self.covariance.values, keep)
@@ -285,6 +286,7 @@ class GaussianMixture:
         if is_traced(self, value):
             weights, means, values = density.condition(self._arrays(), jnp.asarray(value), tuple(a), tuple(b))
         else:
+            self._check_one()
             point = as_points([value], "given").values.astype(self.means.dtype)[0]
             with double_precision():
                 weights, means, values = to_numpy(
@@ -361,6 +363,7 @@ class GaussianMixture:
         """A row per cluster: its weight, and each feature's mean and standard deviation."""
         import pandas
 
+        self._check_one()
         names = self.feature_names or [f"x{j}" for j in range(self.n_features)]
         deviations = np.sqrt(np.diagonal(self.covariances, axis1=-2, axis2=-1))
         columns = {"weight": np.asarray(self.weights)}
@@ -410,7 +413,11 @@ class GaussianMixture:
         if isinstance(feature, str):
             as_name(feature, "feature", self.feature_names or ())
             return (self.feature_names or ()).index(feature)
-        if isinstance(feature, int | np.integer) and 0 <= feature < self.n_features:
+        if (
+            isinstance(feature, int | np.integer)
+            and not isinstance(feature, bool)
+            and 0 <= feature < self.n_features
+        ):
             return int(feature)
         raise ValueError(f"feature must be a name or an index below {self.n_features}; it is {feature!r}")
 
@@ -420,7 +427,8 @@ class GaussianMixture:
         values = values if already else self.covariance.storage.part(values, np.asarray(keep))
         names = tuple(self.feature_names[j] for j in keep) if self.feature_names else None
         row = self.covariance.row
-        structure = self.structure if row.kept_by_parts else row.general
+        kept = row.kept_by_parts or len(keep) == self.n_features
+        structure = self.structure if kept else row.general
         return GaussianMixture(weights, means, Covariance(values, structure), names)
 
     def _each(self, block: Callable[..., Array], x: Any, *more: float, last: bool = False) -> Any:
@@ -445,6 +453,10 @@ class GaussianMixture:
             raise ValueError(
                 f"this is a batch of mixtures (means {self.means.shape}); map the method over it with jax.vmap"
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _framed(values: Any, x: Any, as_frame: bool, *names: str) -> Any:

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
+from bayesmix.compilation import one_at_a_time
 from bayesmix.covariance import Structure, structure_of
 from bayesmix.density import precision_factor
 from bayesmix.devices import double_precision
@@ -173,6 +174,7 @@ class MixtureModel:
         with numpyro.plate("obs_id", n):
             return numpyro.sample("x", MixtureDistribution(mixture, factor), obs=points)
 
+    @one_at_a_time
     def prior_predictive(self, n: int, *, key: Any, like: Any = None) -> xarray.DataTree:
         """Draws of θ, z and x from the story, before any data are seen; in float64.
 
@@ -295,7 +297,7 @@ def _checked(mixture: Any, k: int, structure: str) -> GaussianMixture:
     return mixture
 
 
-@cache
+@lru_cache(maxsize=64)  # programs may hold a user's data
 def story_of(n_components: int, covariance: str, program: Any) -> MixtureModel:
     """One object for all models of a kind, so that they share compiled code; fixed priors are passed beside it."""
     return MixtureModel(n_components, covariance, program)

@@ -18,7 +18,7 @@ from bayesmix.cells import CellFit
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.groups import Cell
 from bayesmix.inputs import as_count
-from bayesmix.results import CODE, Fit
+from bayesmix.results import CODE, Fit, criteria
 from bayesmix.verdict import sentence
 
 if TYPE_CHECKING:
@@ -90,7 +90,6 @@ class Search:
         k, n = cell.n_components, float(self._weight.sum())
         mixture = found.mixture
         p = mixture.n_parameters - (k - 1 if "weights" in self._hold else 0)
-        deviance = -2 * found.log_likelihood
         one = self.cells.get(Cell(1, cell.covariance))
         gained = math.nan if one is None else found.log_likelihood - one.log_likelihood
         nec = 1.0 if k == 1 else found.entropy / gained if gained > 0 else math.inf
@@ -99,12 +98,7 @@ class Search:
             "covariance": cell.covariance,
             "log_likelihood": found.log_likelihood,
             "n_parameters": p,
-            "bic": deviance + p * math.log(n),
-            "aic": deviance + 2 * p,
-            "aicc": deviance + 2 * p + 2 * p * (p + 1) / (n - p - 1) if n > p + 1 else math.inf,
-            "icl": -2 * found.classification_log_likelihood + p * math.log(n),
-            "icl_entropy": deviance + p * math.log(n) + 2 * found.entropy,
-            "clc": deviance + 2 * found.entropy,
+            **criteria(found.log_likelihood, found.classification_log_likelihood, found.entropy, p, n),
             "nec": math.nan if one is None and k > 1 else nec,
             "n_steps": found.n_steps,
             "n_agree": found.n_agree,

@@ -24,6 +24,7 @@ from bayesmix.em import fit
 from bayesmix.initialize import splits
 from bayesmix.inputs import as_count, as_generator, as_points, key_words
 from bayesmix.loop import Options
+from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.problem import Problem, inside, problem_of
 from bayesmix.resample import Refits, refit

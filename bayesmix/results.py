@@ -18,9 +18,9 @@ from bayesmix.prior import ConjugatePrior
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["CODE", "NAME", "STATUS", "Fit", "mixture_of"]
+__all__ = ["CODE", "NAME", "STATUS", "Fit", "criteria", "mixture_of"]
 
-# Why a run ended: an integer inside the loop, a sentence at the boundary. The braces are filled by `fit`.
+# Why a run ended: an integer inside the loop, a sentence at the boundary. `verdict.sentence` fills the braces.
 STATUS: dict[str, tuple[int, str]] = {
     "running": (0, "still running"),
     "converged": (1, "converged"),
@@ -72,6 +72,19 @@ CODE = {name: code for name, (code, _) in STATUS.items()}
 NAME = {code: name for name, code in CODE.items()}
 
 
+def criteria(log_likelihood: Any, classification: Any, entropy: Any, p: int, n: float) -> dict[str, Any]:
+    """Penalised likelihoods of p parameters and n observations, as `Fit` says them; all are better if lower."""
+    deviance, penalty = -2 * log_likelihood, p * math.log(n)
+    return {
+        "bic": deviance + penalty,
+        "aic": deviance + 2 * p,
+        "aicc": deviance + 2 * p + (2 * p * (p + 1) / (n - p - 1) if n > p + 1 else math.inf),
+        "icl": -2 * classification + penalty,
+        "icl_entropy": deviance + penalty + 2 * entropy,
+        "clc": deviance + 2 * entropy,
+    }
+
+
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=[
@@ -99,7 +112,7 @@ NAME = {code: name for name, code in CODE.items()}
         "hold",
     ],
 )
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """A mixture fitted to data.
 
@@ -181,12 +194,30 @@ class Fit:
     @property
     def bic(self) -> float:
         """-2 log L + p log n; lower is better. mclust's BIC is the negative."""
-        return -2 * self.log_likelihood + self.n_parameters * math.log(self.n_observations)
+        return self._criteria["bic"]
 
     @property
     def aic(self) -> float:
         """-2 log L + 2 p; lower is better."""
-        return -2 * self.log_likelihood + 2 * self.n_parameters
+        return self._criteria["aic"]
+
+    @property
+    def aicc(self) -> float:
+        """aic + 2 p (p + 1) / (n - p - 1), for few observations; infinite where n is at most p + 1.
+
+        References:
+            Hurvich & Tsai (1989), Regression and time series model selection in small samples, Biometrika 76.
+        """
+        return self._criteria["aicc"]
+
+    @property
+    def clc(self) -> float:
+        """Classification likelihood criterion, -2 log L + 2 entropy; lower is better.
+
+        References:
+            Biernacki & Govaert (1997), Using the classification likelihood to choose the number of clusters.
+        """
+        return self._criteria["clc"]
 
     @property
     def icl(self) -> float:
@@ -195,12 +226,22 @@ class Fit:
         References:
             Biernacki, Celeux & Govaert (2000), IEEE PAMI 22, 719-725; the negative of mclust's ICL.
         """
-        return -2 * self.classification_log_likelihood + self.n_parameters * math.log(self.n_observations)
+        return self._criteria["icl"]
 
     @property
     def icl_entropy(self) -> float:
         """Integrated completed likelihood with soft labels, bic + 2 entropy; lower is better."""
-        return self.bic + 2 * self.entropy
+        return self._criteria["icl_entropy"]
+
+    @property
+    def _criteria(self) -> dict[str, float]:
+        return criteria(
+            self.log_likelihood,
+            self.classification_log_likelihood,
+            self.entropy,
+            self.n_parameters,
+            self.n_observations,
+        )
 
     def summary(self) -> pandas.DataFrame:
         """The fit in one column: how it was made, its likelihood, criteria and status.

@@ -18,7 +18,7 @@ import numpy as np
 
 from bayesmix import switching
 from bayesmix.checkpoints import Checkpoint, fingerprint
-from bayesmix.compilation import compiling
+from bayesmix.compilation import compiling, one_at_a_time
 from bayesmix.inputs import Points, as_count, as_generator, as_key, as_name, as_points, cores, key_words
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
@@ -39,6 +39,7 @@ _STEPS = {
 }  # a draw: with each, effective draws a second were most on the benchmark's data
 
 
+@one_at_a_time
 def sample_posterior(
     model: MixtureModel,
     x: Any,
@@ -62,14 +63,14 @@ def sample_posterior(
     """Draws from p(weights, means, covariances | x), and of z.
 
     Args:
-        model: the number of clusters, the structure and the prior: "weak", a `ConjugatePrior`, or for "nuts" any other.
-            A flat prior has no posterior: `None` takes `weak_prior(x)`, and the attributes say so.
+        model: the number of clusters, the structure and the prior: "weak", a `ConjugatePrior`, or, but for "gibbs", any
+            other. A flat prior has no posterior: `None` takes `weak_prior(x)`, and the attributes say so.
         x: data (n, d), or (n,) for one feature.
         key: a JAX key or an int.
         method: "nuts" (NumPyro's, on the story with z summed out) or "gibbs" (conjugate blocks: z given θ, then θ given
             z; many times faster where clusters are separated); or a normal approximation of one mode, drawn from
             independently: "vi" (NumPyro's autoguide with a full covariance) or "laplace" (the Hessian at the mode).
-        n_chains: how many chains, all advanced together.
+        n_chains: how many chains.
         n_warmup: steps before the draws, or up to `thinning` more; of "vi", how many steps it is fitted for.
         n_draws: of each chain.
         sample_weight: (n,); a weight counts repetitions. "nuts" takes any, "gibbs" whole numbers.
@@ -92,9 +93,11 @@ def sample_posterior(
     Returns:
         A tree that ArviZ reads. `posterior`: weights, means, covariances (chain, draw, cluster, ...), the hierarchical
         prior's `rate`, LKJ's `deviations`, and a program's own sites. `sample_stats`: `lp`, the log joint density, and
-        what the sampler records. `log_likelihood` x of each point, z summed out. `log_prior`. `allocations`: z of each
-        draw, and after relabelling the mean responsibilities. `observed_data`. Attributes: method, versions, key,
-        prior, relabelling, and status: "complete", or after Ctrl-C, with a warning, how many draws there are.
+        what the sampler records. `log_likelihood` x of each row: its weight times log p(x), or log p(x, z) where its
+        cluster was given; leave-one-out so leaves out a row with all its repetitions, `compare` one of them.
+        `log_prior`. `allocations`: z of each draw, and after relabelling the mean responsibilities. `observed_data`.
+        Attributes: method, versions, key, prior, relabelling, and status: "complete", or after Ctrl-C, with a warning,
+        how many draws there are.
 
     Raises:
         ValueError: bad data or options; a structure whose covariances share a part, or for "gibbs" a prior that is not
@@ -153,6 +156,28 @@ def sample_posterior(
     if method == "gibbs":
         problem.whole("gibbs draws a whole number of allocations", "use method='nuts'")
     given = _given(labels, len(problem.points), k)
+    known = _attributes(model, prior, method, key, n_warmup) | {"thinning": thinning}
+    told = {
+        "x": fingerprint(problem.points),
+        "sample_weight": fingerprint(problem.weight),
+        "labels": fingerprint(given),
+        "n_components": k,
+        "covariance": structure,
+        "prior": fingerprint(prior)
+        if prior is not None
+        else getattr(resolved.prior, "__qualname__", "program"),
+        "init": "none" if init is None else fingerprint(init),
+        "method": method,
+        "key": known["key"],
+        "n_chains": n_chains,
+        "n_warmup": n_warmup,
+        "n_draws": n_draws,
+        "permute": permute,
+        "thinning": thinning,
+        "target_accept": target_accept,
+        "numpyro": known["inference_library_version"],
+    }
+    kept = Checkpoint.at(checkpoint, "sample_posterior", told)  # before anything is computed
 
     from bayesmix.approximations import APPROXIMATIONS, approximate
     from bayesmix.chain_starts import (
@@ -195,7 +220,6 @@ def sample_posterior(
             starts = in_sites(plan, evidence, mixtures, for_starts)
         wait(compiled)
     words = key_words(for_chains, n_chains)
-    known = _attributes(model, prior, method, key, n_warmup) | {"thinning": thinning}
     if method in APPROXIMATIONS:
         start = jax.tree.map(lambda leaf: leaf[0], starts)
         shape = n_chains, n_draws
@@ -203,27 +227,6 @@ def sample_posterior(
             method, story, evidence, start, for_chains, n_warmup, shape
         )
     else:
-        told = {
-            "x": fingerprint(problem.points),
-            "sample_weight": fingerprint(problem.weight),
-            "labels": fingerprint(given),
-            "n_components": k,
-            "covariance": structure,
-            "prior": fingerprint(prior)
-            if prior is not None
-            else getattr(resolved.prior, "__qualname__", "program"),
-            "init": "none" if init is None else fingerprint(init),
-            "method": method,
-            "key": known["key"],
-            "n_chains": n_chains,
-            "n_warmup": n_warmup,
-            "n_draws": n_draws,
-            "permute": permute,
-            "thinning": thinning,
-            "target_accept": target_accept,
-            "numpyro": known["inference_library_version"],
-        }
-        kept = Checkpoint.at(checkpoint, "sample_posterior", told)
         raw, record = run_chains(plan, evidence, starts, words, unkept, n_draws, kept)
         drawn = jax.tree.leaves(raw)[0].shape[1]
         if drawn < n_draws:
@@ -231,7 +234,7 @@ def sample_posterior(
             warnings.warn(
                 f"the sampler was interrupted: each chain has {drawn} of {n_draws} draws"
                 + ("" if kept is None else f"; the same call goes on from {str(kept.path)!r}"),
-                stacklevel=2,
+                stacklevel=3,
             )
     mixture, sites = draws_of(plan, evidence, problem, raw)
     tree, mean = posterior_tree(
@@ -253,12 +256,14 @@ def _given(labels: Any, n: int, k: int) -> np.ndarray:
     """Known clusters (n,), -1 where they are not."""
     if labels is None:
         return np.full(n, -1)
-    given = np.asarray(labels)
-    if given.shape != (n,) or given.dtype.kind not in "iu" or given.min() < -1 or given.max() >= k:
+    given: Any = np.ma.asarray(labels)
+    whole = given.dtype.kind in "iu"
+    given = given.astype(np.int64).filled(-1) if whole else given  # what is masked is not known
+    if not whole or given.shape != (n,) or given.min() < -1 or given.max() >= k:
         raise ValueError(
             f"labels must be {n} whole numbers, a cluster below {k} or -1 where it is not known; they are "
             f"{given.dtype} of shape {given.shape}"
-            + (f" from {given.min()} to {given.max()}" if given.size else "")
+            + (f" from {given.min()} to {given.max()}" if whole and given.size else "")
         )
     return given.astype(np.int64)
 
@@ -276,7 +281,7 @@ def _warn_of_collapse(mixtures: GaussianMixture, problem: Problem) -> None:
             f"in {share:.1%} of the draws a cluster is narrower than the rounding of column {problem.names[column]!r}: "
             "it follows rows that repeat one value, where the posterior may have infinite mass; use prior='weak', "
             "fewer clusters or a structure with equal volumes",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -20,7 +20,7 @@ from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.gap import CentreSearch, search_centres
 from bayesmix.groups import Cell
-from bayesmix.inputs import as_count, as_key, as_name, as_points, as_weights
+from bayesmix.inputs import as_count, as_key, as_name, as_names, as_points, as_tol, as_weights
 from bayesmix.partitions import partition
 from bayesmix.progress import Progress
 from bayesmix.ranking import CRITERIA, INTERRUPTED, Search
@@ -49,11 +49,12 @@ def search(
         x: data (n, d), or (n,) for one feature.
         n_components: the numbers of clusters.
         covariance: "all" (the 14 structures; E and V for one feature), structures in mclust's letters or
-            scikit-learn's words, or "kmeans", which tabulates inertia, silhouette and the gap statistic instead.
+            scikit-learn's words, or "kmeans", which tabulates inertia, silhouette and the gap statistic instead, and
+            has no use for `hold`, `tol`, `max_steps` and `accelerate`.
         n_starts: of each cell: model-based agglomeration (before it the quantiles, for one feature), Ward's
             partition, then k-means++ draws; at least ten for "kmeans".
-        criterion: "bic" by default, "aic", "aicc", "icl", "icl_entropy", "clc" or "nec"; for "kmeans" "gap" (by
-            default) or "silhouette".
+        criterion: "bic" by default, "aic", "aicc", "icl", "icl_entropy", "clc" or "nec", which compares with one
+            cluster, so that k = 1 must be searched too; for "kmeans" "gap" (by default) or "silhouette".
         sample_weight: (n,); an integer weight is repetition, zero is absence.
         hold: "weights" for equal proportions.
         key: seeds the draws.
@@ -66,8 +67,8 @@ def search(
 
     Returns:
         A `Search`: `.table`, `.best`, `.top(n)`, `.fit(k, structure)`, `.plot()`, `.merge(other)`; a `CentreSearch`
-        with the same for "kmeans". More clusters than rows are listed with that reason. After Ctrl-C, with
-        a warning, the cells that are finished; the others are listed with that reason.
+        for "kmeans", with the same but `.merge`. More clusters than rows are listed with that reason. After Ctrl-C,
+        with a warning, the cells that are finished; the others are listed with that reason.
 
     Raises:
         ValueError: bad data or options, or a checkpoint of a search of something else.
@@ -91,22 +92,33 @@ def search(
     if isinstance(covariance, str) and covariance == "kmeans":
         if checkpoint is not None:
             raise ValueError("checkpoint is for searches of mixtures; one over k-means starts again")
+        if hold not in ((), []):
+            raise ValueError(
+                f"hold is for searches of mixtures; of k-means nothing is held: leave out {hold!r}"
+            )
         return search_centres(
             points, weight, counts, n_starts=max(n_starts, 10), criterion=criterion, key=key
         )
     chosen = as_name("bic" if criterion is None else criterion, "criterion", CRITERIA)
-    hold = (hold,) if isinstance(hold, str) else tuple(hold)
-    for name in hold:
-        as_name(name, "hold", ("weights",))
-    if not (isinstance(tol, int | float | np.number) and 0 <= tol < np.inf):
-        raise ValueError(f"tol must be a number of nats, zero or more; it is {tol!r}")
+    if chosen == "nec" and 1 not in counts:
+        raise ValueError(
+            f"criterion='nec' compares with one cluster, so n_components must have 1; it is {counts}"
+        )
+    hold = as_names(hold, "hold", ("weights",))
+    tol = as_tol(tol)
     max_steps = as_count(max_steps, "max_steps")
     wanted = asked(accelerate, "soft", tol)
     if isinstance(covariance, str) and covariance == "all":
         structures = [row.name for row in STRUCTURES.values() if (row.n_features == 1) == (d == 1)]
     else:
-        given = [covariance] if isinstance(covariance, str) else list(covariance)
+        given = (
+            [covariance]
+            if isinstance(covariance, str) or not isinstance(covariance, Iterable)
+            else covariance
+        )
         structures = list(dict.fromkeys(structure_of(name, d).name for name in given))
+        if not structures:
+            raise ValueError("covariance is empty; pass structures such as ['EEE', 'VVV'], or 'all'")
     keep = weight > 0
     rows = points[keep]
     cells = [Cell(k, name) for name in structures for k in counts]
@@ -134,7 +146,7 @@ def search(
                     "n_starts": n_starts,
                     "hold": list(hold),
                     "key": np.asarray(jax.random.key_data(as_key(key))).tolist(),
-                    "tol": float(tol),
+                    "tol": tol,
                     "max_steps": max_steps,
                     "accelerate": wanted,
                 },
@@ -167,7 +179,7 @@ def search(
 
 
 def _counts(n_components: int | Iterable[int]) -> list[int]:
-    given = [n_components] if isinstance(n_components, int | np.integer) else list(n_components)
+    given = n_components if isinstance(n_components, Iterable) else [n_components]
     counts = sorted({as_count(k, "n_components") for k in given})
     if not counts:
         raise ValueError("n_components is empty; pass numbers of clusters such as range(1, 10)")

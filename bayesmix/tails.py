@@ -79,6 +79,8 @@ def _evaluate(function: Callable[..., Array], mixture: GaussianMixture, values: 
         raise ValueError(
             f"this is a batch of mixtures (means {mixture.means.shape}); map the method over it with jax.vmap"
         )
+    if not values.size:
+        return np.zeros(values.shape)
     flat = values.reshape(-1).astype(np.float64)
     double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), mixture)
     with double_precision():

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from bayesmix.covariance import Covariance, Structure
@@ -19,7 +20,16 @@ from bayesmix.inputs import chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES
 
-__all__ = ["SPURIOUS_RATIO", "Floor", "Units", "spacing", "spurious_clusters", "standardize", "suspect"]
+__all__ = [
+    "SPURIOUS_RATIO",
+    "Floor",
+    "Units",
+    "spacing",
+    "spurious_clusters",
+    "standardize",
+    "suspect",
+    "typed",
+]
 
 # A cluster collapses where its variance, given the features before it, falls below `relative` times that of
 # the data, or below `absolute` times the feature's own; float32 data carry fewer digits.
@@ -47,6 +57,10 @@ class Floor(NamedTuple):
         """The same where moments are sums in another precision than the data's."""
         thinness = _THIN[np.dtype(dtype).name]
         return self._replace(thin=self.thin * (thinness / self.thinness), thinness=thinness)
+
+
+# Standard deviations of which the squares can be held, those of a narrow cluster too.
+_HELD = 1e-152, 1e152
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,15 @@ class Units:
         return -float(np.log(self.scale).sum())
 
 
+def typed(mixture: GaussianMixture, dtype: Any) -> GaussianMixture:
+    """A mixture, or a batch, in the type of its data; in float64 where variances are too large or small for that."""
+    values: Any = np.asarray(mixture.covariance.values)
+    variances, held = mixture.covariance.storage.diagonal(values), np.finfo(dtype)
+    if ((variances < held.tiny) | (variances > held.max)).any():
+        dtype = np.float64
+    return jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), mixture)
+
+
 def _power_of_two(scale: np.ndarray) -> np.ndarray:
     return np.exp2(np.round(np.log2(scale)))
 
@@ -112,6 +135,11 @@ def standardize(
     typical = np.sqrt(np.mean((varying / varying.max()) ** 2)) * varying.max() if varying.size else 1.0
     deviation[constant] = typical
     scale = _power_of_two(deviation if structure.by_column else np.full(d, typical))
+    if scale.min() < _HELD[0] or scale.max() > _HELD[1]:
+        raise ValueError(
+            f"x is too large or too small: its columns deviate by about {deviation.tolist()}, and variances, which are "
+            "the squares of that, cannot be held in float64; change its units"
+        )
     covariance = np.zeros((d, d))
     for rows in parts:
         u[rows] /= scale

@@ -67,7 +67,8 @@ def verdict(
         return Verdict("degenerate")
     held = np.flatnonzero(collapsed)
     if held.size or code == CODE["collapsed"]:
-        return Verdict("collapsed", dict.fromkeys(held.tolist(), ""))
+        held = held if held.size else [np.argmin(count)]  # draws that left some cluster too few points
+        return Verdict("collapsed", dict.fromkeys(map(int, held), ""))
     reasons = {} if mixture is None else spurious_clusters(mixture, count, problem.grid)
     return Verdict("spurious", reasons) if reasons else Verdict(NAME[code])
 

@@ -251,7 +251,7 @@ def two_pass(x, r, steps):
             logs = np.stack(
                 [
                     np.log(w) + stats.multivariate_normal(m, c).logpdf(x)
-                    for w, m, c in zip(weights, means, covariances)
+                    for w, m, c in zip(weights, means, covariances)  # noqa: F821, of the step before
                 ]
             ).T
             r = np.exp(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))

@@ -1,11 +1,13 @@
 """Known parameters: the density, its parts, its draws, and what follows from them."""
 
+import copy
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from cases import NAMES, data, mixture
 from nearby import gradient, nearby
@@ -112,7 +114,8 @@ def test_a_covariance_that_is_none_makes_only_its_own_cluster_nan():
 def test_the_same_key_gives_the_same_draws_as_int_and_as_jax_key():
     m = mixture("VVV")
     first = m.simulate(10, key=5)
-    for key in (5, np.int64(5), jax.random.key(5), jax.random.PRNGKey(5)):
+    old = jax.random.PRNGKey(5)
+    for key in (5, np.int64(5), jax.random.key(5), old, np.asarray(old)):
         for a, b in zip(first, m.simulate(10, key=key), strict=True):
             assert_array_equal(a, b)
     assert not np.array_equal(first[0], m.simulate(10, key=6)[0])
@@ -168,6 +171,15 @@ def test_a_batch_of_mixtures_says_how_to_use_it():
     batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), m)
     with pytest.raises(ValueError, match="vmap"):
         batch.log_density(data("VVV")[0])
+    for name in ("EEI", "EII", "VVI", "VVV"):
+        batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf, leaf]), mixture(name))
+        with pytest.raises(ValueError, match="vmap"):
+            batch.condition({0: 1.0})
+        with pytest.raises(ValueError, match="vmap"):
+            batch.summary()
+        assert batch.marginal([0]).means.shape == (3, batch.n_components, 1)
+        given = jax.vmap(lambda one: one.condition({0: 1.0}))(batch)
+        assert_allclose(given.means[1], mixture(name).condition({0: 1.0}).means, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -178,7 +190,16 @@ def test_marginal_and_conditional_multiply_to_the_joint(name):
             m.condition({0: 0.0})
         return
     part = m.marginal([2, 0])
-    kept = {"EII", "VII", "EEI", "VEI", "VVI", "EEE", "VEE", "VVV"}  # of the others parts are less constrained
+    kept = {
+        "EII",
+        "VII",
+        "EEI",
+        "VEI",
+        "VVI",
+        "EEE",
+        "VEE",
+        "VVV",
+    }  # of the others parts are less constrained
     for some in (part, m.condition({0: 0.0})):
         assert some.structure == (name if name in kept else m.covariance.row.general)
         given = some.covariance.values
@@ -346,6 +367,9 @@ CALLS = {
     "one point": (lambda m: m.log_density([1.0, 2.0]), r"x\[None, :\]"),
     "radius": (lambda m: m.within([[0.0, 0.0]], radius=-1), "radius must be positive"),
     "coverage": (lambda m: m.within([[0.0, 0.0]], coverage=1.5), "between 0 and 1"),
+    "radius no number": (lambda m: m.within([[0.0, 0.0]], radius="a"), "radius must be positive, not 'a'"),
+    "radii": (lambda m: m.within([[0.0, 0.0]], radius=np.ones(2)), "radius must be positive"),
+    "coverage no number": (lambda m: m.within([[0.0, 0.0]], coverage="a"), "between 0 and 1, not 'a'"),
     "distance": (lambda m: m.within([[0.0, 0.0]], distance="taxi"), "distance must be one of"),
     "euclidean coverage": (lambda m: m.within([[0.0, 0.0]], coverage=0.5, distance="euclidean"), "coverage goes with"),
     "n": (lambda m: m.simulate(0, key=0), "n must be at least 1"),
@@ -353,6 +377,9 @@ CALLS = {
     "key": (lambda m: m.simulate(2, key="a"), "key must be"),
     "several keys": (lambda m: m.simulate(2, key=jax.random.split(jax.random.key(0))), "key must be"),
     "feature": (lambda m: m.marginal([5]), "feature must be"),
+    "feature a truth value": (lambda m: m.marginal([True]), "feature must be"),
+    "no feature": (lambda m: m.marginal([]), "different features, at least one"),
+    "words of no key": (lambda m: m.simulate(2, key=np.arange(3, dtype=np.uint32)), "key must be"),
     "feature twice": (lambda m: m.marginal([0, 0]), "different features"),
     "all given": (lambda m: m.condition({0: 1.0, 1: 1.0}), "left free"),
     "no mapping": (lambda m: m.condition([1.0]), "given must map"),
@@ -412,3 +439,64 @@ def test_importing_is_light():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[] [] False"
+
+
+def test_features_are_taken_by_any_list():
+    m = bm.GaussianMixture.of([1.0], [[1.0, 2.0]], [np.eye(2)], feature_names=["a", "b"])
+    for features in (["b"], "b", 1, np.int64(1), np.array([1]), range(1, 2), pd.Index(["b"])):
+        assert m.marginal(features).feature_names == ("b",)
+    turned = bm.fit(bm.MixtureModel(2, "EVV"), data("EVV")[0]).mixture.marginal([2, 1, 0])
+    assert turned.structure == "EVV"
+
+
+def test_a_mixture_is_equal_to_itself_alone():
+    m = mixture("VVV")
+    assert m == m
+    assert m != copy.deepcopy(m)
+    assert len({m, copy.deepcopy(m)}) == 2
+    fit = bm.kmeans([0.0, 1.0], 2)
+    assert fit == fit
+    assert fit != copy.deepcopy(fit)
+
+
+INSIDE = {
+    "cdf": lambda one, two: one.cdf([0.3]),
+    "quantile": lambda one, two: one.quantile(0.3),
+    "condition": lambda one, two: two.condition({0: 1.0}).means,
+    "modes": lambda one, two: two.modes().points,
+    "log_density": lambda one, two: two.log_density(np.zeros((70_000, 3))),
+    "fit": lambda one, two: bm.fit(bm.MixtureModel(2), data("VVV")[0]).mixture.means,
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_a_users_jit_knows_is_computed_there_in_float64_and_leaves_nothing_behind(name):
+    one = bm.GaussianMixture.of([0.5, 0.5], [0.0, 3.0], [1.0, 1.0])
+    two = mixture("VVV")
+    outside = INSIDE[name](one, two)
+    seen = []
+
+    def inside(y):
+        seen.append(INSIDE[name](one, two))
+        return y
+
+    jax.jit(inside)(1.0)
+    assert isinstance(seen[0], np.ndarray | np.float64)
+    assert_allclose(seen[0], outside, rtol=1e-12)
+    for m in (one, two):  # JAX remembers the type that an array had when a trace saw it
+        weights = jax.jit(lambda m: m.weights)(m)
+        assert_allclose(weights, m.weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
+def test_keys_of_the_old_kind_are_keys_everywhere(implementation):
+    m, old = mixture("VVV"), jax.random.PRNGKey(3, impl=implementation)
+    x, _ = jax.jit(lambda key: m.simulate(50, key=key))(old)
+    assert x.shape == (50, 3)
+    options = {"method": "gibbs", "n_chains": 1, "n_warmup": 5, "n_draws": 5}
+    model = bm.MixtureModel(2, prior="weak")
+    new = jax.random.key(3, impl=implementation)
+    a, b = (bm.sample_posterior(model, data("VVV")[0], key=key, **options) for key in (old, new))
+    assert_array_equal(a["posterior"]["means"], b["posterior"]["means"])
+    a, b = (model.prior_predictive(3, key=key, like=data("VVV")[0]) for key in (old, new))
+    assert_array_equal(a["prior"]["means"], b["prior"]["means"])

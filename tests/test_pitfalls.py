@@ -1,7 +1,10 @@
 """What goes wrong elsewhere, one test a row: collapse, ties, duplicates, constants, weights, far points, NaN."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from cases import FEW, NAMES, data, features, mixture
 from numpy.testing import assert_allclose, assert_array_equal
@@ -328,3 +331,112 @@ def test_kmeans_summary_says_that_bic_is_not_at_the_maximum():
     fit = bm.kmeans(bm.datasets.load("old_faithful"), 2)
     assert "BIC (not at the likelihood's maximum: k-means)" in fit.summary().index
     assert "BIC" in bm.fit(bm.MixtureModel(2), bm.datasets.load("old_faithful")).summary().index
+
+
+SCALES = [
+    (1e19, np.float32),
+    (1e20, np.float32),
+    (1e-30, np.float32),
+    (1e150, np.float64),
+    (1e-150, np.float64),
+]
+FITS = {
+    "fit": lambda x: bm.fit(bm.MixtureModel(2, "VVI"), x),
+    "prior": lambda x: bm.fit(bm.MixtureModel(2, "VVI", "weak"), x),
+    "kmeans": lambda x: bm.kmeans(x, 2),
+    "search": lambda x: bm.search(x, n_components=2, covariance="VVI").best,
+}
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+@pytest.mark.parametrize("way", FITS)
+def test_variances_that_their_type_cannot_hold_are_no_infinities(way, scale):
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(40, 2)), rng.normal(size=(50, 2)) * [1, 2] + [6, 3]])
+    plain, size = FITS[way](x), scale[0]
+    fit = FITS[way]((x * size).astype(scale[1]))
+    assert is_finite(fit)
+    assert fit.status == "converged"
+    moved = plain.log_likelihood - x.size * np.log(size)
+    assert_allclose(fit.log_likelihood, moved, rtol=1e-6 if scale[1] == np.float32 else 1e-12)
+    given = fit.mixture.log_density((x * size).astype(scale[1])).sum(dtype=np.float64)
+    assert_allclose(fit.log_likelihood, given, rtol=1e-6)
+    assert bm.adjusted_rand_index(fit.labels, plain.labels) == 1
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e155])
+@pytest.mark.parametrize("way", ["fit", "kmeans", "search"])
+def test_data_of_which_no_variance_can_be_held_are_refused(way, scale):
+    with pytest.raises(ValueError, match="x is too large or too small"):
+        FITS[way](np.random.default_rng(0).normal(size=(50, 2)) * scale)
+
+
+def test_one_row_is_searched():
+    for weight in (None, [0.0, 1.0, 0.0]):
+        x = [3.0] if weight is None else [1.0, 2.0, 5.0]
+        assert set(bm.search(x, n_components=1, sample_weight=weight).table["status"]) == {"degenerate"}
+
+
+@pytest.mark.parametrize("method", ["stochastic", "stochastic_approximation"])
+@pytest.mark.parametrize(("k", "n"), [(1, 2), (2, 4), (10, 28)])
+def test_draws_of_few_points_are_those_of_a_prior_where_there_is_one(k, n, method):
+    x = np.random.default_rng(0).normal(size=(n, 2))
+    fit = bm.fit(bm.MixtureModel(k, prior="weak"), x, method=method, max_steps=20)
+    assert is_finite(fit)
+    assert fit.n_steps == 20
+    assert fit.n_redraws == 0
+    assert fit.status.startswith("finished")
+    alone = bm.fit(bm.MixtureModel(k), x, method=method, max_steps=20)
+    assert alone.spurious
+    assert "cluster " in alone.status or "column " in alone.status
+
+
+MIXTURE = bm.GaussianMixture.of(
+    [0.5, 0.5], [[0, 0], [6, 3]], np.stack([np.eye(2)] * 2), feature_names=["a", "b"]
+)
+STARTS = {
+    "masked means": (np.ma.array([[0.0, 0], [6, 3]], mask=[[1, 0], [0, 0]]), "init has a missing value in row 0"),
+    "masked labels": (np.ma.array(np.arange(70) % 2, mask=np.arange(70) < 20), "init has a missing value in row 0"),
+    "a batch": (jax.tree.map(lambda a: np.stack([a, a]), MIXTURE), "init is a batch of mixtures"),
+    "no weights": (replace(MIXTURE, weights=np.array([np.nan, 1])), "weights are no probabilities"),
+    "weights of three": (replace(MIXTURE, weights=np.array([2.0, 1])), "weights are no probabilities"),
+    "other names": (replace(MIXTURE, feature_names=("a", "c")), "init has other columns than the features 'a', 'b'"),
+    "a table of others": (pd.DataFrame([[0, 0], [6, 3]], columns=["a", "c"]), "init has other columns"),
+    "no name of a thing to hold": (MIXTURE, "hold must be one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_a_start_that_is_none_is_one_error(case):
+    init, message = STARTS[case]
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(30, 2)), rng.normal(size=(40, 2)) * [1, 2] + [6, 3]])
+    hold = ["weights", 1] if "hold" in case else ()
+    with pytest.raises(ValueError, match=message):
+        bm.fit(bm.MixtureModel(2), pd.DataFrame(x, columns=["a", "b"]), init=init, hold=hold)
+
+
+def test_a_start_with_names_is_taken_by_them():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(30, 2)), rng.normal(size=(40, 2)) * [1, 2] + [6, 3]])
+    frame = pd.DataFrame(x, columns=["a", "b"])
+    turned = frame[["b", "a"]]
+    model = bm.MixtureModel(2, "EVV")
+    fit = bm.fit(model, frame, max_steps=3, tol=0)
+    assert_allclose(bm.fit(model, turned, init=fit.mixture, max_steps=0).log_likelihood, fit.log_likelihood)
+    means = pd.DataFrame(fit.mixture.means, columns=["a", "b"])
+    for init in (means, means[["b", "a"]]):
+        again = bm.fit(model, frame, init=init, max_steps=1, tol=0)
+        assert_allclose(
+            again.mixture.means, bm.fit(model, x, init=means.to_numpy(), max_steps=1, tol=0).mixture.means
+        )
+    assert_allclose(bm.kmeans(turned, 2, init=fit.mixture).inertia, bm.kmeans(x, 2).inertia)  # no sphere
+
+
+def test_what_is_held_twice_is_held_once():
+    x = np.random.default_rng(0).normal(size=(70, 2))
+    once, twice = (
+        bm.fit(bm.MixtureModel(2), x, init=MIXTURE, hold=hold) for hold in ("weights", ["weights"] * 2)
+    )
+    assert once.n_parameters == twice.n_parameters == 10
+    assert twice.hold == ("weights",)

@@ -1,5 +1,7 @@
 """The posterior: laws given z, weights, given labels, the tree, and labels undone; `test_calibration` has the samplers."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import arviz as az
 import jax
 import numpy as np
@@ -380,3 +382,28 @@ def test_mean_responsibilities_are_those_of_the_relabelled_draws_however_they_ar
     assert ours["posterior"].attrs["share_permuted"] > 0.05
     theirs = bm.relabel(raw)["allocations"]["responsibilities"]
     assert_allclose(ours["allocations"]["responsibilities"], theirs, atol=1e-13)
+
+
+def test_threads_of_a_user_sample_one_after_another():
+    x = bm.datasets.load("galaxies")
+    options = {"key": 0, "n_chains": 2, "n_warmup": 50, "n_draws": 50}
+    models = [bm.MixtureModel(k, "V", "weak") for k in (1, 2)] * 2
+    alone = [bm.sample_posterior(model, x, **options) for model in models[:2]]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda model: bm.sample_posterior(model, x, **options), models))
+    for tree, other in zip(together, alone * 2, strict=True):
+        assert_array_equal(tree["posterior"]["means"], other["posterior"]["means"])
+
+
+def test_labels_that_are_masked_are_not_known():
+    x = bm.datasets.load("galaxies")
+    labels, mask = np.zeros(len(x), int), np.arange(len(x)) > 5
+    options = {"key": 0, "method": "gibbs", "n_chains": 1, "n_warmup": 10, "n_draws": 20}
+    model = bm.MixtureModel(2, "V", "weak")
+    a, b = (
+        bm.sample_posterior(model, x, labels=given, **options)
+        for given in (np.ma.array(labels, mask=mask), np.where(mask, -1, labels))
+    )
+    assert_array_equal(a["allocations"]["z"], b["allocations"]["z"])
+    with pytest.raises(ValueError, match="labels must be 82 whole numbers"):
+        bm.sample_posterior(model, x, labels=["a"] * 82, **options)

@@ -461,7 +461,9 @@ def test_labels_hold_and_starts_are_taken():
     start = bm.fit(bm.MixtureModel(2, prior="weak"), x).mixture
     given = bm.sample_posterior(model, x, key=3, init=start, **options)
     assert np.isfinite(given["sample_stats"]["lp"].values).all()
-    with pytest.raises(ValueError, match=r"init has a mixture of 1 clusters .* the model has 2"):
+    with pytest.raises(
+        ValueError, match=r"init is a mixture of 1 clusters .* 2 clusters in 2 features are needed"
+    ):
         bm.sample_posterior(model, x, key=3, init=bm.fit(bm.MixtureModel(1), x).mixture, **options)
 
 

@@ -104,7 +104,7 @@ def test_a_cell_is_a_fit_and_the_fit_is_at_its_optimum(found, k, structure):
     row = found.table.set_index(["n_components", "covariance"]).loc[(k, structure)]
     assert cell.mixture.structure == structure
     assert_allclose(cell.log_likelihood, cell.mixture.log_density(x).sum(), rtol=1e-12)
-    for name in ("bic", "aic", "icl", "icl_entropy"):
+    for name in ("bic", "aic", "aicc", "clc", "icl", "icl_entropy"):
         assert_allclose(getattr(cell, name), row[name], rtol=1e-12)
     assert_array_equal(cell.labels, cell.mixture.classify(x))
     bm.GaussianMixture.of(
@@ -230,6 +230,15 @@ BAD = {
     "k of zero": ({"n_components": [0, 1]}, "n_components must be at least 1"),
     "structure": ({"covariance": ["VVX"]}, "covariance must be one of"),
     "criterion": ({"criterion": "dic"}, "criterion must be one of 'bic'"),
+    "no structure": ({"covariance": []}, "covariance is empty"),
+    "k no number": ({"n_components": None}, "n_components must be a whole number, not None"),
+    "k no whole number": ({"n_components": 3.0}, "n_components must be a whole number, not 3.0"),
+    "no word": ({"covariance": 3}, "covariance must be one of"),
+    "nothing to compare with": (
+        {"n_components": [2, 3], "criterion": "nec"},
+        r"n_components must have 1; it is \[2, 3\]",
+    ),
+    "held centres": ({"covariance": "kmeans", "hold": "weights"}, "of k-means nothing is held"),
     "starts": ({"n_starts": 0}, "n_starts must be at least 1"),
     "hold": ({"hold": "means"}, "hold must be one of 'weights'"),
     "tol": ({"tol": -1}, "tol must be a number"),
@@ -299,3 +308,11 @@ def test_more_clusters_than_values_is_said_and_nothing_else(n_starts):
     found = bm.search([1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0], n_components=[4, 5], n_starts=n_starts)
     assert not found.table["clean"].any()
     assert set(found.table["status"]) <= {"collapsed", "non_finite", "spurious"}
+
+
+def test_more_centres_than_rows_is_said_by_the_table_and_by_one_error():
+    found = bm.search([1.0, 2.0, 4.0], n_components=[4, 5], covariance="kmeans")
+    assert list(found.table["status"]) == ["impossible", "impossible"]
+    assert len(found.top()) == 0
+    with pytest.raises(ValueError, match="none of the numbers of centres could be tried"):
+        _ = found.best

@@ -262,3 +262,18 @@ def test_lapack_has_one_thread_while_ours_have_the_cores_and_its_own_number_agai
         with lapack_on_one_thread(32):
             assert threads() == {1}
         assert threads() == {2}
+
+
+def test_fits_that_overlap_give_lapack_its_threads_back():
+    def threads_of():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        one, other = lapack_on_one_thread(50), lapack_on_one_thread(50)
+        one.__enter__()
+        other.__enter__()
+        assert threads_of() == {1}
+        one.__exit__(None, None, None)
+        assert threads_of() == {1}
+        other.__exit__(None, None, None)
+        assert threads_of() == {2}

@@ -334,3 +334,21 @@ def test_the_likelihood_ratio_test_has_its_level():
             <= 0.05
         )
     assert rejected <= 8
+
+
+def test_mini_batch_kmeans_is_no_maximum_of_the_likelihood_either():
+    x = np.random.default_rng(0).normal(size=(200, 2)) + 8 * (np.arange(200) % 2)[:, None]
+    fit = bm.kmeans(x, 2, batch_size=100)
+    assert fit.hard
+    with pytest.raises(ValueError, match="hard EM and k-means end elsewhere"):
+        bm.standard_errors(fit, x)
+    tree = bm.bootstrap(fit, x, key=0, n_draws=20)
+    plain = bm.bootstrap(bm.kmeans(x, 2, init=fit.mixture), x, key=0, n_draws=20)
+    assert_allclose(tree["posterior"]["means"], plain["posterior"]["means"], rtol=1e-6)
+
+
+def test_the_tests_of_a_sequence_draw_on_their_own():
+    x = np.random.default_rng(0).normal(size=60)
+    test = bm.likelihood_ratio_test(x, bm.MixtureModel(1, "E"), [1, 2], n_draws=40, level=1)
+    alone = bm.likelihood_ratio_test(x, bm.MixtureModel(1, "E"), 2, n_draws=40)
+    assert_allclose(alone.draws[0], test.draws[1], atol=5e-3)  # the same draws, whatever was tested before
