@@ -185,8 +185,14 @@ def report(mixture: GaussianMixture, x: Array, factor: Array | None = None) -> F
 
 
 def responsibilities(mixture: GaussianMixture, x: Any, factor: Any = None) -> Any:
-    _, each = _softmax(log_joint(mixture, x, factor))
-    return each / each.sum(axis=0)
+    return _shares(log_joint(mixture, x, factor))
+
+
+def _shares(logits: Any) -> Any:
+    """exp(logits) over their sum; equal ones of a point so far away that none is finite."""
+    _, each = _softmax(logits)
+    n, total = numbers(logits), each.sum(axis=0)
+    return n.where(total > 0, each, 1) / n.where(total > 0, total, len(logits))
 
 
 def classify(mixture: GaussianMixture, x: Array, factor: Array | None = None) -> Array:
@@ -285,9 +291,13 @@ def condition(
     logits = log_joint(replace(mixture, means=means[:, given], covariance=part), value[:, None])[:, 0]
     values_free = storage.part(values, free)
     if storage.axes < 2:
-        return jax.nn.softmax(logits), means[:, free], values_free
+        return _shares(logits[:, None])[:, 0], means[:, free], values_free
     cross = values[:, free][:, :, given]
     gain = jnp.swapaxes(jnp.linalg.solve(part.values, jnp.swapaxes(cross, -1, -2)), -1, -2)
     gains = jnp.broadcast_to(gain, (means.shape[0], *gain.shape[1:]))
     shift = jnp.einsum("kij,kj->ki", gains, value - means[:, given])
-    return jax.nn.softmax(logits), means[:, free] + shift, values_free - gain @ jnp.swapaxes(cross, -1, -2)
+    return (
+        _shares(logits[:, None])[:, 0],
+        means[:, free] + shift,
+        values_free - gain @ jnp.swapaxes(cross, -1, -2),
+    )

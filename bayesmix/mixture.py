@@ -180,7 +180,8 @@ class GaussianMixture:
     def responsibilities(self, x: Any, *, as_frame: bool = False) -> Float[Any, "n k"]:
         """p(z=k | x), the soft assignment of each point; rows add up to one.
 
-        With `as_frame` as in `log_density`, with a column `cluster_0`, `cluster_1`, ... each.
+        Of a point so far away (1e19 standard deviations in float32) that no log density is finite they are equal. With
+        `as_frame` as in `log_density`, with a column `cluster_0`, `cluster_1`, ... each.
         """
         names = [f"cluster_{j}" for j in range(self.n_components)]
         return _framed(self._each(density.responsibilities, x), x, as_frame, *names)

@@ -440,3 +440,16 @@ def test_what_is_held_twice_is_held_once():
     )
     assert once.n_parameters == twice.n_parameters == 10
     assert twice.hold == ("weights",)
+
+
+@pytest.mark.parametrize(("far", "dtype"), [(1e20, np.float32), (1e160, np.float64)])
+@pytest.mark.parametrize("n", [3, 150_000])
+def test_points_of_which_no_density_can_be_held_have_equal_responsibilities(n, far, dtype):
+    x = np.zeros((n, 2), dtype)
+    x[1] = far
+    r = MIXTURE.responsibilities(x)
+    assert_array_equal(r[1], [0.5, 0.5])
+    assert_allclose(r.sum(axis=1), 1, rtol=1e-6)
+    assert_allclose(r[[0, 2]], MIXTURE.responsibilities(np.zeros((2, 2))), rtol=1e-5)
+    assert MIXTURE.classify(x)[1] == 0
+    assert_array_equal(MIXTURE.condition({"a": 1e200}).weights, [0.5, 0.5])
