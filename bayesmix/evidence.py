@@ -7,7 +7,9 @@ is the mixture of the laws of θ given z, z from some of the draws, summed over 
 
 each sum over π by dynamic programming on subsets, exactly; and each draw of the posterior gets a random labelling. So
 nothing has to be multiplied by k!, which is wrong wherever labellings overlap. Half of the draws make q, the other half
-are what the bridge stands on.
+are what the bridge stands on. Where some rows name their cluster, π permutes the clusters that none names. A prior
+with unequal concentrations has other laws in other labellings, which chains may not have seen: there the evidence is
+the mean of joint / q over draws of q alone.
 
 References:
     Meng & Wong (1996), Simulating ratios of normalizing constants via a simple identity, Statistica Sinica 6.
@@ -79,7 +81,8 @@ def log_evidence(
         posterior: from `sample_posterior`, relabelled or not.
         key: a JAX key or an int.
         n_proposals: from how many draws' allocations the proposal is made.
-        n_draws: how many draws the bridge stands on at most, and as many from the proposal.
+        n_draws: how many draws the bridge stands on at most, and as many from the proposal; under unequal
+            concentrations so many from the proposal alone.
 
     Returns:
         The value in nats, in the data's own units, and its standard error, by the delta method and the effective
@@ -118,28 +121,28 @@ def log_evidence(
     which = np.arange(chains * draws).reshape(chains, draws)
     chosen = _spread_out(which[:, ::2].ravel(), n_proposals)
     stood = which[:, 1::2][:, :: max(1, -(-chains * (draws // 2) // n_draws))]
-    exchangeable = not (given >= 0).any()
+    free = tuple(np.setdiff1d(np.arange(k), given[problem.keep]).tolist())  # clusters that no row names
     stand = jax.tree.map(lambda a: np.asarray(a)[stood.ravel()], inner)
-    if exchangeable:
-        order = _labellings(np.asarray(stand.weights), prior, generator)
-        stand = permuted(stand, order)
+    stand = permuted(stand, _labellings(len(stand.weights), k, free, generator))
     flat_z = z.reshape(chains * draws, -1)[chosen][:, problem.keep]
     statistics = [known_statistics(problem.x, problem.w, labels, k, row) for labels in flat_z]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *statistics)
-    count = stood.size
-    words = key_data(jax.random.fold_in(as_key(key), 1), count)
+    # Chains that keep to one labelling do not see the others: where these have other laws, proposals alone count.
+    apart = bool(free) and bool(np.ptp(np.asarray(prior.concentration)[list(free)]))
+    count = n_draws if apart else stood.size
+    with double_precision():
+        words = key_data(jax.random.fold_in(as_key(key), 1), count)
     points, weight = with_points(problem.x, stand, given[problem.keep]), problem.w
     with double_precision():
         proposed = to_numpy(_propose(stacked, prior, words, generator.integers(0, len(chosen), count), row))
     proposals = mixture_of(proposed, row)
-    if exchangeable:
-        proposals = permuted(proposals, np.argsort(generator.random((count, k)), axis=1))
+    proposals = permuted(proposals, _labellings(count, k, free, generator))
     terms = []
-    for batch in (stand, proposals):
+    for batch in (proposals,) if apart else (stand, proposals):
         with double_precision():
-            log_q, log_prior = to_numpy(_densities(stacked, prior, parameters_of(batch), row, exchangeable))
+            log_q, log_prior = to_numpy(_densities(stacked, prior, parameters_of(batch), row, free))
         terms.append(log_likelihoods(batch, points, weight) + log_prior - log_q)
-    value, error = _bridge(terms[0].reshape(stood.shape), terms[1])
+    value, error = _mean(terms[0]) if apart else _bridge(terms[0].reshape(stood.shape), terms[1])
     return LogEvidence(value + float(weight.sum()) * problem.units.log_volume, error)
 
 
@@ -177,31 +180,10 @@ def _spread_out(which: np.ndarray, count: int) -> np.ndarray:
     return which[np.linspace(0, len(which) - 1, min(count, len(which))).astype(int)]
 
 
-def _labellings(
-    weights: Float[np.ndarray, "s k"], prior: ConjugatePrior, generator: np.random.Generator
-) -> np.ndarray:
-    """A labelling (s, k) of each draw, from the posterior of labellings: uniform where the prior is exchangeable.
-
-    The likelihood is that of any other, so a labelling has chances ∝ Π_j w[labelling[j]]^power[j].
-    """
-    s, k = weights.shape
-    power = np.asarray(prior.concentration) - 1
-    if (power == power[0]).all():
-        return np.argsort(generator.random((s, k)), axis=1)
-    from scipy.special import logsumexp
-
-    logs = np.log(np.maximum(weights, 1e-300)).T
-    ways = np.zeros((2**k, s))  # of each set of clusters: the log sum over ways to give them the first places
-    for held in range(1, 2**k):
-        some = [j for j in range(k) if held >> j & 1]
-        ways[held] = logsumexp([ways[held ^ 1 << j] + power[len(some) - 1] * logs[j] for j in some], axis=0)
-    order, left = np.empty((s, k), int), np.full(s, 2**k - 1)
-    bits = 1 << np.arange(k)
-    for place in reversed(range(k)):
-        chances = ways[left ^ bits[:, None], np.arange(s)] + power[place] * logs
-        chances = np.where(left & bits[:, None], chances + generator.gumbel(size=(k, s)), -np.inf)
-        order[:, place] = chances.argmax(axis=0)
-        left ^= bits[order[:, place]]
+def _labellings(count: int, k: int, free: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """Permutations (count, k), each as probable, of those clusters; the others keep their labels."""
+    order = np.tile(np.arange(k), (count, 1))
+    order[:, list(free)] = np.array(free, int)[np.argsort(generator.random((count, len(free))), axis=1)]
     return order
 
 
@@ -218,9 +200,9 @@ def _propose(
     return jax.lax.map(one, (words, which))
 
 
-@partial(jax.jit, static_argnames=("row", "exchangeable"))
+@partial(jax.jit, static_argnames=("row", "free"))
 def _densities(
-    statistics: Statistics, prior: ConjugatePrior, theta: Parameters, row: Structure, exchangeable: bool
+    statistics: Statistics, prior: ConjugatePrior, theta: Parameters, row: Structure, free: tuple[int, ...]
 ) -> tuple[Array, Array]:
     """log q and the log prior density of each θ (m, ...)."""
     laws = jax.vmap(lambda part: conditional_law(part, prior, row))(statistics)
@@ -230,7 +212,8 @@ def _densities(
     def one(at: Parameters) -> tuple[Array, Array]:
         def of_law(law: Law) -> Array:
             own, shared = log_densities(law, at, row)
-            return shared + (_log_mean_labelling(own) if exchangeable else jnp.trace(own))
+            named = jnp.trace(own) - sum(own[j, j] for j in free)
+            return shared + named + _log_mean_labelling(own[np.ix_(free, free)])
 
         own, shared = log_densities(before, at, row)
         logs = jax.vmap(of_law)(laws)
@@ -249,6 +232,13 @@ def _log_mean_labelling(logs: Float[Array, "k k"]) -> Array:
     for j in range(k):  # total[S]: the sum over ways to give the first j clusters the columns S
         total = jax.nn.logsumexp(jnp.where(held, total[without] + logs[j], -jnp.inf), axis=1)
     return total[-1] - math.lgamma(k + 1)
+
+
+def _mean(proposal: Float[np.ndarray, " m"]) -> tuple[float, float]:
+    """The log normaliser from log (joint / q) at draws of q alone, and its error."""
+    top = proposal.max()
+    ratio = np.exp(proposal - top)
+    return top + math.log(ratio.mean()), float(ratio.std() / ratio.mean() / math.sqrt(ratio.size))
 
 
 def _bridge(

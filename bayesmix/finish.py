@@ -57,12 +57,20 @@ def finished(
     states, units = path.states, problem.units
     mixture, inertia = _outside(problem, path.mixture(winner)), None
     if relocate:
-        mixture, inertia = _around_centres(problem, path.mixture(winner).means, mixture)
+        near, _ = nearest(problem.x, path.mixture(winner).means.astype(problem.x.dtype))
+        mixture, inertia = _around_centres(problem, near, mixture)
     (total_log, top, entropy), labels = _likelihoods(mixture, problem.points, problem.weight)
+    if relocate and not np.array_equal(
+        labels[problem.keep], near
+    ):  # rounding decides, that of the data's own units
+        mixture, inertia = _around_centres(problem, labels[problem.keep], mixture)
+        (total_log, top, entropy), labels = _likelihoods(mixture, problem.points, problem.weight)
     total = float(problem.weight.sum())
     name, reasons = verdicts[winner]
     gain = float(states.gain[winner])
     name = "max_steps" if name == "running" else name
+    if name == "few_rows" and np.bincount(labels, minlength=problem.n_components).all():
+        name = "converged"
     k = problem.n_components
     best = None
     if states.best is not None:
@@ -113,10 +121,9 @@ def _outside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
 
 
 def _around_centres(
-    problem: Problem, means: np.ndarray, mixture: GaussianMixture
+    problem: Problem, labels: np.ndarray, mixture: GaussianMixture
 ) -> tuple[GaussianMixture, float]:
     """K-means: each centre with the sphere σ² = inertia / (n d) around it, and the inertia, in the data's own units."""
-    labels, _ = nearest(problem.x, means.astype(problem.x.dtype))
     points = problem.points if problem.keep.all() else problem.points[problem.keep]
     centres, inertia = mixture.means.astype(np.float64), 0.0
     for rows in chunks_of(len(points), _CACHED):

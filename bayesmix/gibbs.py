@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from numpyro.infer.mcmc import MCMCKernel
@@ -24,6 +24,9 @@ from bayesmix.observations import Observations
 from bayesmix.prior import ConjugatePrior
 from bayesmix.statistics import Statistics, summarize
 from bayesmix.variates import split, uniform
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 __all__ = ["GibbsKernel", "GibbsState"]
 
@@ -44,7 +47,8 @@ class GibbsKernel(MCMCKernel):
         prior: in the units of the observations.
         row: a structure whose clusters share everything or nothing.
         counts: weights are whole numbers other than one, each so many draws of z.
-        permute: permute the labels at random after each sweep, which visits all k! of them alike.
+        permute: a random permutation of the clusters that no point names, proposed after each sweep; under a prior that
+            does not tell clusters apart it is always taken, so that all labellings are visited alike.
         few: a pass over the points is one kernel.
     """
 
@@ -96,9 +100,23 @@ class GibbsKernel(MCMCKernel):
         law = conditional_law(statistics + self._fixed, self._prior, structure)
         drawn = draw(noise, law, structure)
         if self._permute:
-            random = uniform(shuffle, weights.shape)
-            order = jnp.sum(random < random[:, None], axis=1)
+            order = self._proposed(shuffle, drawn.weights)
             drawn = drawn._replace(weights=drawn.weights[order], means=drawn.means[order])
             if not structure.shared:
                 drawn = drawn._replace(cholesky=drawn.cholesky[order])
         return GibbsState(drawn, key)
+
+    def _proposed(self, words: Any, weights: Array) -> Array:
+        """Which cluster each label is to have: another permutation, or the one that there is where it is refused.
+
+        Of all that depends on the labels only the Dirichlet density of the weights can differ.
+        """
+        k = weights.size
+        each, free = jnp.arange(k), self._fixed.moments[:, 0] <= 0
+        random = uniform(words, (k,))
+        rank = jnp.sum(free & (random < random[:, None]), axis=1)
+        place = jnp.sum(free & (each < each[:, None]), axis=1)
+        order = jnp.where(free, jnp.sum(each * (free & (place == rank[:, None])), axis=1), each)
+        logs = jnp.log(jnp.maximum(weights, 1e-300))
+        gain = jnp.sum((self._prior.concentration - 1.0) * (logs[order] - logs))
+        return jnp.where(jnp.log(uniform(words, (1,), first=k)) < gain, order, each)

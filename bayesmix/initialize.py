@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from bayesmix.covariance import Covariance, Structure, covariance_values, structure_of
-from bayesmix.frames import order_of
+from bayesmix.frames import default_names, order_of
 from bayesmix.inputs import as_points, chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
@@ -170,12 +170,16 @@ def _mixture(means: np.ndarray, values: np.ndarray, structure: Structure) -> Gau
 
 
 def from_means(
-    x: np.ndarray, weight: np.ndarray, means: np.ndarray, labels: np.ndarray, structure: Structure
+    x: np.ndarray, weight: np.ndarray, means: np.ndarray, labels: np.ndarray, structure: Structure, floor: Any
 ) -> Start:
-    """Equal weights, these means, and the pooled within-cluster covariance of a partition."""
+    """Equal weights, these means, and the pooled covariance of a partition; with a ridge where that is singular."""
     rows = ((labels == j, weight[labels == j]) for j in range(means.shape[0]))
     _, _, scatters = _cluster_moments(x, rows, structure)
-    return Start(_mixture(means, scatters.sum(axis=0)[None] / weight.sum(), structure))
+    pooled: Any = scatters.sum(axis=0)[None] / weight.sum()
+    deviations = structure.form.diagonal(structure.form.cholesky(pooled))
+    if not (deviations**2 > floor.collapsed).all():
+        pooled = pooled + floor.ridge
+    return Start(_mixture(means, pooled, structure))
 
 
 def unit_spheres(means: np.ndarray) -> GaussianMixture:
@@ -262,7 +266,10 @@ def given_mixture(init: GaussianMixture, n_components: int, names: tuple[str, ..
             "init is a mixture of numbers that are not finite, or whose weights are no probabilities: "
             f"{weights.tolist()}; make it by GaussianMixture.of, which checks"
         )
-    order = None if init.feature_names is None else order_of(init.feature_names, names, "init")
+    own = init.feature_names
+    if own is None or own == default_names(len(own)):  # it was never named
+        return init
+    order = order_of(own, names, "init")
     return init if order is None else init.marginal(order)
 
 
@@ -314,7 +321,7 @@ def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
             return Start(unit_spheres(means))
         common = units.scale / units.scale.max()
         labels, _ = nearest(x * common.astype(x.dtype), (means * common).astype(x.dtype))
-        return from_means(x, weight, means, labels, structure)
+        return from_means(x, weight, means, labels, structure, units.floor)
     if array.shape == (n, k):
         off = np.abs(array.sum(axis=1) - 1)
         if (array < 0).any() or off.max() > 1e-6:

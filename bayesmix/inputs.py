@@ -10,20 +10,24 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
+from bayesmix.devices import double_precision
 from bayesmix.frames import default_names, first_of, numbers_of, order_of, quoted, refuse, table_of
 
 __all__ = [
-    "Points", "as_count", "as_feature_names", "as_floats", "as_generator", "as_key", "as_name", "as_names",
-    "as_points", "as_tol", "as_weights", "chunks_of", "cores", "is_traced", "points_last", "to_numpy",
+    "Points", "as_count", "as_feature_names", "as_floats", "as_generator", "as_key", "as_list", "as_name", "as_names",
+    "as_points", "as_tol", "as_weights", "as_words", "chunks_of", "cores", "is_traced", "points_last",
+    "require_squares", "to_numpy",
 ]  # fmt: skip
 
 
+_HELD = 1e-152, 1e152  # standard deviations, at least and at most
 _IMPLEMENTATIONS = {2: "threefry2x32", 4: "rbg"}  # of JAX's keys, by how many words they have
 
 
@@ -252,6 +256,15 @@ def as_weights(sample_weight: Any, n: int, name: str = "sample_weight") -> np.nd
     return weight
 
 
+def require_squares(x: np.ndarray, deviations: np.ndarray) -> None:
+    """Refuse data with standard deviations of which the squares, or those of narrow clusters, cannot be held."""
+    if not ((deviations >= _HELD[0]) & (deviations <= _HELD[1])).all():
+        raise ValueError(
+            f"x is too large or too small: its columns reach {np.abs(x).max(axis=0).tolist()}, and variances, which "
+            "are of the size of squares, cannot be held in float64; change its units"
+        )
+
+
 def as_count(value: Any, name: str, minimum: int = 1) -> int:
     """A whole number of at least `minimum`."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
@@ -278,8 +291,13 @@ def as_name(value: Any, name: str, choices: Iterable[str]) -> str:
 
 def as_names(values: Any, name: str, choices: Iterable[str]) -> tuple[str, ...]:
     """Some of a table's names, each once and in order."""
-    given = [values] if isinstance(values, str) or not isinstance(values, Iterable) else values
-    return tuple(sorted({as_name(value, name, choices) for value in given}))
+    return tuple(sorted({as_name(value, name, choices) for value in as_list(values)}))
+
+
+def as_list(values: Any) -> list[Any]:
+    """The values of a list, or one alone."""
+    alone = isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0
+    return [values] if alone else list(values)
 
 
 def _is_typed(key: Any) -> bool:
@@ -294,12 +312,13 @@ def _is_words(key: Any) -> bool:
     return arrays and key.dtype == np.uint32 and key.ndim == 1 and key.size in _IMPLEMENTATIONS
 
 
-def _key_words(key: Any) -> np.ndarray:
+def as_words(key: Any) -> np.ndarray:
     """The 32-bit words behind a key: for an int the two that `jax.random.key` gives it under x64."""
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         return np.array(divmod(int(key) % 2**64, 2**32), dtype=np.uint32)
     if _is_typed(key) or _is_words(key):
-        return np.asarray(jax.random.key_data(key) if _is_typed(key) else key)
+        with double_precision():
+            return np.asarray(jax.random.key_data(key) if _is_typed(key) else key)
     raise ValueError(f"key must be an int or one JAX key such as jax.random.key(0); it is {key!r}")
 
 
@@ -307,13 +326,14 @@ def as_key(key: Any) -> jax.Array:
     """A JAX key out of an int or a key; ints mean the same under every setting of JAX."""
     if _is_typed(key):
         return key
-    words = jax.numpy.asarray(key if _is_words(key) else _key_words(key))
-    return jax.random.wrap_key_data(words, impl=_IMPLEMENTATIONS[words.size])
+    words = key if _is_words(key) else as_words(key)
+    with nullcontext() if is_traced(key) else double_precision():
+        return jax.random.wrap_key_data(jax.numpy.asarray(words), impl=_IMPLEMENTATIONS[words.size])
 
 
 def as_generator(key: Any) -> np.random.Generator:
     """A NumPy generator for what is drawn outside compiled code: starts, simulated points."""
-    return np.random.default_rng([int(word) for word in _key_words(key)])
+    return np.random.default_rng([int(word) for word in as_words(key)])
 
 
 def key_data(key: Any, count: int) -> np.ndarray:

@@ -12,7 +12,7 @@ data) whatever the global JAX flag says and return NumPy arrays; under a user's 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from bayesmix.inputs import (
     as_feature_names,
     as_generator,
     as_key,
+    as_list,
     as_name,
     as_points,
     is_traced,
@@ -260,8 +261,7 @@ class GaussianMixture:
 
         Its structure is the same where that holds for parts of each covariance, otherwise the one without constraints.
         """
-        alone = isinstance(features, str) or not isinstance(features, Iterable)
-        keep = [self._feature(f) for f in ([features] if alone else features)]
+        keep = [self._feature(f) for f in as_list(features)]
         if not keep or len(set(keep)) != len(keep):
             raise ValueError(f"features must be different features, at least one; they are {features!r}")
         return self._restrict(self.weights, self.means[..., keep], self.covariance.values, keep)
@@ -411,6 +411,9 @@ class GaussianMixture:
         return replace(self, covariance=covariance, feature_names=None)
 
     def _feature(self, feature: Any) -> int:
+        feature = (
+            feature.item() if isinstance(feature, jax.Array | np.ndarray) and feature.ndim == 0 else feature
+        )
         if isinstance(feature, str):
             as_name(feature, "feature", self.feature_names or ())
             return (self.feature_names or ()).index(feature)
@@ -457,7 +460,7 @@ class GaussianMixture:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return not is_traced(value) and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
 
 
 def _framed(values: Any, x: Any, as_frame: bool, *names: str) -> Any:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from bayesmix.covariance import STRUCTURES, Structure, structure_of
-from bayesmix.inputs import as_count, as_points, as_weights
+from bayesmix.inputs import as_count, as_points, as_weights, require_squares
 
 __all__ = ["ConjugatePrior", "counted_rows", "filled", "moments", "require_site", "weak_prior"]
 
@@ -197,8 +197,11 @@ def moments(x: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndar
     values, weight = counted_rows(x, sample_weight)
     total = weight.sum()
     origin = values[0]
-    shift = weight @ (values - origin) / total
-    return origin + shift, *_correlation(values - origin - shift, weight, max(total - 1, total / 2))
+    with np.errstate(over="ignore", invalid="ignore"):  # of data that are refused
+        shift = weight @ (values - origin) / total
+        found = _correlation(values - origin - shift, weight, max(total - 1, total / 2))
+    require_squares(values, found[1])
+    return origin + shift, *found
 
 
 def filled(size: np.ndarray, constant: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 from bayesmix import switching
 from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.compilation import compiling, one_at_a_time
-from bayesmix.inputs import Points, as_count, as_generator, as_key, as_name, as_points, cores, key_words
+from bayesmix.inputs import Points, as_count, as_generator, as_name, as_points, as_words, cores, key_words
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
 from bayesmix.passes import is_few
@@ -82,7 +82,9 @@ def sample_posterior(
         pointwise: whether to keep the log-likelihood of each point; by default if it has at most 10⁸ numbers.
         predictive: whether to draw as many new points from each draw: `posterior_predictive`, and their clusters
             `z_predictive` in `allocations`, since ArviZ plots all that is predictive.
-        permute: "gibbs": permute the labels at random after each sweep.
+        permute: "gibbs": propose another labelling after each sweep, of the clusters that no row names; under equal
+            concentrations it is always taken. Under others, which tell labels apart, it is on: chains would keep to the
+            labelling in which they begin.
         thinning: "nuts" and "gibbs": steps a draw, of which the last is kept; by default two and three, because with
             few points a step takes less time than what is said of each draw. `sample_stats` says of all of them
             together how many gradients they took (`n_steps`), and whether one diverged.
@@ -200,7 +202,7 @@ def sample_posterior(
         n_chains,
         n_warmup if method == "nuts" else 0,
         counts=counts,
-        permute=permute,
+        permute=permute or (method == "gibbs" and bool(np.ptp(getattr(prior, "concentration", 0)))),
         target_accept=target_accept,
         thinning=thinning,
         few=is_few(k * model.structure.n_moments(problem.x.shape[1])) and not (counts and method == "gibbs"),
@@ -257,15 +259,15 @@ def _given(labels: Any, n: int, k: int) -> np.ndarray:
     if labels is None:
         return np.full(n, -1)
     given: Any = np.ma.asarray(labels)
-    whole = given.dtype.kind in "iu"
-    given = given.astype(np.int64).filled(-1) if whole else given  # what is masked is not known
-    if not whole or given.shape != (n,) or given.min() < -1 or given.max() >= k:
+    whole = given.dtype.kind in "iu" and given.shape == (n,)
+    known = given.compressed()  # what is masked is not known
+    if not whole or (known.size and (known.min() < -1 or known.max() >= k)):
         raise ValueError(
             f"labels must be {n} whole numbers, a cluster below {k} or -1 where it is not known; they are "
             f"{given.dtype} of shape {given.shape}"
-            + (f" from {given.min()} to {given.max()}" if whole and given.size else "")
+            + (f" from {known.min()} to {known.max()}" if whole else "")
         )
-    return given.astype(np.int64)
+    return np.ma.filled(given.astype(np.int64), -1)
 
 
 def _warn_of_collapse(mixtures: GaussianMixture, problem: Problem) -> None:
@@ -298,7 +300,7 @@ def _attributes(
     known = {
         "method": method,
         "n_warmup": n_warmup,
-        "key": str(np.asarray(jax.random.key_data(as_key(key))).tolist()),
+        "key": str(as_words(key).tolist()),
         "prior": "program" if prior is None else family if word == family else f"{family}, {word}",
         "relabelling": "none",
         "status": "complete",
@@ -310,5 +312,6 @@ def _attributes(
     numbers = [] if prior is None else [field.name for field in fields(prior)]
     for name in (name for name in numbers if name not in ("n_components", "covariance")):
         value = np.asarray(getattr(prior, name), float)
-        known[f"prior_{name}"] = value.ravel().tolist() if value.ndim else float(value)
+        # One number is a number: netCDF knows no lists of one.
+        known[f"prior_{name}"] = value.ravel().tolist() if value.size > 1 else value.item()
     return known

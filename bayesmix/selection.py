@@ -11,16 +11,13 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import jax
-import numpy as np
-
 from bayesmix.acceleration import asked
 from bayesmix.cells import CellFit, fit_cells
 from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.gap import CentreSearch, search_centres
 from bayesmix.groups import Cell
-from bayesmix.inputs import as_count, as_key, as_name, as_names, as_points, as_tol, as_weights
+from bayesmix.inputs import as_count, as_list, as_name, as_names, as_points, as_tol, as_weights, as_words
 from bayesmix.partitions import partition
 from bayesmix.progress import Progress
 from bayesmix.ranking import CRITERIA, INTERRUPTED, Search
@@ -92,7 +89,7 @@ def search(
     if isinstance(covariance, str) and covariance == "kmeans":
         if checkpoint is not None:
             raise ValueError("checkpoint is for searches of mixtures; one over k-means starts again")
-        if hold not in ((), []):
+        if as_list(hold):
             raise ValueError(
                 f"hold is for searches of mixtures; of k-means nothing is held: leave out {hold!r}"
             )
@@ -111,12 +108,7 @@ def search(
     if isinstance(covariance, str) and covariance == "all":
         structures = [row.name for row in STRUCTURES.values() if (row.n_features == 1) == (d == 1)]
     else:
-        given = (
-            [covariance]
-            if isinstance(covariance, str) or not isinstance(covariance, Iterable)
-            else covariance
-        )
-        structures = list(dict.fromkeys(structure_of(name, d).name for name in given))
+        structures = list(dict.fromkeys(structure_of(name, d).name for name in as_list(covariance)))
         if not structures:
             raise ValueError("covariance is empty; pass structures such as ['EEE', 'VVV'], or 'all'")
     keep = weight > 0
@@ -145,7 +137,7 @@ def search(
                     "covariance": structures,
                     "n_starts": n_starts,
                     "hold": list(hold),
-                    "key": np.asarray(jax.random.key_data(as_key(key))).tolist(),
+                    "key": as_words(key).tolist(),
                     "tol": tol,
                     "max_steps": max_steps,
                     "accelerate": wanted,
@@ -179,8 +171,7 @@ def search(
 
 
 def _counts(n_components: int | Iterable[int]) -> list[int]:
-    given = n_components if isinstance(n_components, Iterable) else [n_components]
-    counts = sorted({as_count(k, "n_components") for k in given})
+    counts = sorted({as_count(k, "n_components") for k in as_list(n_components)})
     if not counts:
         raise ValueError("n_components is empty; pass numbers of clusters such as range(1, 10)")
     return counts

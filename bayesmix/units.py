@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from bayesmix.covariance import Covariance, Structure
-from bayesmix.inputs import chunks_of
+from bayesmix.inputs import chunks_of, require_squares
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES
 
@@ -57,10 +57,6 @@ class Floor(NamedTuple):
         """The same where moments are sums in another precision than the data's."""
         thinness = _THIN[np.dtype(dtype).name]
         return self._replace(thin=self.thin * (thinness / self.thinness), thinness=thinness)
-
-
-# Standard deviations of which the squares can be held, those of a narrow cluster too.
-_HELD = 1e-152, 1e152
 
 
 @dataclass(frozen=True)
@@ -110,6 +106,7 @@ def _power_of_two(scale: np.ndarray) -> np.ndarray:
     return np.exp2(np.round(np.log2(scale)))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of data that are refused
 def standardize(
     x: np.ndarray, weight: np.ndarray, names: tuple[str, ...], structure: Structure
 ) -> tuple[np.ndarray, Units]:
@@ -135,11 +132,7 @@ def standardize(
     typical = np.sqrt(np.mean((varying / varying.max()) ** 2)) * varying.max() if varying.size else 1.0
     deviation[constant] = typical
     scale = _power_of_two(deviation if structure.by_column else np.full(d, typical))
-    if scale.min() < _HELD[0] or scale.max() > _HELD[1]:
-        raise ValueError(
-            f"x is too large or too small: its columns deviate by about {deviation.tolist()}, and variances, which are "
-            "the squares of that, cannot be held in float64; change its units"
-        )
+    require_squares(x, scale)
     covariance = np.zeros((d, d))
     for rows in parts:
         u[rows] /= scale

@@ -33,7 +33,7 @@ if len(sys.argv) > 1:
                     0, row + 0.24 * k - 0.12, xerr=away, color=COLORS[k], marker=MARKERS[k], capsize=3,
                     label=f"cluster {k}" if not row else None,
                 )  # fmt: skip
-        ax.set_xlabel(f"95% interval of the mean of {x.columns[j]}, about the fit")
+        ax.set_xlabel(f"mean of {x.columns[j]}, 95% about the fit")
         ax.set_yticks(range(len(answers)), list(answers))
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize="small")

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 from cases import data
-from numpy.testing import assert_allclose, assert_array_equal
-from scipy import special, stats
+from numpy.testing import assert_allclose
+from scipy import special
 
 import bayesmix as bm
 from bayesmix.conjugate import conditional_law, draw, log_densities, mixture_of, parameters_of
@@ -146,23 +146,64 @@ def test_what_has_no_evidence_is_refused():
         bm.log_evidence(tree, key=0)
 
 
-def test_labellings_are_drawn_from_their_law():
-    """Of three clusters against all six labellings, and of ten in little memory."""
-    from bayesmix.evidence import _labellings
+def enumerated(x, prior, k, alpha, given):
+    """log p(x, given) and the posterior means of the weights, by a sum over all allocations of one feature."""
+    alpha = np.broadcast_to(alpha, (k,)).astype(float)
+    kappa, nu, m, s = prior.mean_count, prior.degrees_of_freedom, float(prior.mean[0]), float(prior.scale)
+    logs, weights = [], []
+    for z in itertools.product(*(range(k) if g < 0 else [g] for g in given)):
+        n = np.bincount(z, minlength=k)
+        first, second = np.bincount(z, x, k), np.bincount(z, x * x, k)
+        center = (kappa * m + first) / (kappa + n)
+        scale = s + second + kappa * m * m - (kappa + n) * center**2
+        own = -n / 2 * math.log(math.pi) + 0.5 * np.log(kappa / (kappa + n)) + special.gammaln((nu + n) / 2)
+        own += nu / 2 * math.log(s) - (nu + n) / 2 * np.log(scale) - special.gammaln(nu / 2)
+        own += special.gammaln(alpha + n) - special.gammaln(alpha)
+        logs.append(own.sum() + special.gammaln(alpha.sum()) - special.gammaln(alpha.sum() + len(x)))
+        weights.append((alpha + n) / (alpha.sum() + len(x)))
+    value = special.logsumexp(logs)
+    return value, np.exp(np.array(logs) - value) @ weights
 
-    power, weights = np.array([2.0, 0.5, -0.3]), np.array([0.6, 0.3, 0.1])
-    prior = bm.ConjugatePrior.of(mean=[0.0], degrees_of_freedom=3, scale=1.0, concentration=power + 1)
-    drawn = _labellings(np.tile(weights, (60_000, 1)), prior, np.random.default_rng(0))
-    every = list(itertools.permutations(range(3)))
-    chances = np.array([np.prod(weights[list(order)] ** power) for order in every])
-    counts = [(drawn == order).all(axis=1).sum() for order in every]
-    assert sum(counts) == len(drawn)
-    assert stats.chisquare(counts, len(drawn) * chances / chances.sum()).pvalue > 1e-3
+
+APART = np.array([-10, -9.5, 0.0, 0.4, 10.0, 10.5])
+NAMED = {
+    "one named": (1.0, [0] + [-1] * 5),
+    "unequal": ((1.0, 2.0, 5.0), [-1] * 6),
+    "unequal, one named": ((1.0, 2.0, 5.0), [-1, -1, 1, -1, -1, -1]),
+    "all named": (1.0, [0, -1, 1, -1, 2, -1]),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_clusters_apart_of_which_some_are_named_against_all_allocations(case):
+    """There chains keep to one labelling, unless Gibbs proposes others."""
+    alpha, given = NAMED[case]
     prior = bm.ConjugatePrior.of(
-        mean=[0.0], degrees_of_freedom=3, scale=1.0, concentration=np.arange(1.0, 11)
+        mean=[0.0], degrees_of_freedom=3, scale=1.0, mean_count=0.05, concentration=alpha
     )
-    drawn = _labellings(np.random.default_rng(1).dirichlet(np.ones(10), 500), prior, np.random.default_rng(2))
-    assert_array_equal(np.sort(drawn, axis=1), np.tile(np.arange(10), (500, 1)))
+    exact, weights = enumerated(APART, prior, 3, alpha, given)
+    model = bm.MixtureModel(3, "V", prior)
+    options = {"key": 1, "method": "gibbs", "n_warmup": 100, "n_draws": 1000, "labels": given}
+    raw = bm.sample_posterior(model, APART, relabelling=None, permute=True, **options)
+    for tree in (raw, bm.relabel(raw)):
+        found = bm.log_evidence(tree, key=0)
+        assert found.standard_error < 0.1
+        assert abs(found.value - exact) < max(4 * found.standard_error, 0.02)
+    assert (
+        raw["allocations"]["z"].values[:, :, np.array(given) >= 0] == np.array(given)[np.array(given) >= 0]
+    ).all()
+    assert_allclose(raw["posterior"]["weights"].mean(["chain", "draw"]), weights, atol=0.015)
+
+
+def test_gibbs_proposes_labellings_where_the_prior_tells_labels_apart():
+    alpha = (1.0, 2.0, 5.0)
+    prior = bm.ConjugatePrior.of(
+        mean=[0.0], degrees_of_freedom=3, scale=1.0, mean_count=0.05, concentration=alpha
+    )
+    _, weights = enumerated(APART, prior, 3, alpha, [-1] * 6)
+    options = {"key": 1, "method": "gibbs", "n_warmup": 100, "n_draws": 1000, "relabelling": None}
+    tree = bm.sample_posterior(bm.MixtureModel(3, "V", prior), APART, **options)
+    assert_allclose(tree["posterior"]["weights"].mean(["chain", "draw"]), weights, atol=0.015)
 
 
 def test_a_weight_counts_points_in_a_comparison_and_other_weights_or_labels_are_refused():

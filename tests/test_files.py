@@ -453,3 +453,11 @@ def test_without_the_extras_all_but_trees_in_files_works_and_that_says_what_to_i
 def test_mixtures_of_every_storage_come_back(tmp_path, name):
     bm.save(mixture(name), tmp_path / "m.json")
     same(mixture(name), bm.load(tmp_path / "m.json"))
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_a_posterior_of_one_feature_comes_back_as_it_was(tmp_path, suffix):
+    options = {"key": 0, "method": "gibbs", "n_chains": 1, "n_warmup": 5, "n_draws": 5}
+    draws = bm.sample_posterior(bm.MixtureModel(2, "V", "weak"), bm.datasets.load("galaxies"), **options)
+    bm.save(draws, tmp_path / f"draws{suffix}")
+    assert bm.load(tmp_path / f"draws{suffix}").identical(draws)

@@ -443,10 +443,18 @@ def test_importing_is_light():
 
 def test_features_are_taken_by_any_list():
     m = bm.GaussianMixture.of([1.0], [[1.0, 2.0]], [np.eye(2)], feature_names=["a", "b"])
-    for features in (["b"], "b", 1, np.int64(1), np.array([1]), range(1, 2), pd.Index(["b"])):
+    lists = ["b"], np.array([1]), jnp.array([1]), range(1, 2), pd.Index(["b"])
+    for features in (*lists, "b", 1, np.int64(1), np.array(1)):
         assert m.marginal(features).feature_names == ("b",)
     turned = bm.fit(bm.MixtureModel(2, "EVV"), data("EVV")[0]).mixture.marginal([2, 1, 0])
     assert turned.structure == "EVV"
+
+
+def test_arrays_of_one_number_are_numbers():
+    m, (x, _) = mixture("VVV"), data("VVV")
+    for number in (np.float32, np.array, jnp.float32):
+        assert_array_equal(m.within(x, number(1.5)), m.within(x, 1.5))
+        assert_array_equal(m.within(x, coverage=number(0.5)), m.within(x, coverage=0.5))
 
 
 def test_a_mixture_is_equal_to_itself_alone():
@@ -459,6 +467,7 @@ def test_a_mixture_is_equal_to_itself_alone():
     assert fit != copy.deepcopy(fit)
 
 
+KEY = jax.random.key(0)
 INSIDE = {
     "cdf": lambda one, two: one.cdf([0.3]),
     "quantile": lambda one, two: one.quantile(0.3),
@@ -466,6 +475,18 @@ INSIDE = {
     "modes": lambda one, two: two.modes().points,
     "log_density": lambda one, two: two.log_density(np.zeros((70_000, 3))),
     "fit": lambda one, two: bm.fit(bm.MixtureModel(2), data("VVV")[0]).mixture.means,
+    "search": lambda one, two: bm.search(data("VVV")[0], n_components=2, covariance="EII").best.mixture.means,
+    "sample_posterior": lambda one, two: (
+        bm.sample_posterior(
+            bm.MixtureModel(2, prior="weak"),
+            data("VVV")[0],
+            key=KEY,
+            method="gibbs",
+            n_chains=1,
+            n_warmup=5,
+            n_draws=5,
+        )["posterior"]["means"].values
+    ),
 }
 
 

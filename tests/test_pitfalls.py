@@ -453,3 +453,45 @@ def test_points_of_which_no_density_can_be_held_have_equal_responsibilities(n, f
     assert_allclose(r[[0, 2]], MIXTURE.responsibilities(np.zeros((2, 2))), rtol=1e-5)
     assert MIXTURE.classify(x)[1] == 0
     assert_array_equal(MIXTURE.condition({"a": 1e200}).weights, [0.5, 0.5])
+
+
+def test_a_mixture_whose_features_were_never_named_starts_a_fit_of_a_table():
+    x = np.random.default_rng(0).normal(size=(90, 2)) + 5 * (np.arange(90) % 2)[:, None]
+    frame, fit = pd.DataFrame(x, columns=["a", "b"]), bm.fit(bm.MixtureModel(2), x)
+    assert_allclose(
+        bm.fit(bm.MixtureModel(2), frame, init=fit.mixture).log_likelihood, fit.log_likelihood, atol=1e-4
+    )
+    assert_allclose(bm.kmeans(frame, 2, init=fit.mixture).inertia, bm.kmeans(x, 2).inertia)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", ["VVV", "EEI", "EEV"])
+def test_means_start_from_a_column_that_is_constant(name, dtype):
+    x = np.random.default_rng(0).normal(size=(90, 2)) + 5 * (np.arange(90) % 2)[:, None]
+    x[:, 0] = 3
+    means = np.array([[3.0, 0], [3, 5]])
+    fit = bm.fit(bm.MixtureModel(2, name, "weak"), x.astype(dtype), init=means)
+    assert is_finite(fit)
+    assert fit.status == "converged"
+    assert fit.mixture.means.dtype == dtype
+    alone = bm.fit(bm.MixtureModel(2, name), x.astype(dtype), init=means)
+    assert is_finite(alone)
+    assert "column 'x0' is constant" in alone.status
+
+
+def test_inertia_is_that_of_the_labels_where_rounding_decides():
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    x[:3] = [[1e8, 1e8, 1e8], [-1e8, -1e8, -1e8], [1e8, -1e8, 0]]
+    x = x.astype(np.float32)
+    fit = bm.kmeans(x, 5)
+    assert fit.status == "converged"
+    away = x.astype(np.float64) - fit.mixture.means[fit.labels]
+    assert_allclose(fit.inertia, (away**2).sum(), rtol=1e-6)
+    assert_array_equal(fit.labels, fit.mixture.classify(x))
+
+
+@pytest.mark.parametrize("prior", [None, "weak"])
+def test_data_whose_differences_are_no_numbers_are_refused(prior):
+    for x in ([[1e308, -1e308], [-1e308, 1e308], [0, 0], [1, 1]], [[1e200], [2e200], [5e200]]):
+        with pytest.raises(ValueError, match="x is too large or too small: its columns reach"):
+            bm.fit(bm.MixtureModel(1, prior=prior), x)

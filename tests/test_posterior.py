@@ -407,3 +407,5 @@ def test_labels_that_are_masked_are_not_known():
     assert_array_equal(a["allocations"]["z"], b["allocations"]["z"])
     with pytest.raises(ValueError, match="labels must be 82 whole numbers"):
         bm.sample_posterior(model, x, labels=["a"] * 82, **options)
+    with pytest.raises(ValueError, match="they are uint64 of shape"):
+        bm.sample_posterior(model, x, labels=np.full(82, 2**64 - 1, np.uint64), **options)

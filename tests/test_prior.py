@@ -152,7 +152,7 @@ ERRORS = [
     ("structure", lambda: weak_prior(FAITHFUL, covariance="XXX"), "covariance must be one of"),
     ("one-column structure", lambda: weak_prior(FAITHFUL, covariance="V"), "covariance 'V' is for 1 feature"),
     ("weights", lambda: weak_prior(FAITHFUL, sample_weight=[1.0]), "sample_weight has 1 entries for 272"),
-    ("squares vanish", lambda: weak_prior([[0.0], [1e-200]]), "scale is not positive definite"),
+    ("squares vanish", lambda: weak_prior([[0.0], [1e-200]]), "x is too large or too small"),
 ]
 
 

@@ -238,6 +238,7 @@ BAD = {
         {"n_components": [2, 3], "criterion": "nec"},
         r"n_components must have 1; it is \[2, 3\]",
     ),
+    "k in an array": ({"n_components": np.array(2.5)}, "n_components must be a whole number"),
     "held centres": ({"covariance": "kmeans", "hold": "weights"}, "of k-means nothing is held"),
     "starts": ({"n_starts": 0}, "n_starts must be at least 1"),
     "hold": ({"hold": "means"}, "hold must be one of 'weights'"),

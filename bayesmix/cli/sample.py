@@ -139,13 +139,16 @@ def sample_command(
 
 
 def _summary(posterior: xarray.DataTree) -> pandas.DataFrame:
-    """A row a parameter: mean, standard deviation, 95% interval, effective draws and R-hat."""
+    """A row a parameter: mean, standard deviation, 95% interval, effective draws and R-hat; covariances once."""
     import arviz
 
     table: Any = arviz.summary(
         posterior, var_names=["weights", "means", "covariances"], ci_prob=0.95, ci_kind="eti", round_to="none"
     )
     names = {"eti95_lb": "2.5%", "eti95_ub": "97.5%"}
+    _, _, k, d, _ = posterior["posterior"]["covariances"].shape
+    twice = np.tile(np.triu(np.ones((d, d), bool), 1).ravel(), k)  # covariances are the last rows
+    table = table[np.concatenate([np.ones(len(table) - twice.size, bool), ~twice])]
     return table.astype(float).rename(columns=names).rename_axis("parameter")
 
 

@@ -58,7 +58,8 @@ def plot_merging(hierarchy: MergeHierarchy, *, ax: Any = None) -> np.ndarray:
         panel.plot(place, hierarchy.entropy, color="0.35", marker="o", markersize=5, linestyle="")
         for line in lines:
             panel.plot(*line.T, "--", color=COLORS[0], linewidth=1.4)
-        _ring(panel, place[elbow - 1], hierarchy.entropy[elbow - 1], elbow)
+        if hierarchy.n_components > 2:  # two have no elbow
+            _ring(panel, place[elbow - 1], hierarchy.entropy[elbow - 1], elbow)
         panel.set_xlabel(name)
         panel.margins(0.1)
         whole_numbers(panel)

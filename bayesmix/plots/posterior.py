@@ -75,8 +75,8 @@ def plot_density_band(
         )
         one.plot(grid, band["mean"], color=style_of(0)[0], linewidth=2, label="posterior predictive")
         one.set(xlabel=name, ylabel="density", xlim=(grid[0], grid[-1]))
-        one.set_ylim(bottom=0)
-    axes[0].legend(frameon=False)
+        one.set_ylim(0, 1.25 * one.get_ylim()[1])  # with room for the legend
+    axes[0].legend(frameon=False, ncols=2, loc="upper center")
     return axes
 
 
