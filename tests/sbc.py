@@ -162,7 +162,9 @@ def sample(method, x, prior, structure, seed, *, steps=None, n_draws=RANKS - 1, 
     n_warmup, apart = steps or STEPS[method]
     k, n, length = len(np.asarray(prior.concentration)), x.shape[1], n_draws * apart
     model, unknown = bm.MixtureModel(k, structure, prior), np.full(n, -1)
-    plan = Plan(method, story_of(k, structure, None), 1, n_warmup if method == "nuts" else 0)
+    # Concentrations differ, and so the public face proposes labellings.
+    warm = n_warmup if method == "nuts" else 0
+    plan = Plan(method, story_of(k, structure, None), 1, warm, permute=method == "gibbs")
     keys = [seed + number for number in range(len(x))]
     spawned = [as_generator(key).spawn(2) for key in keys]
     words = [key_words(for_chains, 1) for _, for_chains in spawned]

@@ -69,7 +69,8 @@ def test_tables_say_what_the_draws_say(sampled, posterior):
     row = summary.loc["means[1, eruptions]"]
     assert row["mean"] == pytest.approx(draws.mean(), rel=1e-9)
     assert row[["2.5%", "97.5%"]].tolist() == pytest.approx(np.quantile(draws, [0.025, 0.975]), rel=1e-3)
-    assert len(summary) == 2 + 4 + 8
+    assert len(summary) == 2 + 4 + 2 * 3  # each covariance once
+    assert "covariances[1, waiting, eruptions]" in summary.index
     clusters = pandas.read_csv(sampled.out / "clusters.csv", index_col="row")
     r = posterior["allocations"]["responsibilities"].values
     np.testing.assert_allclose(clusters[["p0", "p1"]], r, rtol=1e-12)
