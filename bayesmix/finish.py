@@ -60,9 +60,8 @@ def finished(
         near, _ = nearest(problem.x, path.mixture(winner).means.astype(problem.x.dtype))
         mixture, inertia = _around_centres(problem, near, mixture)
     (total_log, top, entropy), labels = _likelihoods(mixture, problem.points, problem.weight)
-    if relocate and not np.array_equal(
-        labels[problem.keep], near
-    ):  # rounding decides, that of the data's own units
+    # Where rounding decides it is that of the data's own units.
+    if relocate and not np.array_equal(labels[problem.keep], near):
         mixture, inertia = _around_centres(problem, labels[problem.keep], mixture)
         (total_log, top, entropy), labels = _likelihoods(mixture, problem.points, problem.weight)
     total = float(problem.weight.sum())

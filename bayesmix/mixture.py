@@ -411,17 +411,13 @@ class GaussianMixture:
         return replace(self, covariance=covariance, feature_names=None)
 
     def _feature(self, feature: Any) -> int:
-        feature = (
-            feature.item() if isinstance(feature, jax.Array | np.ndarray) and feature.ndim == 0 else feature
-        )
+        if isinstance(feature, jax.Array | np.ndarray) and feature.ndim == 0:
+            feature = feature.item()
         if isinstance(feature, str):
             as_name(feature, "feature", self.feature_names or ())
             return (self.feature_names or ()).index(feature)
-        if (
-            isinstance(feature, int | np.integer)
-            and not isinstance(feature, bool)
-            and 0 <= feature < self.n_features
-        ):
+        whole = isinstance(feature, int | np.integer) and not isinstance(feature, bool)
+        if whole and 0 <= feature < self.n_features:
             return int(feature)
         raise ValueError(f"feature must be a name or an index below {self.n_features}; it is {feature!r}")
 

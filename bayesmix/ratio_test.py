@@ -146,9 +146,8 @@ def likelihood_ratio_test(
                 fits[count] = _best_fit(
                     points.values, replace(model, n_components=count), n_starts, key, fits
                 )
-        keys = key_words(
-            as_generator(key).spawn(k + 1)[k], n_draws
-        )  # of its own, so that tests are independent
+        own = as_generator(key).spawn(k + 1)[k]  # so that tests are independent
+        keys = key_words(own, n_draws)
         tests.append(_test(points.values, fits[k], fits[k + 1], keys))
         if tests[-1][1] > level:
             break
