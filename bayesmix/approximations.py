@@ -28,7 +28,8 @@ from numpyro.infer.autoguide import AutoMultivariateNormal
 from numpyro.optim import Adam
 
 from bayesmix.devices import double_precision
-from bayesmix.inputs import key_words, to_numpy
+from bayesmix.inputs import to_numpy
+from bayesmix.keys import key_words
 from bayesmix.model import MixtureModel
 from bayesmix.potential import Evidence, potential, realize, story
 from bayesmix.progress import Progress

@@ -20,7 +20,8 @@ from bayesmix.devices import double_precision
 from bayesmix.distribution import precision_sites
 from bayesmix.em import optima
 from bayesmix.initialize import from_partition, given_mixture, known_statistics, nearest, plus_plus
-from bayesmix.inputs import as_generator, key_words, to_numpy
+from bayesmix.inputs import to_numpy
+from bayesmix.keys import as_generator, key_words
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.mstep import maximize

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bayesmix.discrepancy import Check, DistanceCheck, answer, distance_answer, questions
-from bayesmix.inputs import as_count, as_generator, as_points, as_weights
+from bayesmix.inputs import as_count, as_points, as_weights
+from bayesmix.keys import as_generator
 from bayesmix.mixture import GaussianMixture
 from bayesmix.replicates import look, replicates, some_rows, transform
 from bayesmix.results import Fit, mixture_of

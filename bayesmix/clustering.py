@@ -19,7 +19,8 @@ import numpy as np
 
 from bayesmix.allocations import Clusterings, allocations_of, clusterings
 from bayesmix.greedy import LOSSES, distances_to, search
-from bayesmix.inputs import as_count, as_generator, as_name
+from bayesmix.inputs import as_count, as_name
+from bayesmix.keys import as_generator
 
 if TYPE_CHECKING:
     import pandas

@@ -11,7 +11,7 @@ import numpy as np
 
 from bayesmix.devices import double_precision
 from bayesmix.evidence import log_evidence
-from bayesmix.inputs import as_key
+from bayesmix.keys import as_key
 
 if TYPE_CHECKING:
     import pandas

@@ -18,7 +18,8 @@ from bayesmix.compilation import Call
 from bayesmix.conjugate import blank, mixture_of
 from bayesmix.density import precision_factor, simulate
 from bayesmix.devices import double_precision
-from bayesmix.inputs import key_data, to_numpy
+from bayesmix.inputs import to_numpy
+from bayesmix.keys import key_data
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import Penalty, log_prior_parts, to_data_units
 from bayesmix.pointwise import allocate, call_of_allocate, with_points

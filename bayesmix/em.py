@@ -24,7 +24,8 @@ from bayesmix.initialize import (
     sample_rows,
     unit_spheres,
 )
-from bayesmix.inputs import as_count, as_generator, as_name, as_names, as_tol
+from bayesmix.inputs import as_count, as_name, as_names, as_tol
+from bayesmix.keys import as_generator
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel

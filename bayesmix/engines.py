@@ -16,7 +16,7 @@ import numpy as np
 
 from bayesmix.drive import Path, begin, run
 from bayesmix.initialize import Start
-from bayesmix.inputs import as_generator, key_data
+from bayesmix.keys import as_generator, key_data
 from bayesmix.labels import match_moments
 from bayesmix.loop import Options, State
 from bayesmix.observations import batches_of

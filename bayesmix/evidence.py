@@ -40,7 +40,8 @@ from bayesmix.conjugate import (
 from bayesmix.covariance import Structure, structure_of
 from bayesmix.devices import double_precision
 from bayesmix.initialize import known_statistics
-from bayesmix.inputs import as_count, as_generator, as_key, key_data, to_numpy
+from bayesmix.inputs import as_count, to_numpy
+from bayesmix.keys import as_generator, as_key, key_data
 from bayesmix.labels import permuted
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import rescaled

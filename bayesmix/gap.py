@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.inputs import as_count, as_generator, as_name
+from bayesmix.inputs import as_count, as_name
 from bayesmix.interrupts import patient
+from bayesmix.keys import as_generator
 from bayesmix.limit import kmeans
 from bayesmix.progress import Progress
 from bayesmix.results import NAME, Fit

@@ -1,7 +1,7 @@
 """The door: what may come in, as which numbers, and the one error for what may not.
 
-Every public function passes its data, weights, keys and options through here once, before anything
-is compiled. Inside, arrays are finite, two-dimensional and of one floating type; outside, a user sees
+Every public function passes its data, weights and options through here once, and its keys through `keys`, before
+anything is compiled. Inside, arrays are finite, two-dimensional and of one floating type; outside, a user sees
 either results or one `ValueError` that names the argument, what came, and what to do.
 """
 
@@ -10,25 +10,21 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
-from bayesmix.devices import double_precision
 from bayesmix.frames import default_names, first_of, numbers_of, order_of, quoted, refuse, table_of
 
 __all__ = [
-    "Points", "as_count", "as_feature_names", "as_floats", "as_generator", "as_key", "as_list", "as_name", "as_names",
-    "as_points", "as_tol", "as_weights", "as_words", "chunks_of", "cores", "is_traced", "points_last",
-    "require_squares", "to_numpy",
+    "Points", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names", "as_points", "as_tol",
+    "as_weights", "chunks_of", "cores", "is_traced", "points_last", "require_squares", "to_numpy",
 ]  # fmt: skip
 
 
 _HELD = 1e-152, 1e152  # standard deviations, at least and at most
-_IMPLEMENTATIONS = {2: "threefry2x32", 4: "rbg"}  # of JAX's keys, by how many words they have
 
 
 class Points(NamedTuple):
@@ -298,49 +294,3 @@ def as_list(values: Any) -> list[Any]:
     """The values of a list, or one alone."""
     alone = isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0
     return [values] if alone else list(values)
-
-
-def _is_typed(key: Any) -> bool:
-    return (
-        isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
-    )
-
-
-def _is_words(key: Any) -> bool:
-    """Whether it is a key of the old kind: its words themselves."""
-    arrays = isinstance(key, jax.Array | np.ndarray)
-    return arrays and key.dtype == np.uint32 and key.ndim == 1 and key.size in _IMPLEMENTATIONS
-
-
-def as_words(key: Any) -> np.ndarray:
-    """The 32-bit words behind a key: for an int the two that `jax.random.key` gives it under x64."""
-    if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        return np.array(divmod(int(key) % 2**64, 2**32), dtype=np.uint32)
-    if _is_typed(key) or _is_words(key):
-        with double_precision():
-            return np.asarray(jax.random.key_data(key) if _is_typed(key) else key)
-    raise ValueError(f"key must be an int or one JAX key such as jax.random.key(0); it is {key!r}")
-
-
-def as_key(key: Any) -> jax.Array:
-    """A JAX key out of an int or a key; ints mean the same under every setting of JAX."""
-    if _is_typed(key):
-        return key
-    words = key if _is_words(key) else as_words(key)
-    with nullcontext() if is_traced(key) else double_precision():
-        return jax.random.wrap_key_data(jax.numpy.asarray(words), impl=_IMPLEMENTATIONS[words.size])
-
-
-def as_generator(key: Any) -> np.random.Generator:
-    """A NumPy generator for what is drawn outside compiled code: starts, simulated points."""
-    return np.random.default_rng([int(word) for word in as_words(key)])
-
-
-def key_data(key: Any, count: int) -> np.ndarray:
-    """Key data (count, 2) of as many independent JAX keys."""
-    return key_words(as_generator(key), count)
-
-
-def key_words(generator: np.random.Generator, count: int) -> np.ndarray:
-    """The same, out of a generator that goes on."""
-    return generator.integers(0, 2**32, size=(count, 2), dtype=np.uint32)

@@ -26,17 +26,8 @@ from bayesmix.covariance import Covariance, covariance_values, structure_of
 from bayesmix.devices import double_precision
 from bayesmix.evaluate import each_point
 from bayesmix.frames import frame_like
-from bayesmix.inputs import (
-    as_count,
-    as_feature_names,
-    as_generator,
-    as_key,
-    as_list,
-    as_name,
-    as_points,
-    is_traced,
-    to_numpy,
-)
+from bayesmix.inputs import as_count, as_feature_names, as_list, as_name, as_points, is_traced, to_numpy
+from bayesmix.keys import as_generator, as_key
 from bayesmix.storage import numbers
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ from bayesmix.covariance import Structure, structure_of
 from bayesmix.density import precision_factor
 from bayesmix.devices import double_precision
 from bayesmix.hierarchical import HierarchicalPrior, hierarchical_prior
-from bayesmix.inputs import as_count, as_key, as_points, is_traced, to_numpy
+from bayesmix.inputs import as_count, as_points, is_traced, to_numpy
+from bayesmix.keys import as_key
 from bayesmix.lkj import LKJPrior, lkj_prior
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior, require_site, weak_prior

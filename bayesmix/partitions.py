@@ -9,7 +9,7 @@ import numpy as np
 
 from bayesmix.hierarchy import GROUPS, POINTS, agglomerate, sphere, ward
 from bayesmix.initialize import nearest, plus_plus
-from bayesmix.inputs import as_generator
+from bayesmix.keys import as_generator
 
 if TYPE_CHECKING:
     from jaxtyping import Int

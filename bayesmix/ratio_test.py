@@ -22,7 +22,8 @@ import numpy as np
 
 from bayesmix.em import fit
 from bayesmix.initialize import splits
-from bayesmix.inputs import as_count, as_generator, as_points, key_words
+from bayesmix.inputs import as_count, as_points
+from bayesmix.keys import as_generator, key_words
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel

@@ -19,7 +19,8 @@ import numpy as np
 from bayesmix import switching
 from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.compilation import compiling, one_at_a_time
-from bayesmix.inputs import Points, as_count, as_generator, as_name, as_points, as_words, cores, key_words
+from bayesmix.inputs import Points, as_count, as_name, as_points, cores
+from bayesmix.keys import as_generator, as_words, key_words
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
 from bayesmix.passes import is_few

@@ -17,7 +17,8 @@ from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.gap import CentreSearch, search_centres
 from bayesmix.groups import Cell
-from bayesmix.inputs import as_count, as_list, as_name, as_names, as_points, as_tol, as_weights, as_words
+from bayesmix.inputs import as_count, as_list, as_name, as_names, as_points, as_tol, as_weights
+from bayesmix.keys import as_words
 from bayesmix.partitions import partition
 from bayesmix.progress import Progress
 from bayesmix.ranking import CRITERIA, INTERRUPTED, Search

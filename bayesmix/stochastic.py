@@ -22,7 +22,8 @@ from bayesmix.drive import begin, run
 from bayesmix.em import fit
 from bayesmix.engines import sampled
 from bayesmix.initialize import Start
-from bayesmix.inputs import as_count, key_data, to_numpy
+from bayesmix.inputs import as_count, to_numpy
+from bayesmix.keys import key_data
 from bayesmix.loop import Options, Rules
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel

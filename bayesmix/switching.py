@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from bayesmix.inputs import as_generator, as_name
+from bayesmix.inputs import as_name
+from bayesmix.keys import as_generator
 from bayesmix.labels import assigned, match_mixtures, permuted
 from bayesmix.mixture import GaussianMixture
 from bayesmix.pointwise import Points, mean_in_order, mean_responsibilities, relabelling_costs, with_points

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from bayesmix.information import StandardErrors
-from bayesmix.inputs import as_count, as_name, key_data
+from bayesmix.inputs import as_count, as_name
+from bayesmix.keys import key_data
 from bayesmix.labels import match_mixtures, permuted
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture

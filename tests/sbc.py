@@ -25,7 +25,8 @@ from bayesmix.covariance import STRUCTURES
 from bayesmix.devices import double_precision
 from bayesmix.draws import draws_of
 from bayesmix.gibbs import GibbsState
-from bayesmix.inputs import as_generator, key_words, to_numpy
+from bayesmix.inputs import to_numpy
+from bayesmix.keys import as_generator, key_words
 from bayesmix.model import story_of
 from bayesmix.problem import prepare
 

@@ -19,7 +19,7 @@ LAYERS = (
     ("frames", "documents", "interrupts", "devices", "progress", "lean"),
     ("checkpoints", "packing"),
     ("inputs", "compilation"),
-    ("evaluate",),
+    ("evaluate", "keys"),
     ("storage", "agreement", "elementary", "supports"),
     ("variates", "hierarchy", "maxima"),
     ("axes",),

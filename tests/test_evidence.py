@@ -15,7 +15,7 @@ from bayesmix.conjugate import conditional_law, draw, log_densities, mixture_of,
 from bayesmix.density import precision_factor
 from bayesmix.devices import double_precision
 from bayesmix.initialize import known_statistics
-from bayesmix.inputs import key_data
+from bayesmix.keys import key_data
 from bayesmix.penalty import log_prior, penalty, rescaled
 from bayesmix.problem import prepare
 

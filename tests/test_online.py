@@ -8,7 +8,7 @@ from scipy.stats import multivariate_normal
 
 import bayesmix as bm
 from bayesmix.covariance import structure_of
-from bayesmix.inputs import as_generator
+from bayesmix.keys import as_generator
 from bayesmix.observations import batches_of
 
 K, N, D = 3, 1500, 2

@@ -12,7 +12,7 @@ from bayesmix.covariance import structure_of
 from bayesmix.devices import lapack_on_one_thread
 from bayesmix.drive import begin
 from bayesmix.initialize import given_start
-from bayesmix.inputs import key_data
+from bayesmix.keys import key_data
 from bayesmix.loop import Options, begin_turn
 from bayesmix.observations import observe
 from bayesmix.packing import Layout

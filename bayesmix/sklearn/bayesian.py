@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from bayesmix.covariance import ALIASES, STRUCTURES
 from bayesmix.diagnosis import diagnose
 from bayesmix.draws import replicates
-from bayesmix.inputs import as_generator, key_words
+from bayesmix.keys import as_generator, key_words
 from bayesmix.model import MixtureModel
 from bayesmix.questions import log_density, responsibilities
 from bayesmix.sampling import sample_posterior
