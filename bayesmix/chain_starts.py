@@ -19,7 +19,8 @@ from bayesmix.conjugate import Parameters, blank, parameters_of
 from bayesmix.devices import double_precision
 from bayesmix.distribution import precision_sites
 from bayesmix.em import optima
-from bayesmix.initialize import from_partition, given_mixture, known_statistics, nearest, plus_plus
+from bayesmix.given import given_mixture
+from bayesmix.initialize import from_partition, known_statistics, nearest, plus_plus
 from bayesmix.inputs import to_numpy
 from bayesmix.keys import as_generator, key_words
 from bayesmix.mixture import GaussianMixture

@@ -54,8 +54,8 @@ class Checkpoint:
     _took: float = field(default=0.0)
 
     @classmethod
-    def at(cls, path: Any, kind: str, made_from: Mapping[str, Any]) -> Checkpoint | None:
-        """The checkpoint that a user asked for, if one.
+    def at(cls, path: Any, kind: str, made_from: Callable[[], Mapping[str, Any]]) -> Checkpoint | None:
+        """The checkpoint that a user asked for, if one; only then what it is made from is called.
 
         Raises:
             ValueError: a path that no file can be written to.
@@ -71,7 +71,7 @@ class Checkpoint:
         from bayesmix import __version__
 
         versions = {"bayesmix": __version__, "jax": jax.__version__}
-        return cls(place, kind, {**made_from, **versions})
+        return cls(place, kind, {**made_from(), **versions})
 
     def write(self, arrays: Callable[[], Mapping[str, np.ndarray]], *, now: bool = False) -> None:
         """Replace the file, unless that was done so recently that it would take too much of the time."""

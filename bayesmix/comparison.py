@@ -6,12 +6,10 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
-from bayesmix.devices import double_precision
 from bayesmix.evidence import log_evidence
-from bayesmix.keys import as_key
+from bayesmix.keys import folded
 
 if TYPE_CHECKING:
     import pandas
@@ -78,9 +76,7 @@ def compare(posteriors: Mapping[Any, xarray.DataTree], *, key: Any) -> pandas.Da
         weight = own["weights"]
         terms[name], row = _left_out(tree, weight)
         if str(tree["posterior"].attrs.get("prior", "")).startswith("conjugate"):
-            with double_precision():
-                own_key = jax.random.fold_in(as_key(key), turn)
-            value = log_evidence(tree, key=own_key)
+            value = log_evidence(tree, key=folded(key, turn))
             row |= {"log_evidence": value.value, "evidence_se": value.standard_error}
         rows[name] = row
     table = pd.DataFrame(rows).T.sort_values("elpd_loo", ascending=False)

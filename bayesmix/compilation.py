@@ -44,11 +44,9 @@ __all__ = [
 
 # One program is traced at a time: two threads would take turns, and both would be late.
 _TRACING = threading.Lock()
+_NUMPYRO = threading.RLock()  # see `one_at_a_time`
 _FLOAT32 = np.dtype(np.float32)  # there is one
 _SMALL = 4096  # numbers, up to which an argument of a kernel is handed over with others
-
-
-_NUMPYRO = threading.RLock()
 
 
 class _Flag(threading.local):

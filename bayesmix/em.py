@@ -14,11 +14,11 @@ import numpy as np
 from bayesmix.acceleration import asked
 from bayesmix.engines import METHODS, batch_rows
 from bayesmix.finish import finished
+from bayesmix.given import given_start
 from bayesmix.initialize import (
     SEEDS,
     Start,
     from_partition,
-    given_start,
     lloyd,
     nearest,
     sample_rows,

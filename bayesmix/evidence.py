@@ -41,7 +41,7 @@ from bayesmix.covariance import Structure, structure_of
 from bayesmix.devices import double_precision
 from bayesmix.initialize import known_statistics
 from bayesmix.inputs import as_count, to_numpy
-from bayesmix.keys import as_generator, as_key, key_data
+from bayesmix.keys import as_generator, folded, key_data
 from bayesmix.labels import permuted
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import rescaled
@@ -131,8 +131,7 @@ def log_evidence(
     # Chains that keep to one labelling do not see the others: where these have other laws, proposals alone count.
     apart = bool(free) and bool(np.ptp(np.asarray(prior.concentration)[list(free)]))
     count = n_draws if apart else stood.size
-    with double_precision():
-        words = key_data(jax.random.fold_in(as_key(key), 1), count)
+    words = key_data(folded(key, 1), count)
     points, weight = with_points(problem.x, stand, given[problem.keep]), problem.w
     with double_precision():
         proposed = to_numpy(_propose(stacked, prior, words, generator.integers(0, len(chosen), count), row))

@@ -15,12 +15,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from bayesmix.covariance import Covariance, Structure, covariance_values, structure_of
-from bayesmix.frames import default_names, order_of
-from bayesmix.inputs import as_points, chunks_of
+from bayesmix.covariance import Covariance, Structure, structure_of
+from bayesmix.inputs import chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
 from bayesmix.storage import STORAGES, per_cluster
@@ -29,10 +27,9 @@ from bayesmix.variates import indices
 __all__ = [
     "SEEDS",
     "Start",
+    "from_means",
     "from_partition",
     "from_responsibilities",
-    "given_mixture",
-    "given_start",
     "known_statistics",
     "lloyd",
     "nearest",
@@ -244,94 +241,3 @@ def splits(mixture: GaussianMixture) -> list[GaussianMixture]:
         stored = stored if mixture.covariance.row.shared else np.concatenate([stored, stored[k : k + 1]])
         found.append(GaussianMixture(weights, means, Covariance(stored, mixture.structure)))
     return found
-
-
-def given_mixture(init: GaussianMixture, n_components: int, names: tuple[str, ...]) -> GaussianMixture:
-    """A user's mixture of so many clusters, its features in the order of these names if it has names.
-
-    Raises:
-        ValueError: a batch, a mixture of something else, or numbers that make none.
-    """
-    if init.means.ndim != 2:
-        raise ValueError(f"init is a batch of mixtures (means {init.means.shape}); pass one of them")
-    if (init.n_components, init.n_features) != (n_components, len(names)):
-        raise ValueError(
-            f"init is a mixture of {init.n_components} clusters in {init.n_features} features; "
-            f"{n_components} clusters in {len(names)} features are needed"
-        )
-    weights = np.asarray(init.weights)
-    finite = all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(init))
-    if not finite or (weights < 0).any() or abs(float(weights.sum(dtype=np.float64)) - 1) > 1e-6:
-        raise ValueError(
-            "init is a mixture of numbers that are not finite, or whose weights are no probabilities: "
-            f"{weights.tolist()}; make it by GaussianMixture.of, which checks"
-        )
-    own = init.feature_names
-    if own is None or own == default_names(len(own)):  # it was never named
-        return init
-    order = order_of(own, names, "init")
-    return init if order is None else init.marginal(order)
-
-
-def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
-    """A start from a user's mixture, means (k, d), responsibilities (n, k) or labels (n,).
-
-    Of means that are to be `bare`, as for k-means, no covariance is estimated.
-
-    Raises:
-        ValueError: what came fits none of these.
-    """
-    x, weight, keep, units = problem.x, problem.w, problem.keep, problem.units
-    k, structure = problem.n_components, problem.structure
-    n, d = keep.size, x.shape[1]
-    if isinstance(init, GaussianMixture):
-        init = given_mixture(init, k, problem.names)
-        if bare:
-            return Start(unit_spheres((np.asarray(init.means, np.float64) - units.origin) / units.scale))
-        if init.structure == structure.name:
-            values = np.asarray(init.covariance.values, np.float64)
-        else:
-            try:
-                values = covariance_values(np.asarray(init.covariances, np.float64), structure, k, d)
-            except ValueError as error:
-                raise ValueError(f"init is a mixture whose {error}") from None
-        mixture = GaussianMixture(
-            np.asarray(init.weights, np.float64),
-            np.asarray(init.means, np.float64),
-            Covariance(values, structure.name),
-        )
-        return Start(units.enter(mixture))
-    given = np.asarray(init)
-    if given.ndim == 1 and given.shape == (n,) and (given.dtype.kind in "iub" or n != k):
-        labels = as_points(init, "init").values[:, 0]
-        bad = (labels != np.floor(labels)) | (labels < 0) | (labels >= k)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(
-                f"init as labels must be whole numbers from 0 to {k - 1}; row {row} holds {given[row]!r}"
-            )
-        one_hot = (labels[keep, None] == np.arange(k)).astype(np.float64)
-        return from_responsibilities(x, weight, one_hot, structure)
-    named = given.shape == (k, d) != (n, k)  # columns of means are features
-    array = as_points(init, "init", known=problem.names if named else None).values.astype(np.float64)
-    if array.shape == (k, d):
-        # The nearest mean in the data's own units, which are what the user sees.
-        means = (array - units.origin) / units.scale
-        if bare:
-            return Start(unit_spheres(means))
-        common = units.scale / units.scale.max()
-        labels, _ = nearest(x * common.astype(x.dtype), (means * common).astype(x.dtype))
-        return from_means(x, weight, means, labels, structure, units.floor)
-    if array.shape == (n, k):
-        off = np.abs(array.sum(axis=1) - 1)
-        if (array < 0).any() or off.max() > 1e-6:
-            row = int(np.argmax(np.where((array < 0).any(axis=1), np.inf, off)))
-            raise ValueError(
-                f"init as responsibilities must not be negative and each row must add up to one; "
-                f"row {row} is {array[row].tolist()}"
-            )
-        return from_responsibilities(x, weight, array[keep], structure)
-    raise ValueError(
-        f"init has shape {given.shape}; pass labels ({n},), responsibilities ({n}, {k}), means ({k}, {d}), "
-        f"a GaussianMixture, or one of 'kmeans', 'k-means++', 'random'"
-    )

@@ -19,8 +19,8 @@ from jax.core import Tracer
 from bayesmix.frames import default_names, first_of, numbers_of, order_of, quoted, refuse, table_of
 
 __all__ = [
-    "Points", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names", "as_points", "as_tol",
-    "as_weights", "chunks_of", "cores", "is_traced", "points_last", "require_squares", "to_numpy",
+    "Points", "are_chances", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names", "as_points",
+    "as_tol", "as_weights", "chunks_of", "cores", "is_traced", "points_last", "require_squares", "to_numpy",
 ]  # fmt: skip
 
 
@@ -231,6 +231,11 @@ def as_floats(values: Any, name: str, *, infinite: bool = False) -> np.ndarray:
     if np.isnan(array).any() or not (infinite or np.isfinite(array).all()):
         raise ValueError(f"{name} have a value that is not finite: {array.tolist()}")
     return array
+
+
+def are_chances(weights: np.ndarray) -> bool:
+    """Whether numbers are not negative and add up to one."""
+    return not (weights < 0).any() and abs(float(weights.sum(dtype=np.float64)) - 1) <= 1e-6
 
 
 def as_weights(sample_weight: Any, n: int, name: str = "sample_weight") -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from bayesmix.devices import double_precision
 from bayesmix.inputs import is_traced
 
-__all__ = ["as_generator", "as_key", "as_words", "key_data", "key_words"]
+__all__ = ["as_generator", "as_key", "as_words", "folded", "key_data", "key_words"]
 
 _IMPLEMENTATIONS = {2: "threefry2x32", 4: "rbg"}  # of JAX's keys, by how many words they have
 
@@ -45,6 +45,12 @@ def as_key(key: Any) -> jax.Array:
     words = key if _is_words(key) else as_words(key)
     with nullcontext() if is_traced(key) else double_precision():
         return jax.random.wrap_key_data(jax.numpy.asarray(words), impl=_IMPLEMENTATIONS[words.size])
+
+
+def folded(key: Any, number: int) -> jax.Array:
+    """Another key for each number."""
+    with double_precision():
+        return jax.random.fold_in(as_key(key), number)
 
 
 def as_generator(key: Any) -> np.random.Generator:

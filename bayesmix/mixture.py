@@ -26,7 +26,16 @@ from bayesmix.covariance import Covariance, covariance_values, structure_of
 from bayesmix.devices import double_precision
 from bayesmix.evaluate import each_point
 from bayesmix.frames import frame_like
-from bayesmix.inputs import as_count, as_feature_names, as_list, as_name, as_points, is_traced, to_numpy
+from bayesmix.inputs import (
+    are_chances,
+    as_count,
+    as_feature_names,
+    as_list,
+    as_name,
+    as_points,
+    is_traced,
+    to_numpy,
+)
 from bayesmix.keys import as_generator, as_key
 from bayesmix.storage import numbers
 
@@ -108,7 +117,7 @@ class GaussianMixture:
         w = as_points(weights, "weights", n_features=1).values[:, 0]
         if w.shape != (k,):
             raise ValueError(f"weights has {w.size} entries for {k} means")
-        if (w < 0).any() or abs(float(w.sum(dtype=np.float64)) - 1) > 1e-6:
+        if not are_chances(w):
             raise ValueError(
                 f"weights must not be negative and must add up to one; they are {w.tolist()}, "
                 f"which add up to {w.sum(dtype=np.float64):.8g}"

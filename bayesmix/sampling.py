@@ -160,27 +160,31 @@ def sample_posterior(
         problem.whole("gibbs draws a whole number of allocations", "use method='nuts'")
     given = _given(labels, len(problem.points), k)
     known = _attributes(model, prior, method, key, n_warmup) | {"thinning": thinning}
-    told = {
-        "x": fingerprint(problem.points),
-        "sample_weight": fingerprint(problem.weight),
-        "labels": fingerprint(given),
-        "n_components": k,
-        "covariance": structure,
-        "prior": fingerprint(prior)
-        if prior is not None
-        else getattr(resolved.prior, "__qualname__", "program"),
-        "init": "none" if init is None else fingerprint(init),
-        "method": method,
-        "key": known["key"],
-        "n_chains": n_chains,
-        "n_warmup": n_warmup,
-        "n_draws": n_draws,
-        "permute": permute,
-        "thinning": thinning,
-        "target_accept": target_accept,
-        "numpyro": known["inference_library_version"],
-    }
-    kept = Checkpoint.at(checkpoint, "sample_posterior", told)  # before anything is computed
+    # Before anything is computed.
+    kept = Checkpoint.at(
+        checkpoint,
+        "sample_posterior",
+        lambda: {
+            "x": fingerprint(problem.points),
+            "sample_weight": fingerprint(problem.weight),
+            "labels": fingerprint(given),
+            "n_components": k,
+            "covariance": structure,
+            "prior": fingerprint(prior)
+            if prior is not None
+            else getattr(resolved.prior, "__qualname__", "program"),
+            "init": "none" if init is None else fingerprint(init),
+            "method": method,
+            "key": known["key"],
+            "n_chains": n_chains,
+            "n_warmup": n_warmup,
+            "n_draws": n_draws,
+            "permute": permute,
+            "thinning": thinning,
+            "target_accept": target_accept,
+            "numpyro": known["inference_library_version"],
+        },
+    )
 
     from bayesmix.approximations import APPROXIMATIONS, approximate
     from bayesmix.chain_starts import (

@@ -131,7 +131,7 @@ def search(
             kept = Checkpoint.at(
                 checkpoint,
                 "search",
-                {
+                lambda: {
                     "x": fingerprint(points),
                     "sample_weight": fingerprint(weight),
                     "n_components": counts,

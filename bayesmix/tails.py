@@ -75,10 +75,7 @@ def _evaluate(function: Callable[..., Array], mixture: GaussianMixture, values: 
     mixture = replace(mixture, feature_names=None)
     if is_traced(mixture, values):
         return function(mixture, jnp.asarray(values).reshape(-1)).reshape(values.shape)
-    if mixture.means.ndim != 2:
-        raise ValueError(
-            f"this is a batch of mixtures (means {mixture.means.shape}); map the method over it with jax.vmap"
-        )
+    mixture._check_one()
     if not values.size:
         return np.zeros(values.shape)
     flat = values.reshape(-1).astype(np.float64)

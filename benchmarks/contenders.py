@@ -105,7 +105,7 @@ class Bayesmix:
     def _loop(self, x, start, structure, options):
         """`run(steps)` of the compiled loop that `fit` and `kmeans` drive."""
         from bayesmix.drive import begin, run
-        from bayesmix.initialize import given_start
+        from bayesmix.given import given_start
         from bayesmix.problem import prepare
 
         problem = prepare(start.n_components, structure, x, None, 0.0)

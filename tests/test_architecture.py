@@ -31,7 +31,7 @@ LAYERS = (
     ("passes",),
     ("prior", "statistics", "units", "chart", "trees", "allocations", "convergence", "laws"),
     ("assignments", "distribution", "programs", "results", "initialize", "labels", "penalty", "greedy"),
-    ("hierarchical", "lkj", "conjugate", "archives"),
+    ("hierarchical", "lkj", "conjugate", "archives", "given"),
     ("stores",),
     ("files",),
     ("model",),

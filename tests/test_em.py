@@ -400,7 +400,7 @@ def test_a_trace_that_is_shorter_than_the_run_keeps_the_last_objectives():
     from bayesmix.climb import advance
     from bayesmix.devices import double_precision
     from bayesmix.drive import begin
-    from bayesmix.initialize import given_start
+    from bayesmix.given import given_start
     from bayesmix.loop import Options
     from bayesmix.packing import Layout, Packed
     from bayesmix.problem import prepare
@@ -567,7 +567,7 @@ def test_bad_calls_are_one_error_before_anything_is_compiled(case):
 def test_only_thin_clusters_are_whitened_where_they_are_few(thin, whitened):
     """Four clusters apart, some of them 1e4 times thinner than that: covariances of their rows by two passes."""
     from bayesmix.drive import begin, run
-    from bayesmix.initialize import given_start
+    from bayesmix.given import given_start
     from bayesmix.loop import Options
     from bayesmix.problem import prepare
 

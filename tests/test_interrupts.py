@@ -188,7 +188,7 @@ with patient() as patience:
 
 def test_a_checkpoint_that_is_no_such_file_is_one_error(tmp_path):
     made_from = {"n": 1}
-    kept = Checkpoint.at(tmp_path / "c", "test", made_from)
+    kept = Checkpoint.at(tmp_path / "c", "test", lambda: made_from)
     assert kept.read() is None
     arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.array(True), "c": np.zeros((0, 2), np.uint32)}
     kept.write(lambda: arrays)

@@ -21,7 +21,7 @@ from bayesmix.compilation import one_kernel, wide
 from bayesmix.covariance import STRUCTURES, Covariance
 from bayesmix.devices import double_precision
 from bayesmix.drive import begin
-from bayesmix.initialize import given_start
+from bayesmix.given import given_start
 from bayesmix.inputs import points_last
 from bayesmix.loop import Options
 from bayesmix.maxima import largest

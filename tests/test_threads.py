@@ -11,7 +11,7 @@ from bayesmix.assignments import Assigned, sums_by_label
 from bayesmix.covariance import structure_of
 from bayesmix.devices import lapack_on_one_thread
 from bayesmix.drive import begin
-from bayesmix.initialize import given_start
+from bayesmix.given import given_start
 from bayesmix.keys import key_data
 from bayesmix.loop import Options, begin_turn
 from bayesmix.observations import observe
