@@ -118,7 +118,7 @@ def _required(mixture: Any, problem: Problem) -> GaussianMixture:
 
 def _from_labels(problem: Problem, given: np.ndarray, generator: np.random.Generator) -> GaussianMixture:
     """The M-step of a partition that keeps the known clusters: each other row with the nearest of their means."""
-    x, w, k = problem.x, problem.w, problem.n_components
+    x, w, k = problem.x[:], problem.w, problem.n_components
     seeds = plus_plus(x, w, k, generator)
     for cluster in range(k):
         if (rows := given == cluster).any():

@@ -229,30 +229,32 @@ def _own_starts(
     Distances count each feature in its own standard deviations where the family is closed under that, so that
     starts do not depend on the units of the columns.
     """
-    x, w, k = problem.x, problem.w, problem.n_components
-    unit = np.ones(x.shape[1])
-    if problem.structure.by_column:
-        unit = np.sqrt(w @ (x * x) / w.sum())
-        unit[unit == 0] = 1
-        x = x / unit.astype(x.dtype)
+    every, w, k, units = problem.x, problem.w, problem.n_components, problem.units
+    unit = (units.deviation / units.scale).astype(every.dtype) if problem.structure.by_column else None
     draw = SEEDS["k-means++" if name == "kmeans" else name]
     generators = as_generator(key).spawn(1 if k == 1 else count)
     rough = name == "kmeans" and k > 1 and not bare
     some = slice(None)
     if rough or problem.batch:
         some = sample_rows(w, _SEED_ROWS + 100 * k, as_generator(key))
-    seeds = [draw(x[some], w[some], k, generator) for generator in generators]
+    x = every[some]
+    if unit is not None:
+        x /= unit
+    whole = len(x) == len(every)
+    own = w if whole else np.maximum(w[some], w.sum() / len(x))  # those of all, by the chances of being drawn
+    seeds = [draw(x, own, k, generator) for generator in generators]
     if rough:
-        seeds = [lloyd(x[some], w[some], seed) for seed in seeds]
+        seeds = [lloyd(x, own, seed) for seed in seeds]
     starts, marks = [], []
     for seed in seeds:
-        means = seed.astype(np.float64) * unit
+        means = seed.astype(np.float64) * (1 if unit is None else unit)
         if bare:
             starts.append(Start(unit_spheres(means)))
             marks.append(seed[np.lexsort(seed.T)].tobytes())
             continue
-        labels, squared = nearest(x, seed.astype(x.dtype))
-        starts.append(from_partition(problem.x, w, means, labels, problem.structure))
+        labels, squared = nearest(x, seed) if whole else nearest(every, seed, unit)
         sizes = np.sort(np.bincount(labels, weights=w, minlength=k))
         marks.append((*sizes, f"{w @ squared:.9g}"))
+        del squared  # of the size of the data
+        starts.append(from_partition(every, w, means, labels, problem.structure))
     return starts, np.array([marks.index(mark) for mark in marks])

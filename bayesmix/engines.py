@@ -193,7 +193,7 @@ def _online(
     begun = run(states, first, every, problem.rules, options)
     size = problem.batch or batch_rows(problem)
     order = as_generator(key).permutation(len(problem.x))
-    batches, count = batches_of(problem.x, problem.w, problem.structure, size, order)
+    batches, count = batches_of(problem.x.taken(order), problem.w[order], problem.structure, size)
     rules = problem.rules._replace(settle=-_BEGUN, batches=np.int64(count))
     # Nothing has converged after a step, and a cluster without points in some batches is no empty one.
     own = options._replace(decreasing=True, batches=True, relocate=False, **begun.moments)

@@ -13,7 +13,7 @@ from bayesmix import density
 from bayesmix.covariance import Covariance
 from bayesmix.drive import Path
 from bayesmix.initialize import nearest
-from bayesmix.inputs import chunks_of
+from bayesmix.inputs import CACHED, chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import to_data_units
 from bayesmix.prior import ConjugatePrior
@@ -25,7 +25,6 @@ from bayesmix.verdict import agreeing, best_start, judge_all, sentence
 __all__ = ["finished"]
 
 _REPORTED = 2**19  # rows at once
-_CACHED = 8192
 
 
 def _likelihoods(
@@ -125,7 +124,7 @@ def _around_centres(
     """K-means: each centre with the sphere σ² = inertia / (n d) around it, and the inertia, in the data's own units."""
     points = problem.points if problem.keep.all() else problem.points[problem.keep]
     centres, inertia = mixture.means.astype(np.float64), 0.0
-    for rows in chunks_of(len(points), _CACHED):
+    for rows in chunks_of(len(points), CACHED):
         away = points[rows] - np.take(centres, labels[rows], axis=0)
         inertia += float(problem.w[rows] @ np.einsum("nd,nd->n", away, away))
     values = Covariance(np.atleast_1d(_variance(problem, inertia)), mixture.structure)

@@ -80,8 +80,7 @@ def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
             raise ValueError(
                 f"init as labels must be whole numbers from 0 to {k - 1}; row {row} holds {given[row]!r}"
             )
-        one_hot = (labels[keep, None] == np.arange(k)).astype(np.float64)
-        return from_responsibilities(x, weight, one_hot, structure)
+        return from_responsibilities(x, weight, labels[keep], k, structure)
     named = given.shape == (k, d) != (n, k)  # columns of means are features
     array = as_points(init, "init", known=problem.names if named else None).values.astype(np.float64)
     if array.shape == (k, d):
@@ -89,8 +88,8 @@ def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
         means = (array - units.origin) / units.scale
         if bare:
             return Start(unit_spheres(means))
-        common = units.scale / units.scale.max()
-        labels, _ = nearest(x * common.astype(x.dtype), (means * common).astype(x.dtype))
+        common = (units.scale.max() / units.scale).astype(x.dtype)
+        labels, _ = nearest(x, (means / common).astype(x.dtype), common)
         return from_means(x, weight, means, labels, structure, units.floor)
     if array.shape == (n, k):
         off = np.abs(array.sum(axis=1) - 1)
@@ -100,7 +99,7 @@ def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
                 f"init as responsibilities must not be negative and each row must add up to one; "
                 f"row {row} is {array[row].tolist()}"
             )
-        return from_responsibilities(x, weight, array[keep], structure)
+        return from_responsibilities(x, weight, array[keep], k, structure)
     raise ValueError(
         f"init has shape {given.shape}; pass labels ({n},), responsibilities ({n}, {k}), means ({k}, {d}), "
         f"a GaussianMixture, or one of 'kmeans', 'k-means++', 'random'"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bayesmix.covariance import Covariance, Structure, structure_of
-from bayesmix.inputs import chunks_of
+from bayesmix.inputs import CACHED, chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
 from bayesmix.storage import STORAGES, per_cluster
@@ -95,25 +95,34 @@ SEEDS: dict[str, Callable[[np.ndarray, np.ndarray, int, np.random.Generator], np
 }
 
 
-def nearest(x: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest mean of each row (n,), a tie to the lowest index, and the squared distance to it."""
+def nearest(x: Any, means: np.ndarray, unit: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest mean of each row (n,), a tie to the lowest index, and the squared distance to it.
+
+    Rows may be `units.Rows`, and are divided by a `unit` (d,) where there is one.
+    """
     labels = np.empty(x.shape[0], np.int64)
     squared = np.empty(x.shape[0])
     half = np.einsum("kd,kd->k", means, means) / 2
-    for rows in chunks_of(x.shape[0], 8192):
-        logits = x[rows] @ means.T
+    for rows in chunks_of(x.shape[0], CACHED):
+        some = x[rows] if unit is None else x[rows] / unit
+        logits = some @ means.T
         logits -= half
         labels[rows] = np.argmax(logits, axis=1)
-        away = x[rows] - np.take(means, labels[rows], axis=0)
+        away = some - np.take(means, labels[rows], axis=0)
         squared[rows] = np.einsum("nd,nd->n", away, away)
     return labels, squared
 
 
 def sample_rows(weight: np.ndarray, most: int, rng: np.random.Generator) -> Any:
-    """All rows, or so many different ones drawn by weight."""
+    """All rows, or so many different ones drawn by weight, which are positive, one after the other."""
     if len(weight) <= most:
         return slice(None)
-    return np.sort(rng.choice(len(weight), most, replace=False, p=weight / weight.sum()))
+    free, some = weight.astype(np.float64), np.empty(0, np.intp)
+    while len(some) < most:
+        drawn = indices(free, most - len(some), rng)
+        free[drawn] = 0
+        some = np.union1d(some, drawn)
+    return some
 
 
 def lloyd(x: np.ndarray, weight: np.ndarray, means: np.ndarray, max_steps: int = 100) -> np.ndarray:
@@ -139,25 +148,48 @@ def lloyd(x: np.ndarray, weight: np.ndarray, means: np.ndarray, max_steps: int =
 
 
 def _cluster_moments(
-    x: np.ndarray, rows: Iterator[tuple[Any, np.ndarray]], structure: Structure
+    x: Any, shares: Callable[[slice], Iterator[tuple[Any, np.ndarray]]], k: int, structure: Structure
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts (k,), means (k, d) and scatters about the means in storage, from (rows, weights) of each cluster."""
-    d = x.shape[1]
-    counts, means, scatters = [], [], []
-    for members, weight in rows:
-        points = x[members].astype(np.float64)
-        count = weight.sum()
-        mean = weight @ points / count if count > 0 else np.zeros(d)
-        points = points - mean
-        if structure.storage == "full":
-            scatter = (points * weight[:, None]).T @ points
-        else:
-            scatter = weight @ (points * points)
-            scatter = scatter if structure.storage == "diagonal" else scatter.mean()
-        counts.append(count)
-        means.append(mean)
-        scatters.append(scatter)
-    return np.array(counts), np.array(means), np.array(scatters)
+    """Counts (k,), means (k, d) and scatters about the means in storage.
+
+    Of a stretch of rows `shares` says which are each cluster's, and their weights. Stretches add up as parts of a
+    sample do: their scatters, and that of their means.
+    """
+    d, form = x.shape[1], STORAGES[structure.storage]
+    counts, means, scatters = np.zeros(k), np.zeros((k, d)), np.zeros((k, *(d,) * form.axes))
+    for part in chunks_of(len(x), 2 * CACHED):
+        some = x[part]
+        for j, (members, weight) in enumerate(shares(part)):
+            count = weight.sum()
+            if not count > 0:
+                continue
+            points = some[members].astype(np.float64)
+            mean = weight @ points / count
+            points -= mean
+            if form.axes == 2:
+                scatter = (points * weight[:, None]).T @ points
+            else:
+                scatter = weight @ (points * points)
+                scatter = scatter if form.axes else scatter.mean()
+            if not counts[j]:
+                counts[j], means[j], scatters[j] = count, mean, scatter
+                continue
+            share = count / (counts[j] + count)
+            away = mean - means[j]
+            scatters[j] += scatter + counts[j] * share * form.outer(away[None])[0]
+            means[j] += share * away
+            counts[j] += count
+    return counts, means, scatters
+
+
+def _by_label(labels: np.ndarray, weight: np.ndarray, k: int) -> Callable:
+    """The shares of clusters of whole points, for `_cluster_moments`."""
+
+    def shares(part: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        own, w = labels[part], weight[part]
+        return ((members, w[members]) for members in (np.flatnonzero(own == j) for j in range(k)))
+
+    return shares
 
 
 def _mixture(means: np.ndarray, values: np.ndarray, structure: Structure) -> GaussianMixture:
@@ -167,11 +199,11 @@ def _mixture(means: np.ndarray, values: np.ndarray, structure: Structure) -> Gau
 
 
 def from_means(
-    x: np.ndarray, weight: np.ndarray, means: np.ndarray, labels: np.ndarray, structure: Structure, floor: Any
+    x: Any, weight: np.ndarray, means: np.ndarray, labels: np.ndarray, structure: Structure, floor: Any
 ) -> Start:
     """Equal weights, these means, and the pooled covariance of a partition; with a ridge where that is singular."""
-    rows = ((labels == j, weight[labels == j]) for j in range(means.shape[0]))
-    _, _, scatters = _cluster_moments(x, rows, structure)
+    k = len(means)
+    _, _, scatters = _cluster_moments(x, _by_label(labels, weight, k), k, structure)
     pooled: Any = scatters.sum(axis=0)[None] / weight.sum()
     deviations = structure.form.diagonal(structure.form.cholesky(pooled))
     if not (deviations**2 > floor.collapsed).all():
@@ -185,13 +217,12 @@ def unit_spheres(means: np.ndarray) -> GaussianMixture:
 
 
 def from_partition(
-    x: np.ndarray, weight: np.ndarray, seeds: np.ndarray, labels: np.ndarray, structure: Structure
+    x: Any, weight: np.ndarray, seeds: np.ndarray, labels: np.ndarray, structure: Structure
 ) -> Start:
     """Our own starts: each cluster's own moments, but the pooled covariance where it has at most d + 1 points."""
     k, d = seeds.shape
     axes = STORAGES[structure.storage].axes
-    rows = ((labels == j, weight[labels == j]) for j in range(k))
-    counts, means, scatters = _cluster_moments(x, rows, structure)
+    counts, means, scatters = _cluster_moments(x, _by_label(labels, weight, k), k, structure)
     pooled = scatters.sum(axis=0)[None] / counts.sum()
     means = np.where(counts[:, None] > 0, means, seeds)
     few = counts <= d + 1
@@ -200,18 +231,20 @@ def from_partition(
 
 
 def known_statistics(
-    x: np.ndarray, weight: np.ndarray, labels: np.ndarray, k: int, structure: Structure
+    x: Any, weight: np.ndarray, labels: np.ndarray, k: int, structure: Structure
 ) -> Statistics:
     """The statistics of the rows with a label from 0 to k - 1, each wholly in that cluster; others do not count."""
-    rows = ((labels == j, weight[labels == j]) for j in range(k))
-    return _statistics(*_cluster_moments(x, rows, structure), structure)
+    return _statistics(*_cluster_moments(x, _by_label(labels, weight, k), k, structure), structure)
 
 
-def from_responsibilities(x: np.ndarray, weight: np.ndarray, r: np.ndarray, structure: Structure) -> Start:
-    """The M-step from given responsibilities (n, k)."""
-    counts, means, scatters = _cluster_moments(
-        x, ((slice(None), weight * r[:, j]) for j in range(r.shape[1])), structure
-    )
+def from_responsibilities(x: Any, weight: np.ndarray, r: np.ndarray, k: int, structure: Structure) -> Start:
+    """The M-step from given responsibilities (n, k), or labels (n,)."""
+
+    def shares(part: slice) -> Iterator[tuple[slice, np.ndarray]]:
+        return ((slice(None), own) for own in (r[part].T * weight[part]))
+
+    parts = _by_label(r, weight, k) if r.ndim == 1 else shares
+    counts, means, scatters = _cluster_moments(x, parts, k, structure)
     pooled = scatters.sum(axis=0)[None] / counts.sum()
     return Start(_mixture(means, pooled, structure), _statistics(counts, means, scatters, structure))
 

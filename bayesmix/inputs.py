@@ -19,12 +19,14 @@ from jax.core import Tracer
 from bayesmix.frames import default_names, first_of, numbers_of, order_of, quoted, refuse, table_of
 
 __all__ = [
-    "Points", "are_chances", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names", "as_points",
-    "as_tol", "as_weights", "chunks_of", "cores", "is_traced", "points_last", "require_squares", "to_numpy",
+    "CACHED", "Points", "are_chances", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names",
+    "as_points", "as_tol", "as_weights", "chunks_of", "cores", "is_traced", "points_last", "require_squares",
+    "to_numpy",
 ]  # fmt: skip
 
 
 _HELD = 1e-152, 1e152  # standard deviations, at least and at most
+CACHED = 8192  # rows of a stretch, where it is handled more than once
 
 
 class Points(NamedTuple):
@@ -57,8 +59,10 @@ def to_numpy(tree: Any) -> Any:
 _ALIGNED = 64  # bytes
 
 
-def points_last(values: np.ndarray, size: int) -> np.ndarray:
+def points_last(values: Any, size: int, dtype: Any = None) -> np.ndarray:
     """(n, ...) as blocks of `size` points, points last: (blocks, ..., size), the rest zero.
+
+    Values may be anything that has rows, which are asked for in stretches.
 
     Below one block n is padded to a multiple of 64, from 2,048 on of a sixteenth of a power of two, above it the
     number of blocks is rounded up to eighths of one, so that few shapes, and few compilations, serve every n.
@@ -72,13 +76,15 @@ def points_last(values: np.ndarray, size: int) -> np.ndarray:
         step = max(1, 2 ** (count.bit_length() - 4))
         count = -(-count // step) * step
     shape = (count, *values.shape[1:], size)
-    items = math.prod(shape) * values.dtype.itemsize
+    dtype = np.dtype(dtype or values.dtype)
+    items = math.prod(shape) * dtype.itemsize
     memory = np.zeros(items + _ALIGNED, np.uint8)  # where XLA can use it as it is, without a copy
     begin = -memory.ctypes.data % _ALIGNED
-    blocks = memory[begin : begin + items].view(values.dtype).reshape(shape)
+    blocks = memory[begin : begin + items].view(dtype).reshape(shape)
     whole = n // size
-    if whole:
-        blocks[:whole] = np.moveaxis(values[: whole * size].reshape(whole, size, *values.shape[1:]), 1, -1)
+    for own in chunks_of(whole, max(1, CACHED // size)):
+        some = values[own.start * size : own.stop * size]
+        blocks[own] = np.moveaxis(some.reshape(-1, size, *shape[1:-1]), 1, -1)
     if n % size:
         blocks[whole, ..., : n % size] = np.moveaxis(values[whole * size :], 0, -1)
     return blocks

@@ -37,8 +37,8 @@ class Observations:
     second: Any = None
 
 
-def observe(x: np.ndarray, weight: np.ndarray, structure: Structure, blocks: Any = None) -> Observations:
-    """Blocks of the rows of x (n, d), which should be centred and scaled, with weights (n,).
+def observe(x: Any, weight: np.ndarray, structure: Structure, blocks: Any = None) -> Observations:
+    """Blocks of the rows of x (n, d), an array or `units.Rows`, centred and scaled, with weights (n,).
 
     Long passes are laid out for an accelerator and put there, see `devices`; float32 data are float64 there where
     covariances are full. `blocks` are those of x where they are known, from other weights.
@@ -50,8 +50,8 @@ def observe(x: np.ndarray, weight: np.ndarray, structure: Structure, blocks: Any
         # A device multiplies float64 faster than it whitens float32: 4 and 9 ms for 1e7 points, d = 4, k = 8.
         wide = device is not None and STORAGES[structure.storage].axes == 2 and not structure.shared
         size = _block_size(n, features) if device is None else _on_device(features)
-        blocks = points_last(x.astype(np.float64) if wide else x, size)
-    weights = points_last(weight.astype(blocks.dtype), blocks.shape[-1])
+        blocks = points_last(x, size, np.float64 if wide else x.dtype)
+    weights = points_last(weight, blocks.shape[-1], blocks.dtype)
     if device is not None:
         with double_precision():
             blocks, weights = jax.device_put((blocks, weights), device)
@@ -62,23 +62,21 @@ def observe(x: np.ndarray, weight: np.ndarray, structure: Structure, blocks: Any
     return Observations(blocks, weights, second)
 
 
-def batches_of(
-    x: np.ndarray, weight: np.ndarray, structure: Structure, size: int, order: np.ndarray
-) -> tuple[Observations, int]:
-    """The rows of x (n, d) in an order (n,), as batches of some `size`, each a block, and how many have rows.
+def batches_of(x: Any, weight: np.ndarray, structure: Structure, size: int) -> tuple[Observations, int]:
+    """The rows of x (n, d) as batches of some `size`, each a block, and how many have rows.
 
     Weights of a batch are such that they add up to those of all: its sums are estimates of those of all data.
     """
     count = -(-len(x) // size)
     size = -(-len(x) // count)
     size += -size % _MULTIPLE
-    x, weight = x[order], weight[order].astype(np.float64)
+    weight = weight.copy()
     rows = [slice(first, first + size) for first in range(0, len(x), size)]
     total = weight.sum()
     for own in rows:
         weight[own] *= total / weight[own].sum()
-    blocks = points_last(x, size)
-    weights = points_last(weight.astype(blocks.dtype), blocks.shape[-1])
+    blocks = points_last(x, size, x.dtype)
+    weights = points_last(weight, blocks.shape[-1], blocks.dtype)
     second = None
     if structure.shared:
         each = [_second_moment(x[own], weight[own], structure) for own in rows]

@@ -57,7 +57,7 @@ class Points(NamedTuple):
     way: Way
 
 
-def with_points(x: np.ndarray, mixture: GaussianMixture, given: np.ndarray | None = None) -> Points:
+def with_points(x: Any, mixture: GaussianMixture, given: np.ndarray | None = None) -> Points:
     """Blocks of the rows (n, d), the last filled up, for mixtures such as this one."""
     x = np.asarray(x, np.float64)
     given = np.full(len(x), -1) if given is None else given

@@ -15,7 +15,7 @@ from bayesmix.observations import Observations, observe
 from bayesmix.penalty import penalty
 from bayesmix.prior import ConjugatePrior
 from bayesmix.results import Fit
-from bayesmix.units import Units, spacing, standardize
+from bayesmix.units import Rows, Units, spacing, standardize
 
 __all__ = ["Problem", "inside", "prepare", "problem_of"]
 
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
     points: np.ndarray  # all rows, in the data's units
     weight: np.ndarray  # of all rows
     keep: np.ndarray  # which rows have positive weight
-    x: np.ndarray  # those rows, in loop units
+    x: Rows  # those rows, in loop units
     w: np.ndarray
     grid: np.ndarray  # spacing of each column's values in loop units, zero where it is on no grid
     units: Units
@@ -77,8 +77,9 @@ def prepare(
             f"x has {rows.shape[0]} rows{'' if keep.all() else ' of positive weight'}, fewer than "
             f"n_components={n_components}; ask for fewer clusters"
         )
-    scaled, units = standardize(rows, w, names, structure)
-    grid = np.array([spacing(column) for column in scaled.T])
+    units = standardize(rows, w, names, structure)
+    grid = np.array([spacing(column) for column in rows.T]) / units.scale
+    scaled = Rows(rows, units)
     observations = observe(scaled, w, structure)
     summed = observations.x.dtype
     # Points err in the data's precision, each on its own; their sum does in float64.

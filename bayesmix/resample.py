@@ -41,45 +41,40 @@ from bayesmix.packing import Layout, Packed
 from bayesmix.problem import Problem
 from bayesmix.progress import Progress
 from bayesmix.results import CODE
-from bayesmix.units import suspect
+from bayesmix.units import Rows, suspect
 from bayesmix.verdict import Verdict, best_of_each, verdict
 
 __all__ = ["RESAMPLE", "Refits", "refit"]
 
 _SAVED = 5  # passes of a replicate that acceleration would save, at least: it starts near its optimum
+_Drawn = tuple[Rows | np.ndarray, np.ndarray]  # points in loop units, and their weights
 _BATCH = 32  # replicates that a thread takes at a time: the progress bar moves by as many
 
 
-def _weighted(words: np.ndarray, problem: Problem, source: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
+def _weighted(words: np.ndarray, problem: Problem, source: GaussianMixture) -> _Drawn:
     drawn = np.random.default_rng(words).standard_gamma(problem.w)
     return problem.x, drawn * (problem.w.sum() / drawn.sum())
 
 
-def _nonparametric(
-    words: np.ndarray, problem: Problem, source: GaussianMixture
-) -> tuple[np.ndarray, np.ndarray]:
+def _nonparametric(words: np.ndarray, problem: Problem, source: GaussianMixture) -> _Drawn:
     total = problem.w.sum()
     times = np.random.default_rng(words).multinomial(round(total), problem.w / total)
     return problem.x, times.astype(np.float64)
 
 
-def _parametric(
-    words: np.ndarray, problem: Problem, source: GaussianMixture
-) -> tuple[np.ndarray, np.ndarray]:
+def _parametric(words: np.ndarray, problem: Problem, source: GaussianMixture) -> _Drawn:
     n = round(problem.w.sum())
     x, _ = density.simulate_numbers(source, np.random.default_rng(words), n)
     return x.astype(problem.x.dtype), np.ones(n)
 
 
-def _leave_one_out(
-    words: np.ndarray, problem: Problem, source: GaussianMixture
-) -> tuple[np.ndarray, np.ndarray]:
+def _leave_one_out(words: np.ndarray, problem: Problem, source: GaussianMixture) -> _Drawn:
     weight = problem.w.astype(np.float64)
     weight[words[1]] -= 1
     return problem.x, weight
 
 
-RESAMPLE: dict[str, Callable[[np.ndarray, Problem, GaussianMixture], tuple[np.ndarray, np.ndarray]]] = {
+RESAMPLE: dict[str, Callable[[np.ndarray, Problem, GaussianMixture], _Drawn]] = {
     "weighted": _weighted,
     "nonparametric": _nonparametric,
     "parametric": _parametric,

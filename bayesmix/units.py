@@ -16,13 +16,14 @@ import jax
 import numpy as np
 
 from bayesmix.covariance import Covariance, Structure
-from bayesmix.inputs import chunks_of, require_squares
+from bayesmix.inputs import CACHED, chunks_of, require_squares
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES
 
 __all__ = [
     "SPURIOUS_RATIO",
     "Floor",
+    "Rows",
     "Units",
     "spacing",
     "spurious_clusters",
@@ -66,18 +67,26 @@ class Units:
     Attributes:
         origin: (d,).
         scale: (d,), powers of two.
+        deviation: (d,), standard deviations in the data's units; of a constant column a typical one.
         floor: in the units of the loop.
         degenerate: a sentence part that names constant or collinear columns, empty where there are none.
     """
 
     origin: np.ndarray
     scale: np.ndarray
+    deviation: np.ndarray
     floor: Floor
     degenerate: str
 
+    def of(self, points: Any) -> np.ndarray:
+        """Points (..., d) in the units of the loop."""
+        moved = points - self.origin
+        moved /= self.scale  # a third array would take as long as both
+        return moved
+
     def enter(self, mixture: GaussianMixture) -> GaussianMixture:
         """Parameters in the units of the loop."""
-        return self._map(mixture, (mixture.means - self.origin) / self.scale, 1 / self.scale)
+        return self._map(mixture, self.of(mixture.means), 1 / self.scale)
 
     def leave(self, mixture: GaussianMixture) -> GaussianMixture:
         """Parameters in the data's own units."""
@@ -106,40 +115,77 @@ def _power_of_two(scale: np.ndarray) -> np.ndarray:
     return np.exp2(np.round(np.log2(scale)))
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of data (n, d) in the units of the loop, in the data's precision, computed where they are asked for.
+
+    So nothing of the data's size is made of them.
+    """
+
+    points: np.ndarray  # in the data's units
+    units: Units
+    order: np.ndarray | None = None  # places of the rows, where they are not all of the points as they come
+
+    def taken(self, order: np.ndarray) -> Rows:
+        """Rows by their places."""
+        return replace(self, order=order if self.order is None else self.order[order])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return len(self), self.points.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the data."""
+        return self.points.dtype
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.points if self.order is None else self.order)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Those of a slice, a mask or an array of places."""
+        points = self.points[rows if self.order is None else self.order[rows]]
+        if len(points) <= CACHED:
+            return self.units.of(points).astype(self.dtype, copy=False)
+        some = np.empty(points.shape, self.dtype)
+        for part in chunks_of(len(points), CACHED):
+            some[part] = self.units.of(points[part])
+        return some
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of them."""
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
 @np.errstate(over="ignore", invalid="ignore")  # of data that are refused
-def standardize(
-    x: np.ndarray, weight: np.ndarray, names: tuple[str, ...], structure: Structure
-) -> tuple[np.ndarray, Units]:
-    """The data in the units of the loop, in their own precision, and those units."""
+def standardize(x: np.ndarray, weight: np.ndarray, names: tuple[str, ...], structure: Structure) -> Units:
+    """The units of the loop for these data."""
     total, d = weight.sum(), x.shape[1]
-    first = x[0].astype(np.float64)
-    # Nothing of the data's size is made but the result.
+    first, moved, largest = x[0].astype(np.float64), np.zeros(d), np.zeros(d)
     parts = list(chunks_of(len(x), max(256, _NUMBERS // d)))
-    origin = first + sum(weight[rows] @ (x[rows] - first) for rows in parts) / total
-    constant = np.ones(d, bool)
     for rows in parts:
-        constant &= (x[rows] == x[0]).all(axis=0)
-        if not constant.any():
-            break
-    u, largest = np.empty(x.shape), np.zeros(d)
-    for rows in parts:
-        u[rows] = x[rows] - origin
-        largest = np.maximum(largest, np.abs(u[rows]).max(axis=0))
-    u[:, constant] = 0
+        away = x[rows] - first
+        moved += weight[rows] @ away
+        largest = np.maximum(largest, np.abs(away).max(axis=0))
+    origin, constant = first + moved / total, largest == 0
     largest[constant] = 1
-    deviation = largest * np.sqrt(sum(weight[rows] @ (u[rows] / largest) ** 2 for rows in parts) / total)
+    held = _power_of_two(largest)  # squares of these units can be held
+    covariance = np.zeros((d, d))
+    for rows in parts:
+        away = (x[rows] - origin) / held
+        covariance += (away * weight[rows, None]).T @ away
+    covariance /= total
+    deviation = held * np.sqrt(np.diag(covariance))
     varying = deviation[~constant]
     typical = np.sqrt(np.mean((varying / varying.max()) ** 2)) * varying.max() if varying.size else 1.0
     deviation[constant] = typical
     scale = _power_of_two(deviation if structure.by_column else np.full(d, typical))
     require_squares(x, scale)
-    covariance = np.zeros((d, d))
-    for rows in parts:
-        u[rows] /= scale
-        covariance += (u[rows] * weight[rows, None]).T @ u[rows]
-    covariance /= total
-    floor, degenerate = _floor(covariance, constant, names, structure, x.dtype.name)
-    return u.astype(x.dtype, copy=False), Units(origin, scale, floor, degenerate)
+    ratio = held / scale
+    floor, degenerate = _floor(covariance * np.outer(ratio, ratio), constant, names, structure, x.dtype.name)
+    return Units(origin, scale, deviation, floor, degenerate)
 
 
 def _floor(

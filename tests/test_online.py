@@ -87,7 +87,7 @@ def test_steps_are_those_of_the_recursion(x, name, weighted):
 def test_batches_have_every_row_once_and_each_the_weight_of_all(n, size, name):
     rng = np.random.default_rng(n)
     x, weight, order = rng.normal(size=(n, D)), rng.uniform(1, 2, size=n), rng.permutation(n)
-    found, count = batches_of(x, weight, structure_of(name), size, order)
+    found, count = batches_of(x[order], weight[order], structure_of(name), size)
     assert count == -(-n // found.x.shape[-1])
     assert found.x.shape[-1] % 64 == 0
     assert_allclose(found.weight[:count].sum(axis=1), weight.sum())

@@ -1,0 +1,154 @@
+"""Data of more rows than are handled at once: stretches add up to the whole, and nothing of their size is made twice."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import bayesmix as bm
+from bayesmix.covariance import STRUCTURES, structure_of
+from bayesmix.em import _own_starts
+from bayesmix.initialize import from_partition, from_responsibilities, known_statistics, sample_rows
+from bayesmix.inputs import points_last
+from bayesmix.problem import prepare
+from bayesmix.units import Rows, standardize
+
+N, D, K = 150_001, 3, 4
+NAMES = ("x", "y", "z")
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    rng = np.random.default_rng(0)
+    z = rng.integers(K, size=N)
+    z[:100_000][z[:100_000] == 2] = 1  # a cluster that begins late
+    x = rng.normal(size=(N, D)) * [1, 30, 0.02] + 5 * z[:, None] + 100
+    return x, z, rng.uniform(0.5, 2, size=N)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", ["VVV", "VVI", "VII"])
+def test_units_are_those_of_all_rows_at_once(labelled, name, dtype):
+    x, weight = labelled[0].astype(dtype), labelled[2]
+    units = standardize(x, weight, NAMES, structure_of(name))
+    mean, total = weight @ x / weight.sum(), weight.sum()
+    covariance = ((x - mean) * weight[:, None]).T @ (x - mean) / total
+    deviation = np.sqrt(np.diag(covariance))
+    assert_allclose(units.origin, mean, rtol=1e-12)
+    assert_allclose(units.deviation, deviation, rtol=1e-10)
+    typical = np.full(D, np.sqrt(np.mean(deviation**2)))
+    assert_array_equal(units.scale, 2 ** np.round(np.log2(deviation if name != "VII" else typical)))
+    inner = covariance / np.outer(units.scale, units.scale)
+    ridge = units.floor.ridge[0] / (1e-12 if dtype == np.float64 else 1e-6)
+    extra = 0.1 if dtype == np.float64 else 1  # absolute by relative
+    expected = {
+        "VVV": inner + extra * np.diag(np.diag(inner)),
+        "VVI": np.diag(inner),
+        "VII": np.diag(inner).mean(),
+    }[name]
+    assert_allclose(ridge, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_rows_are_computed_alike_however_they_are_asked_for(labelled, dtype):
+    x = labelled[0].astype(dtype)
+    units = standardize(x, np.ones(N), NAMES, structure_of("VVI"))
+    rows = Rows(x, units)
+    expected = ((x - units.origin) / units.scale).astype(dtype)
+    assert rows.shape == (N, D)
+    assert len(rows) == N
+    assert rows.dtype == dtype
+    mask, places = labelled[1] == 2, np.random.default_rng(1).permutation(N)
+    for of in (slice(None), slice(5, 9), slice(3, 20_000), mask, places, 7):
+        assert_array_equal(rows[of], expected[of])
+        assert rows[of].dtype == dtype
+    assert_array_equal(np.asarray(rows), expected)
+    taken = rows.taken(places[:1000])
+    assert taken.shape == (1000, D)
+    for of in (slice(None), slice(5, 9), np.arange(3)):
+        assert_array_equal(taken[of], expected[places[:1000]][of])
+
+
+@pytest.mark.parametrize("n", [64, 1000, 1024, 8192, 8193, 20_000])
+@pytest.mark.parametrize("size", [256, 1024, 8192, 10_000])
+def test_blocks_have_every_row_in_its_place(n, size):
+    values = np.random.default_rng(n).normal(size=(n, 2))
+    blocks = points_last(values, size, np.float32)
+    assert blocks.dtype == np.float32
+    flat = np.moveaxis(blocks, 1, -1).reshape(-1, 2)
+    assert_array_equal(flat[:n], values.astype(np.float32))
+    assert not flat[n:].any()
+
+
+@pytest.mark.parametrize("name", sorted(set(STRUCTURES) - {"E", "V"}))
+def test_starts_from_labels_have_the_moments_of_each_cluster(labelled, name):
+    x, z, weight = labelled
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    row = structure_of(name)
+    one_hot = np.eye(K)[z]
+    counts = weight @ one_hot
+    first = (one_hot * weight[:, None]).T @ x
+    square = np.einsum("nk,ni,nj->kij", one_hot * weight[:, None], x, x, optimize=True)
+    own = {"full": square, "diagonal": np.diagonal(square, axis1=1, axis2=2)}
+    second = own.get(row.storage, own["diagonal"].mean(axis=1))
+    expected = [counts[:, None], first]
+    if not row.shared:
+        expected.append(row.form.pack(second, D))
+    expected = np.concatenate(expected, axis=1)
+    for start in (
+        from_partition(x, weight, np.zeros((K, D)), z, row).statistics,
+        from_responsibilities(x, weight, one_hot, K, row).statistics,
+        from_responsibilities(x, weight, z, K, row).statistics,
+        known_statistics(x, weight, z, K, row),
+    ):
+        assert_allclose(start.moments, expected, rtol=1e-10, atol=1e-8)
+        if row.shared:
+            assert_allclose(start.second[0], second.sum(axis=0), rtol=1e-10, atol=1e-8)
+
+
+def test_a_start_from_labels_is_one_from_responsibilities(labelled):
+    x, z, weight = labelled
+    options = {"sample_weight": weight, "max_steps": 2, "tol": 0}
+    one = bm.fit(bm.MixtureModel(K), x, init=z, **options)
+    other = bm.fit(bm.MixtureModel(K), x, init=np.eye(K)[z], **options)
+    assert_allclose(one.mixture.covariances, other.mixture.covariances, rtol=1e-9)
+    assert_allclose(one.log_likelihood, other.log_likelihood, rtol=1e-12)
+
+
+@pytest.mark.parametrize("most", [50, 900])
+def test_rows_drawn_by_weight_are_different_ones_with_the_chances_of_successive_draws(most):
+    rng, n = np.random.default_rng(0), 1000
+    weight = np.where(np.arange(n) < 100, 10.0, 1.0)
+    weight[0] = 1e12
+    share = []
+    for _ in range(200):
+        rows = sample_rows(weight, most, rng)
+        assert len(rows) == most
+        assert (np.diff(rows) > 0).all()
+        share.append((rows < 100).mean())
+        assert rows[0] == 0
+    # One draw after the other by Generator.choice, which we did not write.
+    expected = [
+        (rng.choice(n, most, replace=False, p=weight / weight.sum()) < 100).mean() for _ in range(200)
+    ]
+    error = np.hypot(np.std(share), np.std(expected)) / np.sqrt(200)
+    assert abs(np.mean(share) - np.mean(expected)) < 4 * error
+    assert sample_rows(weight, n, rng) == slice(None)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(np.float64, 1.8), (np.float32, 2.4)])
+@pytest.mark.parametrize("name", ["VVV", "EEE", "VVI", "EII"])
+def test_beside_the_blocks_nothing_of_the_size_of_the_data_is_made(name, dtype, most):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1_000_000, 8)).astype(dtype)
+    x[:500_000] += 5
+    tracemalloc.start()
+    try:
+        problem = prepare(2, name, x, None, 1e-4)
+        starts, _ = _own_starts(problem, "kmeans", 2, 0, False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(starts) == 2
+    assert peak < most * x.nbytes
