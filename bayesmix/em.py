@@ -39,6 +39,7 @@ __all__ = ["fit", "optima", "solve"]
 _STARTS = ("kmeans", *SEEDS)
 _START_ALIASES = {"k-means": "kmeans", "kmeans++": "k-means++"}
 _SEED_ROWS = 2000  # and a hundred a cluster, at most: a start need not be exact
+_LLOYD_STEPS = 100  # of k-means on those
 
 
 def fit(
@@ -237,24 +238,26 @@ def _own_starts(
     some = slice(None)
     if rough or problem.batch:
         some = sample_rows(w, _SEED_ROWS + 100 * k, as_generator(key))
-    x = every[some]
-    if unit is not None:
-        x /= unit
-    whole = len(x) == len(every)
+    drawn = every[some]
+    whole = len(drawn) == len(every)
+    points, x = drawn if whole else every, drawn if unit is None else drawn / unit
     own = w if whole else np.maximum(w[some], w.sum() / len(x))  # those of all, by the chances of being drawn
-    seeds = [draw(x, own, k, generator) for generator in generators]
-    if rough:
-        seeds = [lloyd(x, own, seed) for seed in seeds]
-    starts, marks = [], []
-    for seed in seeds:
-        means = seed.astype(np.float64) * (1 if unit is None else unit)
+    starts: list[Start] = []
+    marks, copies = [], []
+    for generator in generators:
+        seed = draw(x, own, k, generator)
         if bare:
-            starts.append(Start(unit_spheres(means)))
             marks.append(seed[np.lexsort(seed.T)].tobytes())
-            continue
-        labels, squared = nearest(x, seed) if whole else nearest(every, seed, unit)
-        sizes = np.sort(np.bincount(labels, weights=w, minlength=k))
-        marks.append((*sizes, f"{w @ squared:.9g}"))
-        del squared  # of the size of the data
-        starts.append(from_partition(every, w, means, labels, problem.structure))
-    return starts, np.array([marks.index(mark) for mark in marks])
+        else:
+            seed, labels, squared = lloyd(x, own, seed, _LLOYD_STEPS if rough else 0)
+            marks.append((*np.sort(np.bincount(labels, weights=own, minlength=k)), f"{own @ squared:.9g}"))
+        copies.append(marks.index(marks[-1]))
+        means = seed.astype(np.float64) * (1 if unit is None else unit)
+        if copies[-1] < len(starts):
+            starts.append(starts[copies[-1]])
+        elif bare:
+            starts.append(Start(unit_spheres(means)))
+        else:
+            labels = labels if whole else nearest(every, seed, unit)[0]
+            starts.append(from_partition(points, w, means, labels, problem.structure))
+    return starts, np.array(copies)

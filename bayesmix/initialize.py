@@ -125,17 +125,16 @@ def sample_rows(weight: np.ndarray, most: int, rng: np.random.Generator) -> Any:
     return some
 
 
-def lloyd(x: np.ndarray, weight: np.ndarray, means: np.ndarray, max_steps: int = 100) -> np.ndarray:
-    """Means (k, d) taken to their k-means optimum; one that loses all points moves to the farthest point.
+def lloyd(
+    x: np.ndarray, weight: np.ndarray, means: np.ndarray, max_steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means (k, d) taken towards their k-means optimum, and labels and squared distances of the rows, as `nearest`.
 
-    For starts only, of few points: compiling the loop would take longer. `kmeans` is the loop itself.
+    One that loses all points moves to the farthest. For starts only, of few points: compiling the loop would take
+    longer. `kmeans` is the loop itself.
     """
-    last = None
+    labels, squared = nearest(x, means)
     for _ in range(max_steps):
-        labels, squared = nearest(x, means)
-        if last is not None and (labels == last).all():
-            break
-        last = labels
         sums = (labels == np.arange(len(means))[:, None]) * weight
         count = sums.sum(axis=1)
         occupied = count > 0
@@ -144,7 +143,11 @@ def lloyd(x: np.ndarray, weight: np.ndarray, means: np.ndarray, max_steps: int =
         for empty in np.flatnonzero(~occupied):
             means[empty] = x[np.argmax(squared)]
             squared[(x == means[empty]).all(axis=1)] = 0
-    return means
+        last = labels
+        labels, squared = nearest(x, means)
+        if (labels == last).all():
+            break
+    return means, labels, squared
 
 
 def _cluster_moments(
@@ -187,7 +190,7 @@ def _by_label(labels: np.ndarray, weight: np.ndarray, k: int) -> Callable:
 
     def shares(part: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         own, w = labels[part], weight[part]
-        return ((members, w[members]) for members in (np.flatnonzero(own == j) for j in range(k)))
+        return ((members, w[members]) for members in ((own == j).nonzero()[0] for j in range(k)))
 
     return shares
 

@@ -27,7 +27,7 @@ class Problem(NamedTuple):
     points: np.ndarray  # all rows, in the data's units
     weight: np.ndarray  # of all rows
     keep: np.ndarray  # which rows have positive weight
-    x: Rows  # those rows, in loop units
+    x: Any  # those rows, in loop units: `Rows`, or an array
     w: np.ndarray
     grid: np.ndarray  # spacing of each column's values in loop units, zero where it is on no grid
     units: Units

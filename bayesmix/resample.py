@@ -159,6 +159,7 @@ def refit(
     Raises:
         KeyboardInterrupt: Ctrl-C where they are not, or before any is finished, or twice.
     """
+    problem = problem._replace(x=np.asarray(problem.x))  # every replicate asks for all of them
     same, count = np.shape(starts.weights)[0] == 1, np.shape(starts.weights)[1]
     first = begin([Start(jax.tree.map(itemgetter((0, 0)), starts))], options)
     first = first._replace(trace=first.trace[:, :4])  # that nobody looks at

@@ -10,6 +10,7 @@ otherwise. What a collapsed, a thin or a spurious cluster is, is said here too, 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -80,9 +81,7 @@ class Units:
 
     def of(self, points: Any) -> np.ndarray:
         """Points (..., d) in the units of the loop."""
-        moved = points - self.origin
-        moved /= self.scale  # a third array would take as long as both
-        return moved
+        return (points - self.origin) / self.scale
 
     def enter(self, mixture: GaussianMixture) -> GaussianMixture:
         """Parameters in the units of the loop."""
@@ -113,6 +112,11 @@ def typed(mixture: GaussianMixture, dtype: Any) -> GaussianMixture:
 
 def _power_of_two(scale: np.ndarray) -> np.ndarray:
     return np.exp2(np.round(np.log2(scale)))
+
+
+def _repeated(row: np.ndarray, n: int) -> np.ndarray:
+    """A row (d,) for each of n: NumPy's loops then run over all numbers of a stretch, not d at a time."""
+    return np.repeat(row[None], n, axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,12 +151,17 @@ class Rows:
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Those of a slice, a mask or an array of places."""
         points = self.points[rows if self.order is None else self.order[rows]]
-        if len(points) <= CACHED:
-            return self.units.of(points).astype(self.dtype, copy=False)
         some = np.empty(points.shape, self.dtype)
+        origin, scale = self._repeated
         for part in chunks_of(len(points), CACHED):
-            some[part] = self.units.of(points[part])
+            own = slice(part.stop - part.start)
+            np.divide(points[part] - origin[own], scale[own], out=some[part], casting="same_kind")
         return some
+
+    @cached_property
+    def _repeated(self) -> tuple[np.ndarray, np.ndarray]:
+        """Origin and scale of a stretch of rows."""
+        return tuple(_repeated(row, min(len(self), CACHED)) for row in (self.units.origin, self.units.scale))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of them."""
@@ -163,18 +172,22 @@ class Rows:
 def standardize(x: np.ndarray, weight: np.ndarray, names: tuple[str, ...], structure: Structure) -> Units:
     """The units of the loop for these data."""
     total, d = weight.sum(), x.shape[1]
-    first, moved, largest = x[0].astype(np.float64), np.zeros(d), np.zeros(d)
-    parts = list(chunks_of(len(x), max(256, _NUMBERS // d)))
-    for rows in parts:
-        away = x[rows] - first
+    size = min(len(x), max(256, _NUMBERS // d))
+    parts = [(rows, slice(rows.stop - rows.start)) for rows in chunks_of(len(x), size)]
+    first = x[0].astype(np.float64)
+    begin, moved, farthest = _repeated(first, size), np.zeros(d), np.zeros((size, d))
+    for rows, own in parts:
+        away = x[rows] - begin[own]
         moved += weight[rows] @ away
-        largest = np.maximum(largest, np.abs(away).max(axis=0))
+        np.maximum(farthest[own], np.abs(away, out=away), out=farthest[own])
+    largest = farthest.max(axis=0)
     origin, constant = first + moved / total, largest == 0
     largest[constant] = 1
-    held = _power_of_two(largest)  # squares of these units can be held
-    covariance = np.zeros((d, d))
-    for rows in parts:
-        away = (x[rows] - origin) / held
+    held = _power_of_two(largest)  # squares in these units can be held
+    begin, unit, covariance = _repeated(origin, size), _repeated(held, size), np.zeros((d, d))
+    for rows, own in parts:
+        away = x[rows] - begin[own]
+        away /= unit[own]
         covariance += (away * weight[rows, None]).T @ away
     covariance /= total
     deviation = held * np.sqrt(np.diag(covariance))

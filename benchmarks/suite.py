@@ -10,7 +10,7 @@
     restarts    ten starts, defaults of both, with the log-likelihoods that they reach
     evaluate    log density of a million points;  simulate: as many drawn
     cold        a process: import, first fit, second fit, fit of another n (272 x 2, k = 2, full)
-    memory      of a fit of 1e6 x 4, beyond what the process had with its data loaded
+    memory      of a fit of 1e6 x 4 and of 4e6 x 10, beyond what the process had with its data loaded
     scaling     one EM step, full, as n, d and k grow
 
 Each contender is a process of its own (`contenders.py`); for each row they take turns, `--repeats` times, with their
@@ -42,6 +42,7 @@ HERE = Path(__file__).parent
 SIZES = ("272,2,2", "10000,2,5", "100000,10,10", "1000000,4,8", "100000,32,16", "50000,64,32")
 KINDS = ("full", "tied", "diag", "spherical")
 LLOYD = ("100000,10,10", "1000000,16,64", "200000,64,256")
+MEMORY = ("1000000,4,8", "float64"), ("4000000,10,8", "float64"), ("4000000,10,8", "float32")
 SCALING = {
     "n": [(n, 4, 8) for n in (1_000, 10_000, 100_000, 1_000_000)],
     "d": [(20_000, d, 8) for d in (2, 4, 8, 16, 32, 64)],
@@ -206,7 +207,8 @@ def tasks_of(options):
         yield "restarts", ("bayesmix", "sklearn"), sized("restarts", size)
     for name in ("evaluate", "simulate"):
         yield name, ("bayesmix", "sklearn"), sized(name, "1000000,4,8")
-    yield "memory", ("bayesmix", "sklearn"), sized("memory", "1000000,4,8")
+    for size, dtype in MEMORY:
+        yield "memory", ("bayesmix", "sklearn"), sized("memory", size, dtype=dtype)
     for along, sizes in SCALING.items():
         for size in sizes:
             task = sized("iteration", ",".join(map(str, size)))
