@@ -35,6 +35,8 @@ _CAPACITY = 2048  # steps a call at most; the length of the trace that the devic
 _DRAWN = 256  # of rows that draw, which keep the moments of every step too
 _FIRST = 16  # steps of the first call, or those of so many products in all, which take some 50 milliseconds
 _QUICK = 5e8
+# What EM's own steps from a start are counted as, or as few where its means are all so many deviations apart.
+_PASSES, _FEW, _APART = 100, 10, 4
 
 
 def begin(starts: Sequence[Start], options: Options, seeds: np.ndarray | None = None) -> State:
@@ -100,14 +102,16 @@ def run(
 ) -> Path:
     """Take each start up to limits[s] steps further, with a progress bar where that takes over two seconds.
 
-    With `accelerate` None, from where the steps done and some more cost as much as compiling acceleration.
+    With `accelerate` None, from where the steps that are likely still to come cost as much as compiling acceleration.
     """
     sampled = options.responsibilities.startswith("sampled")
     ends_itself = float(rules.tol) > 0 and not (sampled or options.batches)
     options = suited(options._replace(apart=ends_itself), states, observations)
     ends = states.step + limits
     each = observations.weight.size * states.statistics.moments[0].size
-    taken, moved = 0, {}
+    moved = {}
+    decide = accelerate is None and pays(_PASSES * len(ends) * each)
+    expected = _passes(states.mixture) if decide else np.zeros_like(states.step)
     capacity = states.trace.shape[1] - 1
     traces: list[list[np.ndarray]] = [[] for _ in ends]
     chains: list[list[np.ndarray]] = [[] for _ in ends]
@@ -130,7 +134,8 @@ def run(
             clock = time.perf_counter()
             with double_precision():
                 budget = np.where(states.code == 0, np.minimum(ends - states.step, min(chunk, capacity)), 0)
-                likely = taken + int(np.minimum(budget, _FIRST).sum())
+                # Of a run whose end is not in sight, about as many steps are to come as it has taken.
+                likely = int(np.maximum(states.step, expected)[budget > 0].sum())
                 if states.memory is None and (pays(likely * each) if accelerate is None else accelerate):
                     states = remember(states)
                 if len(parts) == 1:
@@ -140,7 +145,6 @@ def run(
                     states = jax.tree.map(np.array, states)
             seconds = time.perf_counter() - clock
             done = int(states.step.sum() - before)
-            taken += done
             bar.update(done)
             chunk = int(np.clip(chunk * 0.5 / max(seconds, 1e-3), 4, capacity))
             for s, filled in enumerate(states.filled):
@@ -198,6 +202,18 @@ def remember(states: State) -> State:
         return np.ndarray((*lead, *a.shape), a.dtype, a, strides=(0,) * len(lead) + a.strides)
 
     return states._replace(memory=jax.tree.map(for_all, memory))
+
+
+def _passes(mixture: GaussianMixture) -> np.ndarray:
+    """How many steps are expected of each start (s,)."""
+    means, values = mixture.means, mixture.covariance.values
+    variances: Any = mixture.covariance.storage.diagonal(values)
+    pooled = (mixture.weights[..., None] * variances).sum(axis=1)
+    y = means / np.sqrt(np.where(pooled > 0, pooled, np.inf))[:, None]
+    lengths = (y * y).sum(axis=-1)
+    squared = lengths[:, :, None] + lengths[:, None] - 2 * y @ np.swapaxes(y, 1, 2)
+    away = squared[:, ~np.eye(means.shape[1], dtype=bool)].min(axis=1, initial=np.inf)
+    return np.where(away < _APART**2, _PASSES, _FEW)
 
 
 def _relocate(

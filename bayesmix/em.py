@@ -86,9 +86,9 @@ def fit(
             2,000 (stochastic approximation).
         accelerate: soft and annealed EM with a memory (`acceleration`), which takes a third of the steps where
             clusters overlap, or a fiftieth, and never lets the objective fall; False: EM's own steps. It compiles a
-            program of its own, so the default, None, is to begin with it once that takes less time than the steps:
-            on a few hundred rows hardly ever, on a hundred thousand at once. Say True for many fits of one shape.
-            `tol=0` always takes EM's own steps.
+            program of its own, so the default, None, is to take it where, or from where, that takes less time than
+            the steps that are likely to come: on a few hundred rows hardly ever, with ten starts on ten thousand at
+            once unless clusters are apart. Say True for many fits of one shape. `tol=0` always takes EM's own steps.
         batch_size: rows of a step of online EM, in a random order once and then in turn; by default 1,024, or as
             many as the mixture has numbers. Its first and last step see all rows.
 

@@ -161,7 +161,8 @@ class Rows:
     @cached_property
     def _repeated(self) -> tuple[np.ndarray, np.ndarray]:
         """Origin and scale of a stretch of rows."""
-        return tuple(_repeated(row, min(len(self), CACHED)) for row in (self.units.origin, self.units.scale))
+        n = min(len(self), CACHED)
+        return _repeated(self.units.origin, n), _repeated(self.units.scale, n)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of them."""

@@ -7,7 +7,7 @@ from cases import FEW, K, data, features
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
-from bayesmix import acceleration, cells, groups
+from bayesmix import acceleration, cells, drive, groups
 from bayesmix.covariance import STRUCTURES
 from bayesmix.density import inverse_factor
 from bayesmix.devices import double_precision
@@ -197,3 +197,39 @@ def test_a_search_takes_ems_own_steps_while_they_gain_much(monkeypatch):
     assert_allclose(reached(True), own, atol=1e-9)
     monkeypatch.setattr(groups, "_GENTLE", np.inf)
     assert reached(True) > own + 0.1
+
+
+@pytest.mark.parametrize("name", ["VVV", "EEE", "VVI", "EII"])
+def test_few_steps_are_expected_where_clusters_are_apart(name):
+    means = np.array([[[0.0, 0, 0], [5, 0, 0], [0, 5, 0]], [[0.0, 0, 0], [5, 0, 0], [3, 0, 0]]])
+    unit = np.array([0.01, 1, 100])
+    means, covariances = means * unit, np.broadcast_to(np.diag(unit**2), (2, 3, 3, 3))
+    if name == "EII":
+        means, covariances = means / unit, np.broadcast_to(np.eye(3), (2, 3, 3, 3))
+    some = [bm.GaussianMixture.of([0.5, 0.3, 0.2], m, c, covariance=name) for m, c in zip(means, covariances)]
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *some)
+    assert drive._passes(batch).tolist() == [drive._FEW, drive._PASSES]
+
+
+def test_a_constant_column_tells_nothing_about_how_far_clusters_are_apart():
+    x = np.random.default_rng(0).normal(size=(20_000, 2))
+    x[:10_000, 0] += 7
+    x[:, 1] = 3
+    assert bm.fit(bm.MixtureModel(2), x).code == bm.fit(bm.MixtureModel(2), x, accelerate=True).code
+
+
+@pytest.mark.parametrize(("away", "accelerated"), [(8, False), (2.5, True)])
+def test_whether_it_pays_is_told_by_rows_starts_and_how_far_clusters_are_apart(
+    monkeypatch, away, accelerated
+):
+    began = []
+    remember = drive.remember
+    monkeypatch.setattr(
+        drive, "remember", lambda states: began.append(states.step.tolist()) or remember(states)
+    )
+    x = np.random.default_rng(0).normal(size=(30_000, 2))
+    x[:15_000] += away
+    bm.fit(bm.MixtureModel(2), x)
+    assert not began  # one start, as all end alike
+    bm.fit(bm.MixtureModel(2), np.concatenate([x] * 8))
+    assert began == ([[0] * 10] if accelerated else [])
