@@ -31,6 +31,9 @@ __all__ = ["METHODS", "Method", "batch_rows", "sampled"]
 # What each start may cost, in products n k p, before only the best goes on; 20 steps at least. On a few
 # thousand numbers that lets every start converge.
 _SHORT_WORK = 3e8
+# Of at most so many steps, the first round has five, and each other one as many as those before it. Who would not
+# have caught up in so many is left out of it.
+_CONVERGING, _ROUND, _REACH = 100, 5, 100
 
 # Annealed EM: the inverse temperatures before the last, plain level, and the most steps of each. Which of two
 # clusters takes the next split is a coin toss, so annealing draws several paths by default.
@@ -46,25 +49,44 @@ _BATCH, _BEGUN = 1024, 10
 def _plain(
     problem: Problem, starts: list[Start], copies: np.ndarray, options: Options, steps: int, key
 ) -> Path:
-    """Every distinct start for a while, then the best until it has ended and is still the best."""
+    """Every distinct start for a while, then the best until it has ended and is still the best.
+
+    Where that while is too short to converge in, those leave it early that are far behind.
+    """
     n, k, structure = problem.x.shape[0], problem.n_components, problem.structure
     features = starts[0].mixture.n_features * (1 if structure.shared else 1 + starts[0].mixture.n_features)
     short = int(max(20, _SHORT_WORK // (n * k * features)))
     distinct = copies == np.arange(len(starts))
-    limits = np.where(distinct, steps if distinct.sum() == 1 else min(short, steps), 0)
     states = begin(starts, options)
     states = states._replace(skip=states.skip & distinct)
-    path = _climb(problem, states, limits, options)
+    several = distinct.sum() > 1
+    short = short if several else steps
+    goal = _ROUND if several and short <= _CONVERGING else short
+    running, traces = distinct, [np.zeros(0)] * len(starts)
     while True:
+        limits = np.where(running, np.maximum(min(goal, steps) - states.step, 0), 0)
+        path = _climb(problem, states, limits, options)
+        traces = [np.concatenate(pair) for pair in zip(traces, path.traces)]
+        path = path._replace(traces=traces)
+        states, options = path.states, options._replace(**path.moments)
         verdicts = judge_all(problem, path, copies, relocate=options.relocate)
         winner = best_start(verdicts, path)
-        left = steps - int(path.states.step[winner])
-        if path.states.code[winner] or left <= 0:
+        if goal < min(short, steps):
+            running, goal = running & _in_reach(traces, winner), min(2 * goal, short)
+        elif states.code[winner] or states.step[winner] >= steps:
             return path._replace(verdicts=verdicts)
-        limits = np.where(np.arange(len(starts)) == winner, left, 0)
-        options = options._replace(**path.moments)
-        more = _climb(problem, path.states, limits, options)
-        path = more._replace(traces=[np.concatenate(pair) for pair in zip(path.traces, more.traces)])
+        else:
+            running, goal = np.arange(len(starts)) == winner, steps
+
+
+def _in_reach(traces: list[np.ndarray], winner: int) -> np.ndarray:
+    """Which starts would be as far as the winner is in a hundred steps, at the pace of the later half of theirs."""
+    reached = []
+    for trace in traces:
+        half = len(trace) // 2
+        pace = (trace[-1] - trace[half]) / max(len(trace) - 1 - half, 1) if len(trace) else 0.0
+        reached.append(trace[-1] + _REACH * pace if len(trace) else -np.inf)
+    return np.array(reached) >= traces[winner][-1]
 
 
 def _climb(

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 import bayesmix as bm
+from bayesmix import engines
 from bayesmix.covariance import STRUCTURES
 
 METHODS = ("soft", "hard", "stochastic", "annealed")
@@ -587,3 +588,36 @@ def test_only_thin_clusters_are_whitened_where_they_are_few(thin, whitened):
     for j in range(4):
         exact = np.cov(x[z == j].T, bias=True)
         assert_allclose(found.covariances[j], exact, atol=1e-9 * np.trace(exact))
+
+
+def test_starts_far_behind_leave_a_race_that_is_too_short_to_converge_in(monkeypatch):
+    rng = np.random.default_rng(0)
+    means = np.array([[0, 0], [12, 0], [0, 12], [12, 12]])
+    x = means[rng.integers(4, size=2000)] + rng.normal(size=(2000, 2))
+    model, options = bm.MixtureModel(4, "VVI"), {"init": "random", "n_starts": 12, "accelerate": False}
+    whole = bm.fit(model, x, **options)
+    monkeypatch.setattr(engines, "_SHORT_WORK", 0)
+    raced = bm.fit(model, x, **options)
+    assert_allclose(raced.log_likelihood, whole.log_likelihood, rtol=1e-9)
+    # Each goes its own way as far as it goes, and who left was behind then and is in the end.
+    left = 0
+    for trace, other in zip(raced.traces, whole.traces):
+        assert_allclose(trace, other[: len(trace)], rtol=1e-12)
+        if len(trace) < len(other):
+            left += 1
+            assert len(trace) in (5, 10, 20)
+            assert other[-1] < whole.objective[-1] - 100
+    assert left > 2
+
+
+def test_who_is_in_reach_would_catch_up_in_a_hundred_steps():
+    steps = np.arange(10)
+    best, slow, lost = 1000.0 + 0 * steps, 400 + 6.5 * steps, 400 + 5.5 * steps
+    late = np.where(steps < 6, 0, 10 * (steps - 5.0))  # a plateau, and then a way up
+    assert engines._in_reach([best, slow, lost, late, np.zeros(0)], 0).tolist() == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
