@@ -20,7 +20,7 @@ from bayesmix.devices import double_precision
 from bayesmix.distribution import precision_sites
 from bayesmix.em import optima
 from bayesmix.given import given_mixture
-from bayesmix.initialize import from_partition, known_statistics, nearest, plus_plus
+from bayesmix.initialize import from_partition, known_statistics
 from bayesmix.inputs import to_numpy
 from bayesmix.keys import as_generator, key_words
 from bayesmix.mixture import GaussianMixture
@@ -31,6 +31,7 @@ from bayesmix.penalty import rescaled
 from bayesmix.potential import Evidence, blank_points, potential, prior_points, unconstrained
 from bayesmix.problem import Problem, inside
 from bayesmix.programs import FixedPrior, ProgramPrior
+from bayesmix.seeds import nearest, plus_plus
 
 __all__ = ["blank_starts", "evidence_of", "from_optima", "from_prior", "given_starts", "in_sites"]
 
@@ -119,7 +120,7 @@ def _required(mixture: Any, problem: Problem) -> GaussianMixture:
 def _from_labels(problem: Problem, given: np.ndarray, generator: np.random.Generator) -> GaussianMixture:
     """The M-step of a partition that keeps the known clusters: each other row with the nearest of their means."""
     x, w, k = problem.x[:], problem.w, problem.n_components
-    seeds = plus_plus(x, w, k, generator)
+    seeds = plus_plus(x, w, k, [generator])[0]
     for cluster in range(k):
         if (rows := given == cluster).any():
             seeds[cluster] = w[rows] @ x[rows] / w[rows].sum()

@@ -17,7 +17,7 @@ import numpy as np
 from bayesmix.acceleration import blank, pays
 from bayesmix.climb import advance, suited
 from bayesmix.devices import double_precision, lapack_on_one_thread
-from bayesmix.initialize import Start, nearest
+from bayesmix.initialize import Start
 from bayesmix.loop import Options, Rules, State
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import thin_clusters
@@ -25,6 +25,7 @@ from bayesmix.observations import Observations
 from bayesmix.packing import Layout, Packed
 from bayesmix.progress import Progress
 from bayesmix.results import CODE
+from bayesmix.seeds import nearest
 from bayesmix.statistics import Statistics
 from bayesmix.threads import advance_by_parts, assigned_of, parts_of
 from bayesmix.units import Floor

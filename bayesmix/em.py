@@ -7,6 +7,7 @@ ones, because with cluster-specific volumes the likelihood is unbounded and its 
 from __future__ import annotations
 
 from collections.abc import Collection
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,7 @@ from bayesmix.acceleration import asked
 from bayesmix.engines import METHODS, batch_rows
 from bayesmix.finish import finished
 from bayesmix.given import given_start
-from bayesmix.initialize import (
-    SEEDS,
-    Start,
-    from_partition,
-    lloyd,
-    nearest,
-    sample_rows,
-    unit_spheres,
-)
+from bayesmix.initialize import Start, from_partition, unit_spheres
 from bayesmix.inputs import as_count, as_name, as_names, as_tol
 from bayesmix.keys import as_generator
 from bayesmix.loop import Options
@@ -32,6 +25,7 @@ from bayesmix.model import MixtureModel
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem, prepare
 from bayesmix.results import Fit
+from bayesmix.seeds import SEEDS, lloyd, nearest, sample_rows
 from bayesmix.verdict import AGREE, judge
 
 __all__ = ["fit", "optima", "solve"]
@@ -40,6 +34,7 @@ _STARTS = ("kmeans", *SEEDS)
 _START_ALIASES = {"k-means": "kmeans", "kmeans++": "k-means++"}
 _SEED_ROWS = 2000  # and a hundred a cluster, at most: a start need not be exact
 _LLOYD_STEPS = 100  # of k-means on those
+_TOGETHER = 2**17  # numbers, k for each row, of the starts that are drawn at once
 
 
 def fit(
@@ -244,20 +239,31 @@ def _own_starts(
     own = w if whole else np.maximum(w[some], w.sum() / len(x))  # those of all, by the chances of being drawn
     starts: list[Start] = []
     marks, copies = [], []
-    for generator in generators:
-        seed = draw(x, own, k, generator)
-        if bare:
-            marks.append(seed[np.lexsort(seed.T)].tobytes())
-        else:
-            seed, labels, squared = lloyd(x, own, seed, _LLOYD_STEPS if rough else 0)
-            marks.append((*np.sort(np.bincount(labels, weights=own, minlength=k)), f"{own @ squared:.9g}"))
-        copies.append(marks.index(marks[-1]))
-        means = seed.astype(np.float64) * (1 if unit is None else unit)
-        if copies[-1] < len(starts):
-            starts.append(starts[copies[-1]])
-        elif bare:
-            starts.append(Start(unit_spheres(means)))
-        else:
-            labels = labels if whole else nearest(every, seed, unit)[0]
-            starts.append(from_partition(points, w, means, labels, problem.structure))
+    together = max(1, _TOGETHER // (k * len(x)))
+    for first in range(0, len(generators), together):
+        seeds = draw(x, own, k, generators[first : first + together])
+        labels = seeds
+        if not bare:
+            seeds, labels = lloyd(x, own, seeds, _LLOYD_STEPS if rough else 0)
+        for seed, near in zip(seeds, labels):
+            marks.append(seed[np.lexsort(seed.T)].tobytes() if bare else _partition(near, k))
+            copies.append(marks.index(marks[-1]))
+            means = seed.astype(np.float64) * (1 if unit is None else unit)
+            if copies[-1] < len(starts):
+                starts.append(starts[copies[-1]])
+            elif bare:
+                starts.append(Start(unit_spheres(means)))
+            else:
+                near = near if whole else nearest(every, seed, unit)[0]
+                starts.append(from_partition(points, w, means, near, problem.structure))
     return starts, np.array(copies)
+
+
+def _partition(labels: np.ndarray, k: int) -> bytes:
+    """A digest of which rows are together, whatever the numbers of the clusters."""
+    first = np.full(k, len(labels))
+    first[labels[::-1]] = np.arange(len(labels))[
+        ::-1
+    ]  # where a label comes again, what is written last stays
+    ranks = np.argsort(np.argsort(first)).astype(np.min_scalar_type(k))
+    return blake2b(ranks[labels].tobytes()).digest()

@@ -12,13 +12,13 @@ import numpy as np
 from bayesmix import density
 from bayesmix.covariance import Covariance
 from bayesmix.drive import Path
-from bayesmix.initialize import nearest
 from bayesmix.inputs import CACHED, chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import to_data_units
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem
 from bayesmix.results import CODE, Fit
+from bayesmix.seeds import nearest
 from bayesmix.units import typed
 from bayesmix.verdict import agreeing, best_start, judge_all, sentence
 

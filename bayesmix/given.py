@@ -9,9 +9,10 @@ import numpy as np
 
 from bayesmix.covariance import Covariance, covariance_values
 from bayesmix.frames import default_names, order_of
-from bayesmix.initialize import Start, from_means, from_responsibilities, nearest, unit_spheres
+from bayesmix.initialize import Start, from_means, from_responsibilities, unit_spheres
 from bayesmix.inputs import are_chances, as_points
 from bayesmix.mixture import GaussianMixture
+from bayesmix.seeds import nearest
 
 __all__ = ["given_mixture", "given_start"]
 

@@ -1,17 +1,10 @@
-"""First mixtures: where a search for an optimum starts.
+"""First mixtures: where a search for an optimum starts, out of seeds, means, responsibilities or labels.
 
-A start is drawn before anything is compiled, in NumPy, on centred and scaled data. Draws go by cumulative
-weight and exclude rows by equal value, so that a weight of three and three copies of a row give the same
-starts. Means are distinct unless the data have fewer distinct rows than clusters.
-
-References:
-    Arthur & Vassilvitskii (2007), k-means++: the advantages of careful seeding, SODA.
-    Grunau, Özüdoğru, Rozhoň & Tětek (2023), A nearly tight analysis of greedy k-means++, SODA.
+A start is made before anything is compiled, in NumPy, on centred and scaled data.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,18 +15,13 @@ from bayesmix.inputs import CACHED, chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
 from bayesmix.storage import STORAGES, per_cluster
-from bayesmix.variates import indices
 
 __all__ = [
-    "SEEDS",
     "Start",
     "from_means",
     "from_partition",
     "from_responsibilities",
     "known_statistics",
-    "lloyd",
-    "nearest",
-    "sample_rows",
     "splits",
     "unit_spheres",
 ]
@@ -44,110 +32,6 @@ class Start(NamedTuple):
 
     mixture: GaussianMixture
     statistics: Statistics | None = None
-
-
-def random_rows(x: np.ndarray, weight: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k rows of different values, drawn by weight."""
-    free = weight.copy()
-    chosen = []
-    for _ in range(k):
-        pick = indices(free if free.any() else weight, 1, rng)[0]
-        chosen.append(x[pick])
-        free[(x == x[pick]).all(axis=1)] = 0
-    return np.array(chosen)
-
-
-def plus_plus(x: np.ndarray, weight: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """Greedy k-means++: each next row drawn by weighted squared distance to those chosen, best of 2 + ln k."""
-    lengths = np.einsum("nd,nd->n", x, x)
-    away = np.full(len(x), np.inf, x.dtype)  # squared, from the nearest of those chosen
-    left = np.empty((2 + int(math.log(k)), len(x)), x.dtype)
-
-    def sums(rows: np.ndarray, left: np.ndarray) -> np.ndarray:
-        """What would be `left` of that for each of some rows, and its weighted sums."""
-        seeds, ends, total = -2 * x[rows], lengths[rows][:, None], np.zeros(len(rows))
-        for part in chunks_of(len(x)):
-            both = ends + lengths[part]
-            squared = seeds @ x[part].T
-            squared += both
-            # Equal rows are at distance zero, whatever the rounding of the three terms leaves.
-            squared[squared <= 8 * np.finfo(x.dtype).eps * both] = 0
-            total += np.minimum(away[part], squared, out=left[:, part]) @ weight[part]
-        return total
-
-    chosen = indices(weight, 1, rng)
-    sums(chosen, away[None])
-    for _ in range(k - 1):
-        chances = weight * away
-        if not chances.any():
-            chosen = np.append(chosen, indices(weight, 1, rng))
-            continue
-        candidates = indices(chances, len(left), rng)
-        best = int(np.argmin(sums(candidates, left)))
-        chosen = np.append(chosen, candidates[best])
-        away[:] = left[best]
-    return x[chosen]
-
-
-SEEDS: dict[str, Callable[[np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]] = {
-    "k-means++": plus_plus,
-    "random": random_rows,
-}
-
-
-def nearest(x: Any, means: np.ndarray, unit: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest mean of each row (n,), a tie to the lowest index, and the squared distance to it.
-
-    Rows may be `units.Rows`, and are divided by a `unit` (d,) where there is one.
-    """
-    labels = np.empty(x.shape[0], np.int64)
-    squared = np.empty(x.shape[0])
-    half = np.einsum("kd,kd->k", means, means) / 2
-    for rows in chunks_of(x.shape[0], CACHED):
-        some = x[rows] if unit is None else x[rows] / unit
-        logits = some @ means.T
-        logits -= half
-        labels[rows] = np.argmax(logits, axis=1)
-        away = some - np.take(means, labels[rows], axis=0)
-        squared[rows] = np.einsum("nd,nd->n", away, away)
-    return labels, squared
-
-
-def sample_rows(weight: np.ndarray, most: int, rng: np.random.Generator) -> Any:
-    """All rows, or so many different ones drawn by weight, which are positive, one after the other."""
-    if len(weight) <= most:
-        return slice(None)
-    free, some = weight.astype(np.float64), np.empty(0, np.intp)
-    while len(some) < most:
-        drawn = indices(free, most - len(some), rng)
-        free[drawn] = 0
-        some = np.union1d(some, drawn)
-    return some
-
-
-def lloyd(
-    x: np.ndarray, weight: np.ndarray, means: np.ndarray, max_steps: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means (k, d) taken towards their k-means optimum, and labels and squared distances of the rows, as `nearest`.
-
-    One that loses all points moves to the farthest. For starts only, of few points: compiling the loop would take
-    longer. `kmeans` is the loop itself.
-    """
-    labels, squared = nearest(x, means)
-    for _ in range(max_steps):
-        sums = (labels == np.arange(len(means))[:, None]) * weight
-        count = sums.sum(axis=1)
-        occupied = count > 0
-        means = np.where(occupied[:, None], sums @ x / np.where(occupied, count, 1)[:, None], means)
-        means = means.astype(x.dtype)
-        for empty in np.flatnonzero(~occupied):
-            means[empty] = x[np.argmax(squared)]
-            squared[(x == means[empty]).all(axis=1)] = 0
-        last = labels
-        labels, squared = nearest(x, means)
-        if (labels == last).all():
-            break
-    return means, labels, squared
 
 
 def _cluster_moments(

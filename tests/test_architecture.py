@@ -22,6 +22,7 @@ LAYERS = (
     ("evaluate", "keys"),
     ("storage", "agreement", "elementary", "supports"),
     ("variates", "hierarchy", "maxima"),
+    ("seeds",),
     ("axes",),
     ("estimate",),
     ("covariance",),

@@ -8,10 +8,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
 from bayesmix.covariance import STRUCTURES, structure_of
-from bayesmix.em import _own_starts
-from bayesmix.initialize import from_partition, from_responsibilities, known_statistics, sample_rows
+from bayesmix.em import _own_starts, _partition
+from bayesmix.initialize import from_partition, from_responsibilities, known_statistics
 from bayesmix.inputs import points_last
 from bayesmix.problem import prepare
+from bayesmix.seeds import SEEDS, lloyd, nearest, sample_rows
 from bayesmix.units import Rows, standardize
 
 N, D, K = 150_001, 3, 4
@@ -152,3 +153,62 @@ def test_beside_the_blocks_nothing_of_the_size_of_the_data_is_made(name, dtype, 
         tracemalloc.stop()
     assert len(starts) == 2
     assert peak < most * x.nbytes
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("draw", SEEDS.values(), ids=SEEDS)
+def test_starts_that_are_drawn_together_are_those_drawn_one_by_one(draw, dtype):
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(3000, 2)).astype(dtype), rng.uniform(0.5, 2, size=3000)
+
+    def generators():
+        return np.random.default_rng(1).spawn(6)
+
+    together = draw(x, weight, 5, generators())
+    for one, generator in zip(together, generators()):
+        assert_array_equal(draw(x, weight, 5, [generator])[0], one)
+        assert len(np.unique(one, axis=0)) == 5
+        assert (x == one[0]).all(axis=1).any()
+
+
+def slow_lloyd(x, weight, means, steps):
+    for _ in range(steps):
+        squared = ((x[:, None] - means) ** 2).sum(axis=-1)
+        labels = squared.argmin(axis=1)
+        own = [labels == j for j in range(len(means))]
+        means = np.array(
+            [np.average(x[o], axis=0, weights=weight[o]) if o.any() else m for o, m in zip(own, means)]
+        )
+    return means, ((x[:, None] - means) ** 2).sum(axis=-1).argmin(axis=1)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 100])
+def test_lloyd_takes_every_start_its_own_way(steps):
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(500, 2)), rng.uniform(0.5, 2, size=500)
+    seeds = SEEDS["random"](x, weight, 4, rng.spawn(5))
+    before = seeds.copy()
+    means, labels = lloyd(x, weight, seeds, steps)
+    assert_array_equal(seeds, before)
+    for seed, own, near in zip(seeds, means, labels):
+        expected, partition = slow_lloyd(x, weight, seed, steps)
+        assert_allclose(own, expected, rtol=1e-9, atol=1e-12)
+        assert_array_equal(near, partition)
+        assert_array_equal(near, nearest(x, own)[0])
+
+
+def test_a_mean_that_loses_all_points_moves_to_the_farthest():
+    x = np.concatenate([np.random.default_rng(0).normal(size=(50, 1)), [[40.0]]])
+    seeds = np.array([[[0.0], [0.5], [1e6]], [[-1.0], [0.0], [1.0]]])
+    means, labels = lloyd(x, np.ones(51), seeds, 100)
+    assert 40 in means[0]
+    assert (labels[0] == labels[0][-1]).sum() == 1
+    assert_array_equal(np.unique(labels[1]), [0, 1, 2])
+
+
+def test_partitions_are_the_same_whatever_the_numbers_of_their_clusters():
+    labels = np.array([2, 2, 0, 1, 0, 2])
+    same, other = np.array([0, 0, 1, 2, 1, 0]), np.array([0, 0, 1, 2, 2, 0])
+    assert _partition(labels, 3) == _partition(same, 3) == _partition(same, 3)
+    assert _partition(labels, 3) != _partition(other, 3)
+    assert _partition(np.zeros(4, int), 5) == _partition(np.full(4, 3), 5)

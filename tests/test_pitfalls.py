@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
 from bayesmix.covariance import STRUCTURES
-from bayesmix.initialize import SEEDS
 from bayesmix.results import STATUS
+from bayesmix.seeds import SEEDS
 
 OWN = [name for name in NAMES if STRUCTURES[name].unbounded]
 
@@ -214,8 +214,8 @@ def test_seeds_are_distinct_rows_of_positive_weight_however_u_rounds(seeds):
     x = np.repeat(np.arange(6.0), 2)[:, None] - 2.5
     weight = np.array([0, 0, 1, 2, 3, 1, 1, 1, 1, 1, 0, 0.0])
     for u in (0.0, 0.5, np.nextafter(1, 0)):
-        rows = seeds(x, weight, 4, Extreme(u))
-        assert sorted(rows[:, 0]) == [-1.5, -0.5, 0.5, 1.5]
+        for rows in seeds(x, weight, 4, [Extreme(u), Extreme(0.3), Extreme(u)]):
+            assert sorted(rows[:, 0]) == [-1.5, -0.5, 0.5, 1.5]
 
 
 @pytest.mark.parametrize("x", [np.repeat([[0.0], [1.0]], 5, axis=0), np.zeros((6, 2))], ids=["two", "one"])
