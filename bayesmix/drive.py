@@ -100,15 +100,18 @@ def run(
     beta: float = 1.0,
     title: str = "",
     accelerate: bool | None = False,
+    most: int | None = None,
 ) -> Path:
     """Take each start up to limits[s] steps further, with a progress bar where that takes over two seconds.
 
-    With `accelerate` None, from where the steps that are likely still to come cost as much as compiling acceleration.
+    With `accelerate` None, from where the steps that are likely still to come cost as much as compiling acceleration,
+    of `most` in all where a start is to be taken further later.
     """
     sampled = options.responsibilities.startswith("sampled")
     ends_itself = float(rules.tol) > 0 and not (sampled or options.batches)
     options = suited(options._replace(apart=ends_itself), states, observations)
     ends = states.step + limits
+    till = ends if most is None else most
     each = observations.weight.size * states.statistics.moments[0].size
     moved = {}
     decide = accelerate is None and pays(_PASSES * len(ends) * each)
@@ -136,7 +139,8 @@ def run(
             with double_precision():
                 budget = np.where(states.code == 0, np.minimum(ends - states.step, min(chunk, capacity)), 0)
                 # Of a run whose end is not in sight, about as many steps are to come as it has taken.
-                likely = int(np.maximum(states.step, expected)[budget > 0].sum())
+                ahead = np.minimum(np.maximum(states.step, expected), till - states.step)
+                likely = int(ahead[budget > 0].sum())
                 if states.memory is None and (pays(likely * each) if accelerate is None else accelerate):
                     states = remember(states)
                 if len(parts) == 1:

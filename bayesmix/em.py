@@ -261,9 +261,7 @@ def _own_starts(
 
 def _partition(labels: np.ndarray, k: int) -> bytes:
     """A digest of which rows are together, whatever the numbers of the clusters."""
-    first = np.full(k, len(labels))
-    first[labels[::-1]] = np.arange(len(labels))[
-        ::-1
-    ]  # where a label comes again, what is written last stays
+    first, backwards = np.full(k, len(labels)), np.arange(len(labels))[::-1]
+    first[labels[backwards]] = backwards  # of a label that comes again, what is written last stays
     ranks = np.argsort(np.argsort(first)).astype(np.min_scalar_type(k))
     return blake2b(ranks[labels].tobytes()).digest()

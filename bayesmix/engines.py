@@ -65,7 +65,7 @@ def _plain(
     running, traces = distinct, [np.zeros(0)] * len(starts)
     while True:
         limits = np.where(running, np.maximum(min(goal, steps) - states.step, 0), 0)
-        path = _climb(problem, states, limits, options)
+        path = _climb(problem, states, limits, options, most=steps)
         traces = [np.concatenate(pair) for pair in zip(traces, path.traces)]
         path = path._replace(traces=traces)
         states, options = path.states, options._replace(**path.moments)
@@ -97,6 +97,7 @@ def _climb(
     *,
     beta: float = 1.0,
     title: str = "EM",
+    most: int | None = None,
 ) -> Path:
     """Steps that climb, accelerated where the problem says so."""
     return run(
@@ -108,6 +109,7 @@ def _climb(
         beta=beta,
         title=title,
         accelerate=problem.accelerate,
+        most=most,
     )
 
 

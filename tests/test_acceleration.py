@@ -231,5 +231,7 @@ def test_whether_it_pays_is_told_by_rows_starts_and_how_far_clusters_are_apart(
     x[:15_000] += away
     bm.fit(bm.MixtureModel(2), x)
     assert not began  # one start, as all end alike
+    bm.fit(bm.MixtureModel(2), np.concatenate([x] * 8), max_steps=3)
+    assert not began
     bm.fit(bm.MixtureModel(2), np.concatenate([x] * 8))
     assert began == ([[0] * 10] if accelerated else [])
