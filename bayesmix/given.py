@@ -58,7 +58,7 @@ def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
     if isinstance(init, GaussianMixture):
         init = given_mixture(init, k, problem.names)
         if bare:
-            return Start(unit_spheres((np.asarray(init.means, np.float64) - units.origin) / units.scale))
+            return Start(unit_spheres(units.of(np.asarray(init.means, np.float64))))
         if init.structure == structure.name:
             values = np.asarray(init.covariance.values, np.float64)
         else:
@@ -86,7 +86,7 @@ def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
     array = as_points(init, "init", known=problem.names if named else None).values.astype(np.float64)
     if array.shape == (k, d):
         # The nearest mean in the data's own units, which are what the user sees.
-        means = (array - units.origin) / units.scale
+        means = units.of(array)
         if bare:
             return Start(unit_spheres(means))
         common = (units.scale.max() / units.scale).astype(x.dtype)

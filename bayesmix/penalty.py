@@ -54,7 +54,7 @@ def rescaled(prior: ConjugatePrior, units: Units, row: Structure) -> ConjugatePr
         "diagonal": units.scale**2,
         "spherical": units.scale[0] ** 2,
     }
-    center = (np.asarray(prior.mean, np.float64) - units.origin) / units.scale
+    center = units.of(np.asarray(prior.mean, np.float64))
     return replace(prior, mean=center, scale=scale / by[row.storage])
 
 

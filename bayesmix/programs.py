@@ -108,7 +108,7 @@ class ProgramPrior:
 
     def rescaled(self, units: Units) -> Self:
         """The same prior for parameters in the units of the loop."""
-        return replace(self, mean=(self.mean - units.origin) / units.scale, spread=self.spread / units.scale)
+        return replace(self, mean=units.of(self.mean), spread=self.spread / units.scale)
 
     def shown(self, sites: dict[str, Any], scale: np.ndarray) -> dict[str, Any]:
         """The sites of `dims`, for parameters that are so many times as large in each feature (d,)."""
