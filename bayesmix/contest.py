@@ -14,7 +14,7 @@ from bayesmix.initialize import splits
 from bayesmix.loop import State
 from bayesmix.mixture import GaussianMixture
 from bayesmix.results import CODE
-from bayesmix.units import suspect
+from bayesmix.spurious import suspect
 from bayesmix.verdict import best_of_each, headed_for, verdict
 
 __all__ = ["as_cell", "judge", "limits", "pending", "split_smaller", "winners"]

@@ -15,7 +15,8 @@ from bayesmix.observations import Observations, observe
 from bayesmix.penalty import penalty
 from bayesmix.prior import ConjugatePrior
 from bayesmix.results import Fit
-from bayesmix.units import Rows, Units, spacing, standardize
+from bayesmix.spurious import spacing
+from bayesmix.units import Rows, Units, standardize
 
 __all__ = ["Problem", "inside", "prepare", "problem_of"]
 

@@ -41,7 +41,8 @@ from bayesmix.packing import Layout, Packed
 from bayesmix.problem import Problem
 from bayesmix.progress import Progress
 from bayesmix.results import CODE
-from bayesmix.units import Rows, suspect
+from bayesmix.spurious import suspect
+from bayesmix.units import Rows
 from bayesmix.verdict import Verdict, best_of_each, verdict
 
 __all__ = ["RESAMPLE", "Refits", "refit"]

@@ -11,7 +11,7 @@ from bayesmix.drive import Path
 from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem
 from bayesmix.results import CODE, NAME, STATUS
-from bayesmix.units import spurious_clusters
+from bayesmix.spurious import spurious_clusters
 
 __all__ = [
     "AGREE", "Verdict", "agreeing", "best_of_each", "best_start", "headed_for", "judge", "judge_all",

@@ -30,7 +30,7 @@ LAYERS = (
     ("regions",),
     ("mixture", "datasets", "observations"),
     ("passes",),
-    ("prior", "statistics", "units", "chart", "trees", "allocations", "convergence", "laws"),
+    ("prior", "statistics", "units", "spurious", "chart", "trees", "allocations", "convergence", "laws"),
     ("assignments", "distribution", "programs", "results", "initialize", "labels", "penalty", "greedy"),
     ("hierarchical", "lkj", "conjugate", "archives", "given"),
     ("stores",),

@@ -14,7 +14,7 @@ import bayesmix as bm
 from bayesmix.covariance import STRUCTURES
 from bayesmix.hierarchy import agglomerate, sphere, ward
 from bayesmix.ranking import CRITERIA
-from bayesmix.units import spurious_clusters
+from bayesmix.spurious import spurious_clusters
 
 FITS = {
     "faithful": None,

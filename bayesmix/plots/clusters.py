@@ -11,7 +11,7 @@ import numpy as np
 from bayesmix.inputs import as_points
 from bayesmix.mixture import GaussianMixture
 from bayesmix.plots.style import ellipse, mixed_colors, new_axes, new_figure, style_of
-from bayesmix.units import spacing
+from bayesmix.spurious import spacing
 
 __all__ = ["MOST_FEATURES", "bins", "draw_ellipses", "limits", "plot_clusters"]
 
