@@ -124,7 +124,7 @@ def _from_labels(problem: Problem, given: np.ndarray, generator: np.random.Gener
     for cluster in range(k):
         if (rows := given == cluster).any():
             seeds[cluster] = w[rows] @ x[rows] / w[rows].sum()
-    labels = np.where(given >= 0, given, nearest(x, seeds)[0])
+    labels = np.where(given >= 0, given, nearest(x, seeds))
     start = from_partition(x, w, seeds, labels, problem.structure)
     assert start.statistics is not None
     rules = problem.rules

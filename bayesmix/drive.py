@@ -25,7 +25,7 @@ from bayesmix.observations import Observations
 from bayesmix.packing import Layout, Packed
 from bayesmix.progress import Progress
 from bayesmix.results import CODE
-from bayesmix.seeds import nearest
+from bayesmix.seeds import squared_distances
 from bayesmix.statistics import Statistics
 from bayesmix.threads import advance_by_parts, assigned_of, parts_of
 from bayesmix.units import Floor
@@ -242,8 +242,7 @@ def _relocate(
     states.tolerant[s] |= in_vain
     for k in () if in_vain else empty:
         occupied = np.setdiff1d(np.arange(means.shape[0]), empty[np.searchsorted(empty, k) :])
-        _, squared = nearest(x, means[occupied].astype(x.dtype))
-        squared = np.where(weight > 0, squared, 0)
+        squared = np.where(weight > 0, squared_distances(x, means[occupied].astype(x.dtype)), 0)
         farthest = int(np.argmax(squared))
         if squared[farthest] <= 0:
             states.tolerant[s] = True

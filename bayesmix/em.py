@@ -254,7 +254,7 @@ def _own_starts(
             elif bare:
                 starts.append(Start(unit_spheres(means)))
             else:
-                near = near if whole else nearest(every, seed, unit)[0]
+                near = near if whole else nearest(every, seed, unit)
                 starts.append(from_partition(points, w, means, near, problem.structure))
     return starts, np.array(copies)
 

@@ -56,7 +56,7 @@ def finished(
     states, units = path.states, problem.units
     mixture, inertia = _outside(problem, path.mixture(winner)), None
     if relocate:
-        near, _ = nearest(problem.x, path.mixture(winner).means.astype(problem.x.dtype))
+        near = nearest(problem.x, path.mixture(winner).means.astype(problem.x.dtype))
         mixture, inertia = _around_centres(problem, near, mixture)
     (total_log, top, entropy), labels = _likelihoods(mixture, problem.points, problem.weight)
     # Where rounding decides it is that of the data's own units.

@@ -90,7 +90,7 @@ def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
         if bare:
             return Start(unit_spheres(means))
         common = (units.scale.max() / units.scale).astype(x.dtype)
-        labels, _ = nearest(x, (means / common).astype(x.dtype), common)
+        labels = nearest(x, (means / common).astype(x.dtype), common)
         return from_means(x, weight, means, labels, structure, units.floor)
     if array.shape == (n, k):
         off = np.abs(array.sum(axis=1) - 1)

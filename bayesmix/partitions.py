@@ -44,7 +44,7 @@ def partition(x: np.ndarray, weight: np.ndarray, counts: list[int], n_starts: in
         merged = beside.submit(agglomerate, z, w, counts, wards.get(GROUPS))
         trees = [_quantile_groups(z[:, 0], w, counts)] if x.shape[1] == 1 else []
         drawn = {
-            k: [nearest(z, plus_plus(z, w, k, [generator])[0])[0] for _ in range(n_starts - 2 - len(trees))]
+            k: [nearest(z, plus_plus(z, w, k, [generator])[0]) for _ in range(n_starts - 2 - len(trees))]
             for k in counts
         }
         wards = wards if many else ward(z, counts)

@@ -20,7 +20,7 @@ import numpy as np
 from bayesmix.inputs import CACHED, chunks_of
 from bayesmix.variates import indices
 
-__all__ = ["SEEDS", "lloyd", "nearest", "plus_plus", "sample_rows"]
+__all__ = ["SEEDS", "lloyd", "nearest", "plus_plus", "sample_rows", "squared_distances"]
 
 type Generators = Sequence[np.random.Generator]
 
@@ -77,22 +77,28 @@ SEEDS: dict[str, Callable[[np.ndarray, np.ndarray, int, Generators], np.ndarray]
 }
 
 
-def nearest(x: Any, means: np.ndarray, unit: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest mean of each row (n,), a tie to the lowest index, and the squared distance to it.
+def nearest(x: Any, means: np.ndarray, unit: Any = None) -> np.ndarray:
+    """The nearest mean of each row (n,), a tie to the lowest index.
 
     Rows may be `units.Rows`, and are divided by a `unit` (d,) where there is one.
     """
     labels = np.empty(x.shape[0], np.int64)
-    squared = np.empty(x.shape[0])
     half = np.einsum("kd,kd->k", means, means) / 2
     for rows in chunks_of(x.shape[0], CACHED):
         some = x[rows] if unit is None else x[rows] / unit
         logits = some @ means.T
         logits -= half
         labels[rows] = np.argmax(logits, axis=1)
-        away = some - np.take(means, labels[rows], axis=0)
+    return labels
+
+
+def squared_distances(x: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """That of each row to its nearest mean (n,)."""
+    labels, squared = nearest(x, means), np.empty(len(x))
+    for rows in chunks_of(len(x), CACHED):
+        away = x[rows] - np.take(means, labels[rows], axis=0)
         squared[rows] = np.einsum("nd,nd->n", away, away)
-    return labels, squared
+    return squared
 
 
 def sample_rows(weight: np.ndarray, most: int, rng: np.random.Generator) -> Any:
@@ -123,7 +129,7 @@ def lloyd(
         count = sums.sum(axis=2)[..., None]
         now = np.where(count > 0, sums @ x / np.where(count > 0, count, 1), before).astype(x.dtype)
         for s in np.flatnonzero((count == 0).any(axis=(1, 2))):
-            _, squared = nearest(x, before[s])
+            squared = squared_distances(x, before[s])
             for empty in np.flatnonzero(count[s] == 0):
                 now[s, empty] = x[np.argmax(squared)]
                 squared[(x == now[s, empty]).all(axis=1)] = 0

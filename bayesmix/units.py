@@ -144,14 +144,14 @@ class Rows:
         """Those of a slice, a mask or an array of places."""
         points = self.points[rows if self.order is None else self.order[rows]]
         some = np.empty(points.shape, self.dtype)
-        origin, scale = self._repeated
+        origin, scale = self._stretch
         for part in chunks_of(len(points), CACHED):
             own = slice(part.stop - part.start)
             np.divide(points[part] - origin[own], scale[own], out=some[part], casting="same_kind")
         return some
 
     @cached_property
-    def _repeated(self) -> tuple[np.ndarray, np.ndarray]:
+    def _stretch(self) -> tuple[np.ndarray, np.ndarray]:
         """Origin and scale of a stretch of rows."""
         n = min(len(self), CACHED)
         return _repeated(self.units.origin, n), _repeated(self.units.scale, n)

@@ -194,7 +194,7 @@ def test_lloyd_takes_every_start_its_own_way(steps):
         expected, partition = slow_lloyd(x, weight, seed, steps)
         assert_allclose(own, expected, rtol=1e-9, atol=1e-12)
         assert_array_equal(near, partition)
-        assert_array_equal(near, nearest(x, own)[0])
+        assert_array_equal(near, nearest(x, own))
 
 
 def test_a_mean_that_loses_all_points_moves_to_the_farthest():
