@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from bayesmix.blocks import chunks_of
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.devices import double_precision
-from bayesmix.inputs import chunks_of
 from bayesmix.observations import Observations
 from bayesmix.passes import labels
 

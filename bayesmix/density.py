@@ -24,10 +24,11 @@ import numpy as np
 from jax import lax
 
 from bayesmix import lean
+from bayesmix.blocks import chunks_of
 from bayesmix.compilation import in_kernel
 from bayesmix.covariance import Covariance
 from bayesmix.elementary import exp_below, log_positive
-from bayesmix.inputs import chunks_of, cores
+from bayesmix.inputs import cores
 from bayesmix.maxima import largest
 from bayesmix.storage import numbers, slices
 from bayesmix.variates import indices, uniform

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from bayesmix.acceleration import blank, pays
+from bayesmix.blocks import chunks_of
 from bayesmix.climb import advance, suited
 from bayesmix.devices import double_precision, lapack_on_one_thread
 from bayesmix.initialize import Start
@@ -38,6 +39,7 @@ _FIRST = 16  # steps of the first call, or those of so many products in all, whi
 _QUICK = 5e8
 # What EM's own steps from a start are counted as, or as few where its means are all so many deviations apart.
 _PASSES, _FEW, _APART = 100, 10, 4
+_STRETCH = 2**16  # points, of which the farthest is looked for at once
 
 
 def begin(starts: Sequence[Start], options: Options, seeds: np.ndarray | None = None) -> State:
@@ -233,21 +235,31 @@ def _relocate(
         At which step clusters were moved, and which; this is `before` when any are empty again.
     """
     means = states.mixture.means[s].copy()
-    d = means.shape[1]
-    x = np.moveaxis(np.asarray(observations.x), 1, -1).reshape(-1, d)
-    weight = np.asarray(observations.weight).reshape(-1)
     empty = np.flatnonzero(states.statistics.moments[s, :, 0] <= 0)
     step = int(states.step[s])
     in_vain = before is not None and before[0] == step and np.isin(before[1], empty).any()
     states.tolerant[s] |= in_vain
     for k in () if in_vain else empty:
         occupied = np.setdiff1d(np.arange(means.shape[0]), empty[np.searchsorted(empty, k) :])
-        squared = np.where(weight > 0, squared_distances(x, means[occupied].astype(x.dtype)), 0)
-        farthest = int(np.argmax(squared))
-        if squared[farthest] <= 0:
+        squared, point = _farthest(observations, means[occupied])
+        if squared <= 0:
             states.tolerant[s] = True
             break
-        means[k] = x[farthest]
+        means[k] = point
     states.mixture.means[s] = means
     states.code[s], states.skip[s] = 0, True
     return step, empty
+
+
+def _farthest(observations: Observations, means: np.ndarray) -> tuple[float, np.ndarray]:
+    """The point farthest from the nearest of some means, the first of several, and its squared distance."""
+    x, weight = np.asarray(observations.x), np.asarray(observations.weight)
+    count, d, size = x.shape
+    most, point = -np.inf, x[0, :, 0]
+    for part in chunks_of(count, max(1, _STRETCH // size)):
+        points = np.moveaxis(x[part], 1, -1).reshape(-1, d)
+        squared = np.where(weight[part].ravel() > 0, squared_distances(points, means.astype(x.dtype)), 0)
+        farthest = int(np.argmax(squared))
+        if squared[farthest] > most:
+            most, point = squared[farthest], points[farthest]
+    return most, point

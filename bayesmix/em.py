@@ -32,8 +32,9 @@ __all__ = ["fit", "optima", "solve"]
 
 _STARTS = ("kmeans", *SEEDS)
 _START_ALIASES = {"k-means": "kmeans", "kmeans++": "k-means++"}
-_SEED_ROWS = 2000  # and a hundred a cluster, at most: a start need not be exact
+_FEW_ROWS = 2000  # and a hundred a cluster, at most: a start need not be exact
 _LLOYD_STEPS = 100  # of k-means on those
+_SEED_ROWS = 2**17  # at most, where seeds are all that there is of a start
 _TOGETHER = 2**17  # numbers, k for each row, of the starts that are drawn at once
 
 
@@ -226,16 +227,15 @@ def _own_starts(
     starts do not depend on the units of the columns.
     """
     every, w, k, units = problem.x, problem.w, problem.n_components, problem.units
-    unit = (units.deviation / units.scale).astype(every.dtype) if problem.structure.by_column else None
+    unit = units.deviation if problem.structure.by_column else units.scale
     draw = SEEDS["k-means++" if name == "kmeans" else name]
     generators = as_generator(key).spawn(1 if k == 1 else count)
     rough = name == "kmeans" and k > 1 and not bare
-    some = slice(None)
-    if rough or problem.batch:
-        some = sample_rows(w, _SEED_ROWS + 100 * k, as_generator(key))
-    drawn = every[some]
-    whole = len(drawn) == len(every)
-    points, x = drawn if whole else every, drawn if unit is None else drawn / unit
+    few = _FEW_ROWS + 100 * k
+    some = sample_rows(w, few if rough or problem.batch else max(few, _SEED_ROWS), as_generator(key))
+    x = every.measured(unit)[some]
+    whole = len(x) == len(every)
+    points = every[:] if whole else every
     own = w if whole else np.maximum(w[some], w.sum() / len(x))  # those of all, by the chances of being drawn
     starts: list[Start] = []
     marks, copies = [], []
@@ -248,13 +248,13 @@ def _own_starts(
         for seed, near in zip(seeds, labels):
             marks.append(seed[np.lexsort(seed.T)].tobytes() if bare else _partition(near, k))
             copies.append(marks.index(marks[-1]))
-            means = seed.astype(np.float64) * (1 if unit is None else unit)
+            means = seed * (unit / units.scale)
             if copies[-1] < len(starts):
                 starts.append(starts[copies[-1]])
             elif bare:
                 starts.append(Start(unit_spheres(means)))
             else:
-                near = near if whole else nearest(every, seed, unit)
+                near = near if whole else nearest(every.measured(unit), seed)
                 starts.append(from_partition(points, w, means, near, problem.structure))
     return starts, np.array(copies)
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from bayesmix.blocks import points_last
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.devices import accelerator, double_precision
-from bayesmix.inputs import cores, points_last
+from bayesmix.inputs import cores
 
 if TYPE_CHECKING:
     from jaxtyping import Array

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from bayesmix import density
+from bayesmix.blocks import CACHED, chunks_of
 from bayesmix.covariance import Covariance
 from bayesmix.drive import Path
-from bayesmix.inputs import CACHED, chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import to_data_units
 from bayesmix.prior import ConjugatePrior

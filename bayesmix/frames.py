@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bayesmix.blocks import chunks_of
+
 __all__ = ["FRAMES", "READERS", "Table", "default_names", "first_of", "frame_like", "numbers_of", "order_of"]
 __all__ += ["quoted", "refuse", "table_of"]
 
@@ -214,9 +216,9 @@ def quoted(names: Iterable[str]) -> str:
 
 def refuse(values: np.ndarray, names: tuple[str, ...], name: str, blame: dict[int, str]) -> None:
     """One error that names every column that is no number, and every one with a missing or infinite cell."""
-    finite = np.isfinite(values)
-    if finite.all() and not blame:
+    if not blame and all(np.isfinite(values[rows]).all() for rows in chunks_of(len(values))):
         return
+    finite = np.isfinite(values)
     whole = [f"column {names[j]!r} ({why})" for j, why in blame.items()]
     cells = []
     for j in np.flatnonzero(~finite.all(axis=0)).tolist():

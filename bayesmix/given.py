@@ -89,8 +89,8 @@ def given_start(init: Any, problem: Any, bare: bool = False) -> Start:
         means = units.of(array)
         if bare:
             return Start(unit_spheres(means))
-        common = (units.scale.max() / units.scale).astype(x.dtype)
-        labels = nearest(x, (means / common).astype(x.dtype), common)
+        common = units.scale.max()
+        labels = nearest(x.measured(common), ((array - units.origin) / common).astype(x.dtype))
         return from_means(x, weight, means, labels, structure, units.floor)
     if array.shape == (n, k):
         off = np.abs(array.sum(axis=1) - 1)

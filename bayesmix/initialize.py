@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bayesmix.blocks import CACHED, chunks_of
 from bayesmix.covariance import Covariance, Structure, structure_of
-from bayesmix.inputs import CACHED, chunks_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.statistics import Statistics, moments_of
 from bayesmix.storage import STORAGES, per_cluster

@@ -7,9 +7,8 @@ either results or one `ValueError` that names the argument, what came, and what 
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,14 +18,12 @@ from jax.core import Tracer
 from bayesmix.frames import default_names, first_of, numbers_of, order_of, quoted, refuse, table_of
 
 __all__ = [
-    "CACHED", "Points", "are_chances", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names",
-    "as_points", "as_tol", "as_weights", "chunks_of", "cores", "is_traced", "points_last", "require_squares",
-    "to_numpy",
+    "Points", "are_chances", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names",
+    "as_points", "as_tol", "as_weights", "cores", "is_traced", "require_squares", "to_numpy",
 ]  # fmt: skip
 
 
 _HELD = 1e-152, 1e152  # standard deviations, at least and at most
-CACHED = 8192  # rows of a stretch, where it is handled more than once
 
 
 class Points(NamedTuple):
@@ -34,11 +31,6 @@ class Points(NamedTuple):
 
     values: np.ndarray
     names: tuple[str, ...]
-
-
-def chunks_of(n: int, size: int = 65536) -> Iterator[slice]:
-    """The rows in stretches that fit into a processor's cache, for passes that need nothing of the data's size."""
-    return (slice(first, min(first + size, n)) for first in range(0, n, size))
 
 
 def is_traced(*trees: Any) -> bool:
@@ -54,40 +46,6 @@ def cores() -> int:
 def to_numpy(tree: Any) -> Any:
     """The same pytree with NumPy leaves, which survive outside `devices.double_precision`."""
     return jax.tree.map(np.asarray, tree)
-
-
-_ALIGNED = 64  # bytes
-
-
-def points_last(values: Any, size: int, dtype: Any = None) -> np.ndarray:
-    """(n, ...) as blocks of `size` points, points last: (blocks, ..., size), the rest zero.
-
-    Values may be anything that has rows, which are asked for in stretches.
-
-    Below one block n is padded to a multiple of 64, from 2,048 on of a sixteenth of a power of two, above it the
-    number of blocks is rounded up to eighths of one, so that few shapes, and few compilations, serve every n.
-    """
-    n = values.shape[0]
-    if n <= size:
-        unit = max(64, 2 ** (n.bit_length() - 5))
-        count, size = 1, -(-n // unit) * unit
-    else:
-        count = -(-n // size)
-        step = max(1, 2 ** (count.bit_length() - 4))
-        count = -(-count // step) * step
-    shape = (count, *values.shape[1:], size)
-    dtype = np.dtype(dtype or values.dtype)
-    items = math.prod(shape) * dtype.itemsize
-    memory = np.zeros(items + _ALIGNED, np.uint8)  # where XLA can use it as it is, without a copy
-    begin = -memory.ctypes.data % _ALIGNED
-    blocks = memory[begin : begin + items].view(dtype).reshape(shape)
-    whole = n // size
-    for own in chunks_of(whole, max(1, CACHED // size)):
-        some = values[own.start * size : own.stop * size]
-        blocks[own] = np.moveaxis(some.reshape(-1, size, *shape[1:-1]), 1, -1)
-    if n % size:
-        blocks[whole, ..., : n % size] = np.moveaxis(values[whole * size :], 0, -1)
-    return blocks
 
 
 def as_points(

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from bayesmix.blocks import chunks_of, points_last
 from bayesmix.covariance import Structure
 from bayesmix.devices import accelerator, double_precision
-from bayesmix.inputs import chunks_of, points_last
 from bayesmix.storage import STORAGES
 
 __all__ = ["Observations", "batches_of", "observe"]

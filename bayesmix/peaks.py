@@ -34,8 +34,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix.blocks import points_last
 from bayesmix.devices import double_precision
-from bayesmix.inputs import points_last, to_numpy
+from bayesmix.inputs import to_numpy
 
 if TYPE_CHECKING:
     import pandas

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix.blocks import points_last
 from bayesmix.compilation import Call, one_kernel, wide
 from bayesmix.density import draw_cluster, log_joint, log_sum, responsibilities
 from bayesmix.devices import double_precision
 from bayesmix.elementary import exp_below
-from bayesmix.inputs import cores, points_last, to_numpy
+from bayesmix.inputs import cores, to_numpy
 from bayesmix.labels import permuted
 from bayesmix.mixture import GaussianMixture
 from bayesmix.passes import is_few

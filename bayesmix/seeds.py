@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesmix.inputs import CACHED, chunks_of
+from bayesmix.blocks import CACHED, chunks_of
 from bayesmix.variates import indices
 
 __all__ = ["SEEDS", "lloyd", "nearest", "plus_plus", "sample_rows", "squared_distances"]
@@ -77,16 +77,12 @@ SEEDS: dict[str, Callable[[np.ndarray, np.ndarray, int, Generators], np.ndarray]
 }
 
 
-def nearest(x: Any, means: np.ndarray, unit: Any = None) -> np.ndarray:
-    """The nearest mean of each row (n,), a tie to the lowest index.
-
-    Rows may be `units.Rows`, and are divided by a `unit` (d,) where there is one.
-    """
+def nearest(x: Any, means: np.ndarray) -> np.ndarray:
+    """The nearest mean of each row (n,) of an array or `units.Rows`, a tie to the lowest index."""
     labels = np.empty(x.shape[0], np.int64)
     half = np.einsum("kd,kd->k", means, means) / 2
     for rows in chunks_of(x.shape[0], CACHED):
-        some = x[rows] if unit is None else x[rows] / unit
-        logits = some @ means.T
+        logits = x[rows] @ means.T
         logits -= half
         labels[rows] = np.argmax(logits, axis=1)
     return labels

@@ -27,8 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesmix.blocks import points_last
 from bayesmix.devices import double_precision
-from bayesmix.inputs import as_floats, is_traced, points_last
+from bayesmix.inputs import as_floats, is_traced
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bayesmix.blocks import CACHED, chunks_of
 from bayesmix.covariance import Covariance, Structure
-from bayesmix.inputs import CACHED, chunks_of, require_squares
+from bayesmix.inputs import require_squares
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES
 
@@ -125,6 +126,15 @@ class Rows:
     def taken(self, order: np.ndarray) -> Rows:
         """Rows by their places."""
         return replace(self, order=order if self.order is None else self.order[order])
+
+    def measured(self, scale: Any) -> Rows:
+        """The same rows about the same origin by another scale (d,)."""
+        return replace(self, units=replace(self.units, scale=np.broadcast_to(scale, self.units.scale.shape)))
+
+    @property
+    def base(self) -> np.ndarray:
+        """What they are computed from."""
+        return self.points
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from bayesmix.storage import STORAGES
 
 ROOT = Path(bm.__file__).parent
 LAYERS = (
+    ("blocks",),
     ("frames", "documents", "interrupts", "devices", "progress", "lean"),
     ("checkpoints", "packing"),
     ("inputs", "compilation"),

@@ -16,13 +16,13 @@ from scipy.stats import multivariate_normal
 
 import bayesmix as bm
 from bayesmix import chains, climb, density, drive, evaluate, pointwise, sampling, statistics
+from bayesmix.blocks import points_last
 from bayesmix.climb import advance
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.covariance import STRUCTURES, Covariance
 from bayesmix.devices import double_precision
 from bayesmix.drive import begin
 from bayesmix.given import given_start
-from bayesmix.inputs import points_last
 from bayesmix.loop import Options
 from bayesmix.maxima import largest
 from bayesmix.observations import observe

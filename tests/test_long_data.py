@@ -7,10 +7,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
+from bayesmix.blocks import points_last
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.em import _own_starts, _partition
 from bayesmix.initialize import from_partition, from_responsibilities, known_statistics
-from bayesmix.inputs import points_last
 from bayesmix.problem import prepare
 from bayesmix.seeds import SEEDS, lloyd, nearest, sample_rows
 from bayesmix.units import Rows, standardize

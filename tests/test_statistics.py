@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import bayesmix as bm
+from bayesmix.blocks import points_last
 from bayesmix.covariance import STRUCTURES
-from bayesmix.inputs import points_last
 from bayesmix.observations import observe
 from bayesmix.statistics import RESPONSIBILITIES, summarize
 from bayesmix.storage import STORAGES
