@@ -202,41 +202,50 @@ def covariance_values(covariances: Any, row: Structure, k: int, d: int) -> Any:
 
 
 def _check(given: np.ndarray, dense: np.ndarray, row: Structure) -> None:
-    if given.shape == dense.shape and not np.allclose(
-        given, dense, rtol=1e-6, atol=1e-9 * np.abs(given).max()
-    ):
+    tolerance = 1e-6 if dense.dtype == np.float64 else 1e-3
+    given, dense = given.astype(np.float64), dense.astype(np.float64)
+    variances = np.diagonal(dense, axis1=1, axis2=2)
+    for index in np.flatnonzero((variances <= 0).any(axis=1)):
+        raise ValueError(
+            f"covariance {index} is not positive definite, as a variance is not positive: {dense[index].tolist()}"
+        )
+    # Whatever the units of the features.
+    deviations = np.sqrt(variances)
+    unit = np.outer(*2 * (deviations.max(axis=0),))
+    if given.shape == dense.shape and not np.allclose(given / unit, dense / unit, rtol=1e-6, atol=1e-9):
         raise ValueError(
             f"covariances are not of the structure {row.name}: as {row.name} they would be {dense.tolist()}"
         )
-    for index, matrix in enumerate(dense):
-        if np.abs(matrix - matrix.T).max() > 1e-6 * np.abs(matrix).max():
-            raise ValueError(f"covariance {index} is not symmetric: {matrix.tolist()}")
-        lowest = np.linalg.eigvalsh(matrix.astype(np.float64))[0]
+    correlations = dense / (deviations[:, :, None] * deviations[:, None])
+    for index, matrix in enumerate(correlations):
+        if np.abs(matrix - matrix.T).max() > 1e-6:
+            raise ValueError(f"covariance {index} is not symmetric: {dense[index].tolist()}")
+        lowest = np.linalg.eigvalsh(matrix)[0]
         if lowest <= 0:
             raise ValueError(
-                f"covariance {index} is not positive definite (smallest eigenvalue {lowest:.3g}): "
-                f"{matrix.tolist()}"
+                f"covariance {index} is not positive definite (smallest eigenvalue {lowest:.3g} of its correlations): "
+                f"{dense[index].tolist()}"
             )
-    differ = _unequal(dense.astype(np.float64), row, 1e-6 if dense.dtype == np.float64 else 1e-3)
+    logs = np.linalg.slogdet(correlations)[1] + 2 * np.log(deviations).sum(axis=1)
+    differ = _unequal(dense, np.exp(logs / dense.shape[-1]), row, tolerance)
     if differ:
         raise ValueError(
             f"covariances are not of the structure {row.name}, which has equal {differ}: {dense.tolist()}"
         )
 
 
-def _unequal(dense: np.ndarray, row: Structure, tolerance: float) -> str:
+def _unequal(dense: np.ndarray, volumes: np.ndarray, row: Structure, tolerance: float) -> str:
     """What the structure says is equal over the clusters and is not; empty where all is well."""
     volume, shape, orientation = row.letters
     d = dense.shape[-1]
-    values = np.linalg.eigvalsh(dense) if orientation != "I" else np.diagonal(dense, axis1=1, axis2=2)
-    volumes = np.exp(np.log(values).mean(axis=1))
     unit = dense / volumes[:, None, None]
-    shapes = values / volumes[:, None]
+    shapes = np.linalg.eigvalsh(unit) if orientation != "I" else np.diagonal(unit, axis1=1, axis2=2)
     if volume == "E" and np.ptp(volumes) > tolerance * volumes.max():
         return f"volumes, |Σ|^(1/{d}), but they are {volumes.tolist()}"
     if shape == "E" and (np.ptp(shapes, axis=0) > tolerance * shapes.max()).any():
         return f"shapes, but the normalised eigenvalues are {shapes.tolist()}"
-    if shape == orientation == "E" and (np.ptp(unit, axis=0) > tolerance * np.abs(unit).max()).any():
+    largest = np.sqrt(np.diagonal(unit, axis1=1, axis2=2).max(axis=0))
+    if shape == orientation == "E" and (np.ptp(unit, axis=0) > tolerance * np.outer(largest, largest)).any():
         return "shapes and orientations, but the matrices over their volumes differ"
     if orientation == "E" and d > 1:
         products = unit[:, None] @ unit[None]

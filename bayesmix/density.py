@@ -223,12 +223,15 @@ def within_mahalanobis(
 
 
 def within_euclidean(mixture: GaussianMixture, x: Array, radius: float) -> Array:
-    n = numbers(x)
-    deviations = x - mixture.means.astype(x.dtype)[:, :, None]
+    n, covariances = numbers(x), mixture.covariances
+    unit = n.exp2(n.round(n.log2(covariances.max()) / 2))  # of lengths, so that their squares can be held
+    deviations = (x - mixture.means.astype(x.dtype)[:, :, None]) / unit.astype(x.dtype)
     squared = n.sum(deviations**2, axis=1)
-    along = n.sum(deviations * (mixture.covariances.astype(x.dtype) @ deviations), axis=1)
     away = squared > 0
-    score = n.where(away, squared / n.sqrt(n.where(away, along, 1)), 0)
+    length = n.sqrt(n.where(away, squared, 1))
+    way = deviations / length[:, None]
+    along = n.sum(way * ((covariances / unit**2).astype(x.dtype) @ way), axis=1)
+    score = n.where(away, length / n.sqrt(n.where(away, along, 1)), 0)
     return _nearest(squared, score, radius)
 
 

@@ -14,7 +14,6 @@ from bayesmix.blocks import CACHED, chunks_of
 from bayesmix.covariance import Covariance
 from bayesmix.drive import Path
 from bayesmix.mixture import GaussianMixture
-from bayesmix.penalty import to_data_units
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem
 from bayesmix.results import CODE, Fit
@@ -73,9 +72,7 @@ def finished(
     best = None
     if states.best is not None:
         best = _outside(problem, jax.tree.map(lambda a: a[winner], states.best[0]))
-    moved = 0.0 if prior is None else to_data_units(units, problem.structure, k)
-    moved += units.log_volume * total
-    traces = [_of_spheres(problem, trace) if relocate else trace + moved for trace in path.traces]
+    traces = [_of_spheres(problem, trace) if relocate else trace + problem.moved for trace in path.traces]
     objective = traces[winner].copy()
     if inertia is not None:
         objective[-1:] = _energy(problem, inertia)

@@ -193,19 +193,19 @@ def silhouette(x: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
     a is a point's mean distance to the others of its cluster, b to the nearest other cluster; a point alone in its
     cluster has 0.
     """
+    from scipy.spatial.distance import cdist
+
     names, labels = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         return float("nan")
     one_hot = (labels[:, None] == np.arange(len(names))) * weight[:, None]
     size = one_hot.sum(axis=0)
-    away = x - x.mean(axis=0)
-    lengths = (away * away).sum(axis=1)
+    x = x.astype(np.float64)
+    x = x / (np.abs(x).max() or 1)
     total = 0.0
     for i in range(0, len(x), 1000):
         some = slice(i, i + 1000)
-        squared = lengths[some, None] + lengths - 2 * away[some] @ away.T
-        distance = np.sqrt(np.where(squared > 1e-12 * (lengths[some, None] + lengths), squared, 0))
-        sums = distance @ one_hot
+        sums = cdist(x[some], x) @ one_hot
         own = labels[some]
         index = np.arange(len(own))
         others = size[own] - 1

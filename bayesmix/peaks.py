@@ -53,6 +53,7 @@ _BUDGET = 4096  # places along all ridgelines, and triples of clusters
 _AT_REST = 1e-10  # Newton's step, in standard deviations of the clusters that rule there
 _NEAR = 1e-8  # promised gain in nats, below which Newton's step needs no proof by a higher log p
 _FLAT = 1e-5  # curvature relative to the clusters' own, below which a peak must prove itself beside itself
+_ROUNDINGS = 8  # of coordinates about the mixture's mean, that a climb may be off by
 _SAME = 1e-10  # nats that the curvature says one point lies below another, for both to be one peak
 
 
@@ -114,6 +115,7 @@ class _End(NamedTuple):
     height: Any
     curvature: Any  # (d, d)
     peak: Any  # whether it is one
+    blur: Any  # by how many standard deviations of the clusters there rounding may move x
 
 
 def find_modes(mixture: GaussianMixture) -> Modes:
@@ -192,7 +194,8 @@ class _View(NamedTuple):
     slope: Any  # (d,) the gradient
     bend: Any  # (d,) the Hessian, ascending, from -1
     axes: Any  # (d, d) from there to x: columns
-    curvature: Any  # (d, d) minus the Hessian, in x's own axes
+    curvature: Any  # (d, d) minus the Hessian, in x's own axes, and
+    metric: Any  # (d, d) M
 
 
 def _parts(hills: _Hills, x: Float[Array, " d"]) -> tuple[Array, Array]:
@@ -215,7 +218,8 @@ def _view(hills: _Hills, x: Float[Array, " d"]) -> _View:
     whitened = jax.lax.linalg.triangular_solve(factor, apart, left_side=True, lower=True)
     spread, turn = jnp.linalg.eigh((whitened * r) @ whitened.T)
     axes = jax.lax.linalg.triangular_solve(factor.T, turn, left_side=True)
-    return _View(jax.nn.logsumexp(logits), gradient @ axes, spread - 1, axes, metric - (apart * r) @ apart.T)
+    curvature = metric - (apart * r) @ apart.T
+    return _View(jax.nn.logsumexp(logits), gradient @ axes, spread - 1, axes, curvature, metric)
 
 
 def _step(hills: _Hills, x: Float[Array, " d"]) -> tuple[Array, Array]:
@@ -237,10 +241,14 @@ def _step(hills: _Hills, x: Float[Array, " d"]) -> tuple[Array, Array]:
 def _end(hills: _Hills, x: Float[Array, " d"]) -> _End:
     view = _view(hills, x)
     newton = view.slope / jnp.clip(jnp.abs(view.bend), 1e-12, 1)
-    level = (jnp.linalg.norm(view.slope) < 1e-6) & (jnp.sum(view.slope * newton) < 2 * _NEAR)
+    far = jnp.abs(x)
+    blur = _ROUNDINGS * jnp.finfo(x.dtype).eps * jnp.sqrt(far @ jnp.abs(view.metric) @ far)
+    level = (jnp.linalg.norm(view.slope) < jnp.maximum(1e-6, blur)) & (
+        jnp.sum(view.slope * newton) < jnp.maximum(2 * _NEAR, blur**2)
+    )
     beside = jax.vmap(_height, (None, 0))(hills, x + jnp.array([[0.1], [-0.1]]) * view.axes[:, -1])
     falls = (view.bend[-1] < -_FLAT) | ((view.bend[-1] < _FLAT) & jnp.all(beside < view.height))
-    return _End(x, view.height, view.curvature, level & falls)
+    return _End(x, view.height, view.curvature, level & falls & (blur < 0.1), blur)
 
 
 @jax.jit
@@ -275,11 +283,16 @@ def _distinct(ends: _End) -> tuple[list[int], np.ndarray]:
     Equal heights go by the order of the starts. An end that is no peak counts to the nearest one.
     """
     found = np.flatnonzero(ends.peak)
+    if not found.size:
+        raise ValueError(
+            "the peaks of this mixture cannot be told: its clusters are more of their standard deviations apart than "
+            "float64 has digits for; look at parts of it"
+        )
     found = found[np.argsort(-np.round(ends.height[found], 10), kind="stable")]
     chosen: list[int] = []
     free = np.ones(len(found), bool)
     while free.any():
         top = int(found[np.argmax(free)])
         chosen.append(top)
-        free &= _below(ends, top, ends.x[found]) > _SAME
+        free &= _below(ends, top, ends.x[found]) > max(_SAME, float(ends.blur[top]) ** 2)
     return chosen, np.argmin([_below(ends, i, ends.x) for i in chosen], axis=0)

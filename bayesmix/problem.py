@@ -12,7 +12,7 @@ from bayesmix.inputs import as_points, as_weights
 from bayesmix.loop import Rules
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations, observe
-from bayesmix.penalty import penalty
+from bayesmix.penalty import penalty, to_data_units
 from bayesmix.prior import ConjugatePrior
 from bayesmix.results import Fit
 from bayesmix.spurious import spacing
@@ -44,6 +44,14 @@ class Problem(NamedTuple):
         matrix = variance * np.diag(self.units.scale**-2.0)[None]
         asked = self.structure.form.sparse(matrix)
         return self._replace(rules=self.rules._replace(floor=self.rules.floor._replace(asked=asked)))
+
+    @property
+    def moved(self) -> float:
+        """What to add to objectives in loop units to have those of the data's own units."""
+        own = 0.0
+        if self.rules.penalty is not None:
+            own = to_data_units(self.units, self.structure, self.n_components)
+        return own + self.units.log_volume * float(self.w.sum())
 
     def whole(self, why: str, instead: str) -> None:
         """Raise unless weights are whole numbers."""

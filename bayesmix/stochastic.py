@@ -108,13 +108,12 @@ def stochastic_chain(
         drawn = to_numpy(_mixtures(flat, second, start, problem.rules, best.hold))
     mixture, _ = ordered(problem, drawn, best.mixture)
     shaped = jax.tree.map(lambda a: np.asarray(a).reshape(n_chains, n_draws, *a.shape[1:]), mixture)
-    moved = problem.units.log_volume * float(problem.w.sum())
     attributes = {
         "method": "stochastic EM",
         "n_warmup": n_warmup,
         "n_redraws": int(path.states.redraws.sum()),
     }
-    return mixture_tree(shaped, {"objective": objective + moved}, attributes)
+    return mixture_tree(shaped, {"objective": objective + problem.moved}, attributes)
 
 
 @partial(jax.jit, static_argnames="hold")

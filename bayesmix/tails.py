@@ -29,7 +29,8 @@ import numpy as np
 
 from bayesmix.blocks import points_last
 from bayesmix.devices import double_precision
-from bayesmix.inputs import as_floats, is_traced
+from bayesmix.frames import table_of
+from bayesmix.inputs import as_floats, as_points, is_traced
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -47,6 +48,8 @@ def cumulative(mixture: GaussianMixture, x: Any) -> Any:
     Raises:
         ValueError: more than one feature, a batch of mixtures, or points that do not fit.
     """
+    if not is_traced(x) and table_of(x) is not None:  # of which columns are taken by name
+        x = as_points(x, n_features=mixture.n_features, known=mixture.feature_names).values
     points = jnp.asarray(x) if is_traced(x) else as_floats(x, "x", infinite=True)
     if points.ndim > 2 or points.shape[1:] not in ((), (1,)):
         raise ValueError(f"x must be (n,) or (n, 1), points of one feature; it has shape {points.shape}")

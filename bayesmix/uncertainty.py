@@ -112,7 +112,7 @@ def bootstrap(
     mixture, order = ordered(problem, refits.mixture, fit.mixture)
     converged = np.isin(refits.names, ("converged", "few_rows"))
     stats = {
-        "objective": refits.objective + problem.units.log_volume * total,
+        "objective": refits.objective + problem.moved,
         "steps": refits.steps,
         "clean": refits.clean,
         "converged": converged,

@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import pandas
 import pytest
 from cases import NAMES, mixture
 from numpy.testing import assert_allclose, assert_array_equal
@@ -199,6 +200,20 @@ def test_peaks_move_and_stretch_with_the_columns(shift):
     assert_allclose(b.log_density, a.log_density - np.log(by).sum(), atol=1e-9)
     assert_array_equal(b.cluster_mode, a.cluster_mode)
     assert_allclose(b.curvature * by * by[:, None], a.curvature, rtol=1e-6, atol=1e-6)
+
+
+def test_peaks_as_far_apart_as_float64_has_digits_for():
+    for means, deviations, expected in (
+        ([0.0, 1.5, 1e12], [1, 1, 1], [0.75, 1e12]),
+        ([0.0, 4.0, 1e11, 1e11 + 4], [1, 1, 1, 1], [0, 4, 1e11, 1e11 + 4]),
+        ([0.0, 1.5e-12, 1.0], [1e-12, 1e-12, 0.1], [0.75e-12, 1]),
+    ):
+        m = bm.GaussianMixture.of(np.full(len(means), 1 / len(means)), means, np.square(deviations))
+        assert_allclose(np.sort(m.modes().points[:, 0]), expected, rtol=1e-2, atol=1e-2 * min(deviations))
+        region = m.highest_density_region(0.9)
+        assert_allclose((m.cdf(region.intervals[:, 1]) - m.cdf(region.intervals[:, 0])).sum(), 0.9, atol=1e-3)
+    with pytest.raises(ValueError, match="peaks of this mixture cannot be told"):
+        bm.GaussianMixture.of([0.5, 0.5], [0.0, 1e17], [1.0, 1.0]).modes()
 
 
 def test_peaks_of_many_thin_and_weightless_clusters():
@@ -418,6 +433,14 @@ def test_cdf_is_the_sum_of_normal_ones(name):
     assert_array_equal(m.cdf([-np.inf, np.inf]), [0, 1])
     assert m.cdf(m.means[0, 0]).shape == ()
     assert m.cdf(m.means).shape == (m.n_components,)
+
+
+def test_cdf_takes_a_tables_column_by_name():
+    m = bm.GaussianMixture.of([1.0], [[0.0]], [[[1.0]]], feature_names=["a"])
+    assert_array_equal(m.cdf(pandas.DataFrame({"a": [0.0, 1.0]})), m.cdf([0.0, 1.0]))
+    assert_array_equal(m.cdf(pandas.Series([0.0, 1.0], name="b")), m.cdf([0.0, 1.0]))
+    with pytest.raises(ValueError, match="it lacks 'a' and 'b' is none of them"):
+        m.cdf(pandas.DataFrame({"b": [0.0, 1.0]}))
 
 
 @pytest.mark.parametrize("name", ONE)

@@ -1,6 +1,7 @@
 """Known parameters: the density, its parts, its draws, and what follows from them."""
 
 import copy
+import itertools
 import subprocess
 import sys
 
@@ -271,6 +272,20 @@ def test_coverage_is_the_share_of_a_clusters_own_points(d):
     assert abs((m.within(x) == 0).mean() - stats.chi2.cdf(2.5**2, d)) < 0.015
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-12, 1e-10, 1e9, 1e12])
+def test_within_is_the_same_in_any_units(scale, dtype):
+    square = np.array([[1, 0.5], [0.5, 2]])
+    m = bm.GaussianMixture.of([0.5, 0.5], [[0, 0], [5 * scale, 0]], np.array([square, square]) * scale**2)
+    x = (np.random.default_rng(0).normal(size=(200, 2)) * 4 * scale).astype(dtype)
+    one = bm.GaussianMixture.of([0.5, 0.5], [[0, 0], [5, 0]], [square, square])
+    for distance in ("euclidean", "mahalanobis"):
+        expected = one.within(x.astype(float) / scale, radius=2.0, distance=distance)
+        assert set(expected) == {-1, 0, 1}
+        assert_array_equal(m.within(x, radius=2.0, distance=distance), expected)
+        assert_array_equal(m.within(np.tile(x, (500, 1)), radius=2.0, distance=distance)[-200:], expected)
+
+
 def test_far_points_keep_finite_responsibilities_and_the_nearest_cluster():
     m = bm.GaussianMixture.of([0.5, 0.5], [[0.0, 0.0], [1.0, 0.0]], [np.eye(2), 4 * np.eye(2)])
     r = m.responsibilities([[1e3, 1e3], [-1e6, 0.0]])
@@ -353,6 +368,28 @@ BAD = {
     "structure for one feature": ({"covariance": "V"}, "for 1 feature"),
     "text": ({"means": [["a", "b"], ["c", "d"]]}, "means is not numeric"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+def test_covariances_are_judged_in_any_units_of_the_features(order):
+    order = list(order)
+    unit = np.array([1e-3, 1e7, 1.0])[order]
+    matrix = np.array([[1, 0.6, 0.3], [0.6, 1, 0.4], [0.3, 0.4, 1]])[order][:, order] * np.outer(unit, unit)
+    means = [[0, 0, 0], [1, 1, 1]] * unit
+    m = bm.GaussianMixture.of([0.5, 0.5], means, [matrix, 4 * matrix], covariance="VEE")
+    assert_array_equal(m.covariances[1], 4 * m.covariances[0])
+    low = np.argmin(unit)
+    wider = np.diag(unit**2)
+    wider[low, low] *= 9
+    for covariance in ("tied", "EEI", "VEI", "EEE", "EVI"):
+        with pytest.raises(ValueError, match="not of the structure"):
+            bm.GaussianMixture.of([0.5, 0.5], means, [np.diag(unit**2), wider], covariance=covariance)
+    with pytest.raises(ValueError, match="not of the structure VVI"):
+        bm.GaussianMixture.of([1.0], means[:1], [matrix], covariance="diag")
+    with pytest.raises(ValueError, match="covariance 0 is not symmetric"):
+        bm.GaussianMixture.of([1.0], means[:1], [matrix * ([[1, 1, 1], [-1, 1, 1], [1, 1, 1]])])
+    with pytest.raises(ValueError, match="covariance 0 is not positive definite"):
+        bm.GaussianMixture.of([1.0], means[:1], [np.where(np.eye(3), matrix, 1.1 * np.outer(unit, unit))])
 
 
 @pytest.mark.parametrize("case", BAD)

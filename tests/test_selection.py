@@ -297,6 +297,13 @@ def test_k_means_is_tabulated_by_inertia_silhouette_and_gap():
         assert_allclose(table["silhouette"].iloc[k - 1], silhouette_score(x, labels), rtol=1e-9)
         assert found.fit(k).inertia == bm.kmeans(x, k).inertia
     assert found.best.mixture.n_components == 4
+    far = np.vstack([x, [[1e9, 1e9]]])
+    for data in (far, (x * 1e20).astype(np.float32)):
+        found = bm.search(data, n_components=[3, 4], covariance="kmeans", criterion="silhouette")
+        for k, value in zip((3, 4), found.table["silhouette"]):
+            assert_allclose(
+                value, silhouette_score(data / data.max(), found.fit(k, "kmeans").labels), rtol=1e-4
+            )
     best = bm.search(x, n_components=range(2, 7), covariance="kmeans", criterion="silhouette").best
     assert best.mixture.n_components == 4
     blob = np.random.default_rng(0).normal(size=(150, 2))

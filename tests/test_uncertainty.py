@@ -11,7 +11,10 @@ from reference import load, rows
 from scipy.special import logsumexp
 
 import bayesmix as bm
+from bayesmix.keys import key_data
 from bayesmix.labels import match_mixtures
+from bayesmix.problem import problem_of
+from bayesmix.resample import RESAMPLE
 
 # Those that differ in kind, and one of each kind of axes: a program a structure, and each takes seconds to compile.
 KINDS = (*FEW, "EVE")
@@ -198,6 +201,21 @@ def test_the_bootstrap_is_a_tree_that_arviz_reads():
 
     one = jax.tree.map(lambda a: a[0, 7], batch)
     assert_allclose(one.covariances, posterior["covariances"].values[0, 7])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_objectives_of_replicates_are_those_of_fits_in_the_datas_units(scale):
+    x = bm.datasets.load("old_faithful").to_numpy() * scale
+    model = bm.MixtureModel(2, prior=bm.weak_prior(x, n_components=2))
+    fit = bm.fit(model, x)
+    tree = bm.bootstrap(fit, x, key=0, n_draws=2, kind="weighted")
+    problem = problem_of(fit, x, None)
+    for words, objective in zip(key_data(0, 2), tree["sample_stats"]["objective"].to_numpy()[0]):
+        weight = RESAMPLE["weighted"](words, problem, None)[1]
+        own = bm.fit(model, x, sample_weight=weight, init=fit.mixture)
+        assert_allclose(objective, own.objective[-1], atol=1e-2)
+    chain = bm.stochastic_chain(model, x, key=0, n_draws=20)["sample_stats"]["objective"].to_numpy()
+    assert (abs(chain - fit.objective[-1]) < 40).all()
 
 
 def test_replicates_come_back_in_the_order_of_the_fit():
