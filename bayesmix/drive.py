@@ -178,7 +178,7 @@ def _careful(options: Options, states: State, floor: Floor, observations: Observ
     thin = thin_clusters(mixture.means, storage.cholesky(mixture.covariance.values), floor, storage)
     found = (thin & (states.statistics.moments[..., 0] > d + 1))[states.code == CODE["thin"]]
     count = max(1 << int(found.sum(axis=-1).max() - 1).bit_length(), 2 * options.thinnest)
-    apart = observations.x.dtype == np.float64 and 2 * count <= k
+    apart = observations.x.dtype == np.float64 and 2 * count <= k and not mixture.covariance.row.shared
     return options._replace(whitened=True, thinnest=count if apart else 0)
 
 

@@ -163,6 +163,8 @@ def _stochastic(
     problem: Problem, starts: list[Start], copies: np.ndarray, options: Options, steps: int, key
 ) -> Path:
     """A chain of draws from each start, then the mixture of the averaged statistics of its later half."""
+    if not steps:
+        return _plain(problem, starts, copies, options._replace(responsibilities="soft"), 0, key)
     options = options._replace(responsibilities=sampled(problem))
     seeds = key_data(key, len(starts))
     limits = np.full(len(starts), steps)

@@ -19,11 +19,12 @@ from bayesmix.frames import default_names, first_of, numbers_of, order_of, quote
 
 __all__ = [
     "Points", "are_chances", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names",
-    "as_points", "as_tol", "as_weights", "cores", "is_traced", "require_squares", "to_numpy",
+    "as_points", "as_tol", "as_weights", "cores", "is_traced", "require_alike", "require_squares", "to_numpy",
 ]  # fmt: skip
 
 
 _HELD = 1e-152, 1e152  # standard deviations, at least and at most
+_ALIKE = 1e40  # largest by smallest, at most
 
 
 class Points(NamedTuple):
@@ -227,6 +228,15 @@ def require_squares(x: np.ndarray, deviations: np.ndarray) -> None:
         raise ValueError(
             f"x is too large or too small: its columns reach {np.abs(x).max(axis=0).tolist()}, and variances, which "
             "are of the size of squares, cannot be held in float64; change its units"
+        )
+
+
+def require_alike(deviations: np.ndarray, structure: str) -> None:
+    """Refuse columns of which a structure that has one scale for all could not hold the determinants."""
+    if deviations.max() > _ALIKE * deviations.min():
+        raise ValueError(
+            f"the columns of x have standard deviations from {deviations.min():.3g} to {deviations.max():.3g}, too "
+            f"far apart for {structure}, which depends on the units of the columns; change these, or use 'VVV'"
         )
 
 

@@ -177,8 +177,9 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         code = lean.where(failed > _MAX_REDRAWS, CODE["collapsed"], code)
     code = lean.where(finite | ~accepted, code, CODE["non_finite"])
     taken, again = finite & accepted, bad
-    # Moments that are not to be trusted:
-    if not mixture.covariance.row.shared and (options.thinnest or not options.whitened):
+    # Moments that are not to be trusted; of k-means, whose spheres have the size of the data, they are.
+    sphere = mixture.covariance.row.shared and "covariance" in options.hold
+    if not sphere and (options.thinnest or not options.whitened):
         thin = jnp.sum(turn.thin & (count > d + 1)) > options.thinnest
         code, taken, again = lean.where(thin, CODE["thin"], code), taken | (thin & accepted), bad | thin
     mixture, statistics = jax.tree.map(
@@ -262,14 +263,17 @@ def _calm(
 
     Aitken: gains of EM's own steps shrink by a = gain / previous gain a step, so gain a / (1 - a) remains. A proposal
     says itself what remains; it knows only the directions that it came by, so a hundred times as much is assumed. Hard
-    responsibilities have come to rest when the statistics, so the assignment, repeat exactly. One cluster is a closed
-    form.
+    responsibilities have come to rest when the statistics, so the assignment, repeat. One cluster is a closed form.
     """
     if options.batches:
         return state.calm
     stepped = ~state.skip & (rules.tol > 0)
     if options.responsibilities == "hard":
-        return lean.where(stepped & lean.all(statistics.moments == state.statistics.moments), 2, 0)
+        moved = jnp.abs(statistics.moments - state.statistics.moments)
+        # Moments in a cluster's whitened coordinates come back rounded by where it was, but for the counts.
+        room = rules.rounding * rules.total if options.whitened else 0.0
+        repeated = lean.all(moved <= room) & lean.all(moved[:, 0] == 0)
+        return lean.where(stepped & repeated, 2, 0)
     if options.responsibilities.startswith("sampled"):
         return state.calm
     if state.mixture.n_components == 1:

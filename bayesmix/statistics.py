@@ -8,14 +8,15 @@ and the moments of the whole are the sum of the moments of its parts. Blocks, st
 here and nowhere else. Inside a block points are the last axis; blocks are small enough to stay in cache.
 
 Where one covariance is shared, the quadratic part of the logits is the same for every cluster: logits are
-linear in x, and the total second moment is computed once, in `observations`.
+linear in x, and the total second moment is computed once, in `observations`; while "raw", see below, is the rule.
 
 Two rules give the moments, and which one holds is a fact, not an option. "raw" sums T(x) itself, about the
 data's own mean: exact to 1e-7 in float64 while no cluster is thinner than 1e-3.5 of the data's spread and of its
 mean's distance; in float32 log-densities hold to 1e-4 while none is thinner than a sixteenth. "whitened" sums
 T(W_k (x - m_k)) and maps back in float64; it serves from the step at which a cluster becomes thinner than that, for
-the clusters that are where they are few, else for all. Of float32 data it is raw moments in float64 instead, which
-takes half the time or less: what they lose is less than rounding to float32 has cost such data.
+the clusters that are where they are few, else for all, as where they share their covariance. Of float32 data it is raw
+moments in float64 instead, which takes half the time or less: what they lose is less than rounding to float32 has cost
+such data.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from bayesmix.maxima import largest
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.passes import Assign, by_blocks, by_lanes
-from bayesmix.storage import STORAGES, numbers, per_cluster, with_one
+from bayesmix.storage import Storage, numbers, per_cluster, with_one
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -132,7 +133,7 @@ def summarize(
         mixture: parameters in the units of the observations, float64.
         observations: from `observe`, for the same structure.
         responsibilities: a row of `RESPONSIBILITIES`.
-        whitened: the rule for the moments; see the module's text. No matter where Σ is shared.
+        whitened: the rule for the moments; see the module's text.
         thinnest: how many clusters it is for, where others are to have raw moments; for all if 0.
         thin: which clusters it is for first (k,).
         beta: inverse temperature.
@@ -145,7 +146,7 @@ def summarize(
     factor = precision_factor(mixture.covariance, mixture.n_features) if factor is None else factor
     shared = mixture.covariance.row.shared
     dtype = observations.x.dtype
-    if whitened and not shared and dtype == jnp.float32:
+    if whitened and dtype == jnp.float32:
         whitened, dtype = False, jnp.float64
     if few:
         # Of hard ones points on a grid tie, exactly only where what all clusters have in common is added as one.
@@ -158,8 +159,8 @@ def summarize(
             given = (natural,)
         moments, objective = one_kernel(over, few)(*given, observations, key)
     else:
-        order, groups = None, [(whitened and not shared, mixture, factor)]
-        if thinnest and groups[0][0]:
+        order, groups = None, [(whitened, mixture, factor)]
+        if thinnest and whitened:
             order = jnp.argsort(jnp.where(thin, mixture.weights, -1), stable=True)
             places = jnp.split(order, [order.size - thinnest])
             groups = [(w, *_some(mixture, factor, own)) for w, own in zip((False, True), places)]
@@ -171,10 +172,14 @@ def summarize(
         ]
         moments = parts[0] if order is None else jnp.concatenate(parts)[jnp.argsort(order)]
     objective = objective / beta
-    if shared:
-        objective = objective - _common_part(mixture, observations.second, factor)
-        return Statistics(moments, objective, jnp.asarray(observations.second))
-    return Statistics(moments, objective)
+    if not shared:
+        return Statistics(moments, objective)
+    if whitened:
+        first, second = jnp.split(moments, (1 + mixture.n_features,), axis=1)
+        second = lean.sum(mixture.covariance.storage.second(second, mixture.n_features), axis=0)
+        return Statistics(first, objective, second[None])
+    objective = objective - _common_part(mixture, observations.second, factor)
+    return Statistics(moments, objective, jnp.asarray(observations.second))
 
 
 def _some(
@@ -312,14 +317,17 @@ def _about_origin(mixture: GaussianMixture, moments: Array, factor: tuple) -> Ar
     about_mean = storage.unwhiten(
         cholesky, spread - storage.outer(first) / per_cluster(jnp.maximum(count, 1e-300), storage.axes)
     )
-    return moments_of(count[:, 0], mean, about_mean, mixture.covariance.row)
+    return _with_second(count[:, 0], mean, about_mean, storage)
 
 
 def moments_of(count: Any, means: Any, scatter: Any, structure: Structure) -> Any:
     """Moments (k, p) about the origin from counts (k,), means (k, d) and scatters about the means in storage."""
-    storage, d = STORAGES[structure.storage], means.shape[1]
-    parts = [count[:, None], count[:, None] * means]
-    if not structure.shared:
-        second = scatter + storage.outer(means) * per_cluster(count, storage.axes)
-        parts.append(storage.pack(second, d))
+    if structure.shared:
+        return numbers(count).concatenate([count[:, None], count[:, None] * means], axis=1)
+    return _with_second(count, means, scatter, structure.form)
+
+
+def _with_second(count: Any, means: Any, scatter: Any, storage: Storage) -> Any:
+    second = scatter + storage.outer(means) * per_cluster(count, storage.axes)
+    parts = [count[:, None], count[:, None] * means, storage.pack(second, means.shape[1])]
     return numbers(count).concatenate(parts, axis=1)

@@ -75,6 +75,7 @@ def assigned_of(parts: Sequence[Observations], options: Options, states: State) 
     """
     moments = states.statistics.moments
     shared = len(parts) > 1 and parts[0].second is not None and jax.default_backend() == "cpu"
+    shared = shared and not options.whitened
     if not shared or options.responsibilities != "hard" or (options.few and moments[0].size < _HOST):
         return []
     nearest = _is_nearest(states.mixture, options)

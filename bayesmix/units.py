@@ -18,7 +18,7 @@ import numpy as np
 
 from bayesmix.blocks import CACHED, chunks_of
 from bayesmix.covariance import Covariance, Structure
-from bayesmix.inputs import require_squares
+from bayesmix.inputs import require_alike, require_squares
 from bayesmix.mixture import GaussianMixture
 from bayesmix.storage import STORAGES
 
@@ -199,6 +199,8 @@ def standardize(x: np.ndarray, weight: np.ndarray, names: tuple[str, ...], struc
     deviation[constant] = typical
     scale = _power_of_two(deviation if structure.by_column else np.full(d, typical))
     require_squares(x, scale)
+    if structure.storage == "full" and not structure.by_column and varying.size:
+        require_alike(varying, structure.name)
     ratio = held / scale
     floor, degenerate = _floor(covariance * np.outer(ratio, ratio), constant, names, structure, x.dtype.name)
     return Units(origin, scale, deviation, floor, degenerate)

@@ -245,6 +245,57 @@ def test_a_cluster_much_thinner_than_the_spread_keeps_its_shape(ratio):
         )
 
 
+@pytest.mark.parametrize("thinness", [1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize("name", ["EEE", "VVV", "EVV"])
+def test_families_closed_under_linear_maps_keep_digits_of_columns_nearly_collinear(name, thinness):
+    rng = np.random.default_rng(0)
+    z = rng.integers(3, size=1500)
+    y = rng.normal(size=(1500, 3)) + 2.5 * np.eye(3)[z]
+    x = np.column_stack([y[:, :2], y[:, 0] + y[:, 1] + thinness * y[:, 2]])
+    one, other = (bm.fit(model(name), points, init=z, tol=0, max_steps=10) for points in (y, x))
+    moved = other.objective + 1500 * np.log(thinness)
+    assert_allclose(moved, one.objective, atol=1e-3 if thinness == 1e-5 else 1e-5)
+    assert np.diff(other.objective).min() >= 0
+    assert_allclose(other.objective[-1], other.log_likelihood, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["EEE", "EEI", "EII"])
+@pytest.mark.parametrize("apart", [20, 300])
+def test_float32_clusters_of_one_covariance_far_apart_keep_it(name, apart):
+    rng = np.random.default_rng(0)
+    z = rng.integers(5, size=20_000)
+    x = (rng.normal(size=(20_000, 4)) + apart * rng.normal(size=(5, 4))[z]).astype(np.float32)
+    single = bm.fit(model(name, 5), x, init=z, max_steps=5, tol=0)
+    double = bm.fit(model(name, 5), x.astype(float), init=z, max_steps=5, tol=0)
+    assert_allclose(single.objective, double.objective, atol=1e-4 * len(x))
+    assert_allclose(single.mixture.covariances, double.mixture.covariances, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["VVV", "EEE", "EVV"])
+def test_hard_em_ends_when_its_assignment_repeats_however_thin_clusters_are(name):
+    rng = np.random.default_rng(0)
+    z = rng.integers(3, size=1500)
+    y = rng.normal(size=(1500, 3)) + 2.5 * np.eye(3)[z]
+    x = np.column_stack([y[:, :2], y[:, 0] + y[:, 1] + 1e-5 * y[:, 2]])
+    one, other = (bm.fit(model(name), points, init=z, method="hard") for points in (y, x))
+    assert one.converged
+    assert other.converged
+    assert 2 < other.n_steps == one.n_steps
+    assert_array_equal(other.labels, one.labels)
+
+
+@pytest.mark.parametrize(
+    "method", ["soft", "hard", "annealed", "online", "stochastic", "stochastic_approximation"]
+)
+def test_no_step_is_no_step_of_any_method(method):
+    x = np.random.default_rng(0).normal(size=(100, 2))
+    start = bm.GaussianMixture.of([0.5, 0.5], [[-1.0, 0], [1, 0]], [np.eye(2)] * 2)
+    fit = bm.fit(model("VVV", 2), x, init=start, method=method, max_steps=0)
+    assert_allclose(fit.mixture.means, start.means, atol=1e-12)
+    assert_allclose(fit.log_likelihood, start.log_density(x).sum())
+    assert fit.n_steps == 0
+
+
 def two_pass(x, r, steps):
     """EM as textbooks have it, from responsibilities: deviations from means, never moments; float64."""
     for step in range(steps):

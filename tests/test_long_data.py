@@ -1,16 +1,21 @@
 """Data of more rows than are handled at once: stretches add up to the whole, and nothing of their size is made twice."""
 
+import tempfile
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
+from bayesmix import blocks
 from bayesmix.blocks import points_last
 from bayesmix.covariance import STRUCTURES, structure_of
+from bayesmix.drive import _farthest
 from bayesmix.em import _own_starts, _partition
 from bayesmix.initialize import from_partition, from_responsibilities, known_statistics
+from bayesmix.observations import observe
 from bayesmix.problem import prepare
 from bayesmix.seeds import SEEDS, lloyd, nearest, sample_rows
 from bayesmix.units import Rows, standardize
@@ -212,3 +217,80 @@ def test_partitions_are_the_same_whatever_the_numbers_of_their_clusters():
     assert _partition(labels, 3) == _partition(same, 3) == _partition(same, 3)
     assert _partition(labels, 3) != _partition(other, 3)
     assert _partition(np.zeros(4, int), 5) == _partition(np.full(4, 3), 5)
+
+
+@pytest.fixture
+def mapped(tmp_path, monkeypatch):
+    """A memory map that is large enough to have its blocks in a file, and the same rows in memory."""
+    monkeypatch.setattr(blocks, "_FILED", 2**20)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60_000, 8)) + 6 * rng.integers(3, size=60_000)[:, None]
+    np.save(tmp_path / "x.npy", x.astype(np.float32))
+    return np.load(tmp_path / "x.npy", mmap_mode="r"), x.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x: bm.fit(bm.MixtureModel(3), x, n_starts=2),
+        lambda x: bm.fit(bm.MixtureModel(3, "EEE"), x, method="hard", n_starts=2),
+        lambda x: bm.fit(bm.MixtureModel(3, "VVI"), x, method="online", n_starts=1, max_steps=60),
+        lambda x: bm.kmeans(x, 3, n_starts=2),
+        lambda x: bm.kmeans(x, 3, n_starts=1, batch_size=1000),
+        lambda x: bm.fit(bm.MixtureModel(3, "VVI"), x, init="k-means++", n_starts=2),
+    ],
+    ids=["soft", "hard", "online", "kmeans", "mini-batch kmeans", "seeds"],
+)
+def test_a_memory_map_is_fitted_as_the_same_rows_in_memory(mapped, tmp_path, run):
+    one, other = map(run, mapped)
+    assert_array_equal(one.mixture.means, other.mixture.means)
+    assert_array_equal(one.objective, other.objective)
+    assert_array_equal(one.labels, other.labels)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_of_a_memory_map_little_is_in_memory(mapped, tmp_path):
+    np.save(tmp_path / "more.npy", np.tile(mapped[1], (8, 1)))
+    x = np.load(tmp_path / "more.npy", mmap_mode="r")
+    assert blocks.is_mapped(x)
+    assert blocks.is_mapped(x[5:].T)
+    assert not blocks.is_mapped(x[:100])
+    assert not blocks.is_mapped(mapped[1])
+    tracemalloc.start()
+    problem = prepare(3, "VVV", x, None, 1e-4)
+    laid_out = problem.observations.x
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert blocks.is_mapped(laid_out)
+    assert laid_out.ctypes.data % 64 == 0
+    rows = np.moveaxis(laid_out, 1, -1).reshape(-1, 8)
+    assert_array_equal(rows[: len(x)], problem.x[:])
+    assert peak < 0.75 * x.nbytes  # weights of 16 bytes a row are half of it
+
+
+def test_blocks_that_have_no_room_are_one_error(mapped, monkeypatch):
+    monkeypatch.setattr(blocks.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(
+        OSError, match=r"needs 0.00\d+ GB for a temporary file, .* set the environment variable TMPDIR"
+    ):
+        bm.fit(bm.MixtureModel(3), mapped[0])
+
+
+def test_seeds_of_k_means_are_drawn_from_some_of_many_rows(labelled):
+    x = labelled[0]
+    found = bm.kmeans(x / x.std(axis=0), K, n_starts=5)
+    assert found.n_agree >= 2
+    problem = prepare(K, "EII", x, None, 1e-4)
+    starts, _ = _own_starts(problem, "k-means++", 2, 0, True)
+    assert all((problem.x[:] == row).all(axis=1).any() for start in starts for row in start.mixture.means)
+
+
+def test_the_farthest_point_is_that_of_all_stretches(labelled):
+    x = labelled[0] / labelled[0].std(axis=0)
+    weight = np.where(np.arange(N) % 7 == 0, 0.0, 1.0)
+    means = np.zeros((2, D)) + [[0], [1]]
+    squared = ((x[:, None] - means) ** 2).sum(axis=2).min(axis=1) * weight
+    most, point = _farthest(observe(x, weight, structure_of("EII")), means)
+    assert_allclose(most, squared.max())
+    assert_array_equal(point, x[np.argmax(squared)])

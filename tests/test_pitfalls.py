@@ -490,6 +490,14 @@ def test_inertia_is_that_of_the_labels_where_rounding_decides():
     assert_array_equal(fit.labels, fit.mixture.classify(x))
 
 
+def test_columns_whose_scales_no_determinant_holds_are_refused():
+    x = np.random.default_rng(0).normal(size=(60, 2)) * [1e60, 1e-60]
+    with pytest.raises(ValueError, match="too far apart for VEV, which depends on the units"):
+        bm.fit(bm.MixtureModel(2, "VEV"), x)
+    assert np.isfinite(bm.fit(bm.MixtureModel(2, "VVV"), x).log_likelihood)
+    assert np.isfinite(bm.fit(bm.MixtureModel(2, "VEV"), x / [1e41, 1e-41]).log_likelihood)
+
+
 @pytest.mark.parametrize("prior", [None, "weak"])
 def test_data_whose_differences_are_no_numbers_are_refused(prior):
     for x in ([[1e308, -1e308], [-1e308, 1e308], [0, 0], [1, 1]], [[1e200], [2e200], [5e200]]):
