@@ -36,6 +36,7 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.partitions import Starts
 from bayesmix.problem import Problem
+from bayesmix.statistics import EVERY
 from bayesmix.units import typed
 from bayesmix.verdict import AGREE, Verdict
 
@@ -120,8 +121,8 @@ def fit_cells(
     def run(group: Group, chosen: np.ndarray, steps: int) -> None:
         """Take some starts of a group so many steps further, batch by batch."""
         batches = []
-        for options in (raw, raw._replace(whitened=True)):
-            some = chosen[group.whitened[chosen] == options.whitened]
+        for options in (raw, raw._replace(whitened=EVERY)):
+            some = chosen[group.whitened[chosen] == (options.whitened > 0)]
             if len(some):
                 program(group, options).result()
             shares = max(-(-len(some) // group.batch), min(cores(), len(some) // _LEAST))

@@ -127,7 +127,7 @@ def suited(options: Options, states: State, observations: Observations) -> Optio
     products = numbers * observations.weight.size
     row = states.mixture.covariance.row
     dtype = np.dtype(observations.x.dtype)
-    doubled = options.whitened and dtype == np.float32  # see `statistics`
+    doubled = options.whitened > 0 and dtype == np.float32  # see `statistics`
     raw = doubled or not options.whitened
     if not row.shared and options.responsibilities != "hard":  # then logits read x alone, see `by_lanes`
         numbers = {"full": numbers // 2, "diagonal": numbers * 3 // 4}.get(row.storage, numbers)

@@ -27,7 +27,7 @@ from bayesmix.packing import Layout, Packed
 from bayesmix.progress import Progress
 from bayesmix.results import CODE
 from bayesmix.seeds import squared_distances
-from bayesmix.statistics import Statistics
+from bayesmix.statistics import EVERY, Statistics
 from bayesmix.threads import advance_by_parts, assigned_of, parts_of
 from bayesmix.units import Floor
 
@@ -84,7 +84,7 @@ class Path(NamedTuple):
     states: State
     traces: list[np.ndarray]
     chains: list[np.ndarray]
-    moments: dict[str, Any]  # the options of the rule that its moments came to follow
+    whitened: float  # what of `Options` its moments came to follow
     verdicts: Any = None  # of all starts, where they have been passed
 
     def mixture(self, s: int) -> GaussianMixture:
@@ -167,7 +167,7 @@ def run(
         states,
         [np.concatenate(t) if t else np.zeros(0) for t in traces],
         [np.concatenate(c) if c else np.zeros(0) for c in chains],
-        {"whitened": options.whitened, "thinnest": options.thinnest},
+        options.whitened,
     )
 
 
@@ -177,9 +177,9 @@ def _careful(options: Options, states: State, floor: Floor, observations: Observ
     k, d = mixture.means.shape[1:]
     thin = thin_clusters(mixture.means, storage.cholesky(mixture.covariance.values), floor, storage)
     found = (thin & (states.statistics.moments[..., 0] > d + 1))[states.code == CODE["thin"]]
-    count = max(1 << int(found.sum(axis=-1).max() - 1).bit_length(), 2 * options.thinnest)
+    count = max(1 << int(found.sum(axis=-1).max() - 1).bit_length(), 2 * options.whitened)
     apart = observations.x.dtype == np.float64 and 2 * count <= k and not mixture.covariance.row.shared
-    return options._replace(whitened=True, thinnest=count if apart else 0)
+    return options._replace(whitened=count if apart else EVERY)
 
 
 def _one_by_one(

@@ -68,7 +68,7 @@ def _plain(
         path = _climb(problem, states, limits, options, most=steps)
         traces = [np.concatenate(pair) for pair in zip(traces, path.traces)]
         path = path._replace(traces=traces)
-        states, options = path.states, options._replace(**path.moments)
+        states, options = path.states, options._replace(whitened=path.whitened)
         verdicts = judge_all(problem, path, copies, relocate=options.relocate)
         winner = best_start(verdicts, path)
         if goal < min(short, steps):
@@ -123,7 +123,7 @@ def _annealed(
     for beta in _LEVELS:
         left = np.full(len(starts), each)
         path = _climb(problem, states, left, options, beta=beta, title="annealing")
-        options = options._replace(**path.moments)
+        options = options._replace(whitened=path.whitened)
         states = _anew(path, _split(path, generator))
     return _climb(problem, states, steps - states.step, options)
 
@@ -178,7 +178,7 @@ def _stochastic(
         average = _average(later, problem.x.shape[1]) if len(later) else chain.states.statistics.moments[s]
         statistics = Statistics(average, np.float64(-np.inf), None if second is None else second[s])
         ends.append(Start(chain.mixture(s), statistics))
-    options = options._replace(responsibilities="soft", **chain.moments)
+    options = options._replace(responsibilities="soft", whitened=chain.whitened)
     rules = problem.rules._replace(tol=0.0)
     last = run(begin(ends, options), np.ones(len(ends), int), problem.observations, rules, options)
     code = np.where(chain.states.code == 0, CODE["averaged"], chain.states.code)
@@ -222,7 +222,7 @@ def _online(
     batches, count = batches_of(problem.x.taken(order), problem.w[order], problem.structure, size)
     rules = problem.rules._replace(settle=-_BEGUN, batches=np.int64(count))
     # Nothing has converged after a step, and a cluster without points in some batches is no empty one.
-    own = options._replace(decreasing=True, batches=True, relocate=False, **begun.moments)
+    own = options._replace(decreasing=True, batches=True, relocate=False, whitened=begun.whitened)
     states = begun.states
     states = states._replace(code=np.where(states.code == CODE["converged"], 0, states.code), tolerant=None)
     limits = np.where(distinct, np.maximum(steps - 1 - states.step, 0), 0)
@@ -233,7 +233,7 @@ def _online(
     ]
     states = begin(ends, options)._replace(code=path.states.code, step=path.states.step)
     limits = np.where(distinct, np.minimum(steps - states.step, 1), 0)
-    last = run(states, limits, every, problem.rules, options._replace(**path.moments))
+    last = run(states, limits, every, problem.rules, options._replace(whitened=path.whitened))
     code = np.where(last.states.code <= CODE["converged"], CODE["online"], last.states.code)
     traces = [np.concatenate(each) for each in zip(begun.traces, path.traces, last.traces)]
     return last._replace(states=last.states._replace(code=code), traces=traces)

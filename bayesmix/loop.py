@@ -29,7 +29,7 @@ from bayesmix.mstep import Maximum, maximize
 from bayesmix.observations import Observations
 from bayesmix.penalty import Penalty, log_prior
 from bayesmix.results import CODE
-from bayesmix.statistics import Statistics, summarize
+from bayesmix.statistics import EVERY, Statistics, summarize
 from bayesmix.units import Floor
 from bayesmix.variates import split
 
@@ -47,8 +47,7 @@ class Options(NamedTuple):
 
     responsibilities: str = "soft"
     hold: tuple[str, ...] = ()
-    whitened: bool = False
-    thinnest: int = 0  # clusters that it is for, where others have raw moments
+    whitened: float = 0  # clusters of which moments are, the thinnest ones, or `EVERY`
     relocate: bool = False
     decreasing: bool = False  # statistics move towards each draw by a decreasing step, `step_size`
     few: bool = False  # a pass is one kernel: `suited`
@@ -179,8 +178,8 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
     taken, again = finite & accepted, bad
     # Moments that are not to be trusted; of k-means, whose spheres have the size of the data, they are.
     sphere = mixture.covariance.row.shared and "covariance" in options.hold
-    if not sphere and (options.thinnest or not options.whitened):
-        thin = jnp.sum(turn.thin & (count > d + 1)) > options.thinnest
+    if not sphere and options.whitened < EVERY:
+        thin = jnp.sum(turn.thin & (count > d + 1)) > options.whitened
         code, taken, again = lean.where(thin, CODE["thin"], code), taken | (thin & accepted), bad | thin
     mixture, statistics = jax.tree.map(
         partial(lax.select, taken), (mixture, statistics), (state.mixture, state.statistics)
@@ -225,7 +224,6 @@ def e_step(turn: Turn, observations: Observations, beta: Any, options: Options) 
         observations,
         options.responsibilities,
         whitened=options.whitened,
-        thinnest=options.thinnest,
         thin=turn.thin,
         beta=beta,
         key=turn.draw,

@@ -42,6 +42,7 @@ from bayesmix.problem import Problem
 from bayesmix.progress import Progress
 from bayesmix.results import CODE
 from bayesmix.spurious import suspect
+from bayesmix.statistics import EVERY
 from bayesmix.units import Rows
 from bayesmix.verdict import Verdict, best_of_each, verdict
 
@@ -202,7 +203,7 @@ def refit(
             thin = np.flatnonzero((joined.code == CODE["thin"]).any(axis=1))
             slices = [thin[i : i + _BATCH] for i in range(0, len(thin), _BATCH)]
             # Too thin for raw moments: again, in whitened coordinates.
-            for rows, again in _each(batch, slices, options._replace(whitened=True), bar, patience):
+            for rows, again in _each(batch, slices, options._replace(whitened=EVERY), bar, patience):
                 for old, new in zip(jax.tree.leaves(joined), jax.tree.leaves(again)):
                     old[rows] = new
         except KeyboardInterrupt:

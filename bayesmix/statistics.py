@@ -46,9 +46,11 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 __all__ = [
-    "RESPONSIBILITIES", "Statistics", "expected_log_joint", "moments_of",
+    "EVERY", "RESPONSIBILITIES", "Statistics", "expected_log_joint", "moments_of",
     "natural_parameters", "summarize",
 ]  # fmt: skip
+
+EVERY = math.inf  # cluster
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["moments", "objective", "second"], meta_fields=[])
@@ -118,8 +120,7 @@ def summarize(
     observations: Observations,
     responsibilities: str = "soft",
     *,
-    whitened: bool = False,
-    thinnest: int = 0,
+    whitened: float = 0,
     thin: Any = None,
     beta: Any = 1.0,
     key: Any = None,
@@ -133,9 +134,8 @@ def summarize(
         mixture: parameters in the units of the observations, float64.
         observations: from `observe`, for the same structure.
         responsibilities: a row of `RESPONSIBILITIES`.
-        whitened: the rule for the moments; see the module's text.
-        thinnest: how many clusters it is for, where others are to have raw moments; for all if 0.
-        thin: which clusters it is for first (k,).
+        whitened: of how many clusters moments are whitened, or of `EVERY` one; see the module's text.
+        thin: which clusters are first (k,).
         beta: inverse temperature.
         key: key data (2,) for the rows that draw.
         factor: `precision_factor` of the mixture's covariance, where the caller has it already.
@@ -147,7 +147,7 @@ def summarize(
     shared = mixture.covariance.row.shared
     dtype = observations.x.dtype
     if whitened and dtype == jnp.float32:
-        whitened, dtype = False, jnp.float64
+        whitened, dtype = 0, jnp.float64
     if few:
         # Of hard ones points on a grid tie, exactly only where what all clusters have in common is added as one.
         storage = None if shared else mixture.covariance.storage
@@ -159,10 +159,10 @@ def summarize(
             given = (natural,)
         moments, objective = one_kernel(over, few)(*given, observations, key)
     else:
-        order, groups = None, [(whitened, mixture, factor)]
-        if thinnest and whitened:
+        order, groups = None, [(whitened > 0, mixture, factor)]
+        if 0 < whitened < EVERY:
             order = jnp.argsort(jnp.where(thin, mixture.weights, -1), stable=True)
-            places = jnp.split(order, [order.size - thinnest])
+            places = jnp.split(order, [order.size - int(whitened)])
             groups = [(w, *_some(mixture, factor, own)) for w, own in zip((False, True), places)]
         rules = [(_whitened if w else _raw)(own, dtype, beta, its) for w, own, its in groups]
         natural = [rule.natural for rule in rules]
