@@ -21,7 +21,10 @@ _MISSING = ("NoneType", "NAType", "NaTType", "MaskedConstant")
 
 
 class Table(NamedTuple):
-    """Columns by name; `by_name` where the names say which column is which, as those of a lone series do not."""
+    """Columns by name; `by_name` where the names say which column is which, as those of a lone series do not.
+
+    What has no names at all is one "column", which may be (n, d).
+    """
 
     names: tuple[str, ...] | None
     columns: list[Any]  # each an array (n,), or the word for a type that is no number
@@ -170,8 +173,9 @@ def _xarray(x: Any) -> Table | None:
         x = x.T
     feature = x.dims[1]
     values = np.asarray(x.values)
-    names = tuple(str(name) for name in x[feature].values) if feature in x.coords else None
-    return Table(names, list(values.T), by_name=names is not None)
+    if feature not in x.coords:
+        return Table(None, [values], by_name=False)
+    return Table(tuple(str(name) for name in x[feature].values), list(values.T))
 
 
 READERS: dict[str, Callable[[Any], Table | None]] = {

@@ -132,12 +132,8 @@ def _read(x: Any, name: str) -> tuple[tuple[str, ...] | None, bool, tuple[np.nda
         twice = sorted({column for column in names if names.count(column) > 1})
         raise ValueError(f"{name} has several columns called {quoted(twice)}; rename or drop them")
     if not table.by_name:
-        column, why = numbers_of(table.columns[0])
-        return (
-            names,
-            False,
-            (_precision(column if not why else np.zeros(len(column) or 1)), {0: why} if why else {}),
-        )
+        one = table.columns[0]
+        return names, False, (np.zeros(1), {0: one}) if isinstance(one, str) else _as_float(one, name)
     read = [numbers_of(column) for column in table.columns]
     blame = {j: why for j, (_, why) in enumerate(read) if why}
     good = [column for column, why in read if not why]

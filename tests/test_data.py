@@ -79,6 +79,20 @@ def test_a_gap_is_a_missing_value(kind):
         bm.fit(bm.MixtureModel(2), GAPS[kind])
 
 
+def test_an_xarray_array_without_a_coordinate_is_a_plain_array():
+    for array in (xr.DataArray(X), xr.DataArray(X.T, dims=("feature", "obs"))):
+        assert_array_equal(as_points(array).values, X)
+        assert as_points(array).names == ("x0", "x1")
+        assert as_points(array.astype(np.float32)).values.dtype == np.float32
+        assert_array_equal(MIXTURE.log_density(array), MIXTURE.log_density(X))
+        with pytest.raises(ValueError, match="a missing value in row 1, column 'x1'"):
+            as_points(array.where(array > 0))
+    with pytest.raises(ValueError, match=r"column 'x1'.*row 0 holds 'u'"):
+        as_points(xr.DataArray(np.array([[1, "u"]], dtype=object)))
+    with pytest.raises(ValueError, match="x is empty"):
+        as_points(xr.DataArray(np.empty((3, 0))))
+
+
 def test_masked_arrays():
     masked = np.ma.array(X.astype(np.float32), mask=X < 0)
     with pytest.raises(ValueError, match="a missing value in row 1, column 'x1'"):
