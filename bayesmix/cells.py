@@ -29,7 +29,7 @@ from bayesmix.contest import as_cell, limits, pending, split_smaller, winners
 from bayesmix.covariance import Covariance
 from bayesmix.devices import double_precision, lapack_on_one_thread
 from bayesmix.groups import FIRST, Cell, Group, advance_some, begin, compile_ahead, group_cells
-from bayesmix.inputs import cores
+from bayesmix.inputs import Points, cores
 from bayesmix.interrupts import patient
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
@@ -70,9 +70,8 @@ class CellFit:
 
 
 def fit_cells(
-    x: np.ndarray,
+    x: Points,
     weight: np.ndarray,
-    names: tuple[str, ...] | None,
     cells: Sequence[Cell],
     starts: Future[Starts],
     *,
@@ -89,7 +88,6 @@ def fit_cells(
     Args:
         x: all rows of positive weight (n, d), in the data's units.
         weight: (n,).
-        names: of the features, which the mixtures keep.
         cells: k at most n.
         starts: partitions of some rows, for each k.
         n_starts: of them, about.
@@ -171,7 +169,7 @@ def fit_cells(
     compiled: dict[Any, Future] = {}
     lock = threading.Lock()
     interrupted = False
-    with patient() as patience, lapack_on_one_thread(x.shape[1]):
+    with patient() as patience, lapack_on_one_thread(x.values.shape[1]):
         try:
             # Groups wait for each other in a checkpoint only, which has all of them at rest but one.
             abreast = len(groups) if checkpoint is None else 1
@@ -193,7 +191,7 @@ def fit_cells(
             best = [_best(group, groups[0].problem) for group in groups]
         if checkpoint is not None and not interrupted:
             checkpoint.write(lambda: _stored(groups), now=True)
-    return _report(x.dtype, names, groups, best, told), interrupted
+    return _report(groups, best, told), interrupted
 
 
 def _stored(groups: list[Group]) -> dict[str, np.ndarray]:
@@ -229,14 +227,12 @@ def _best(group: Group, common: Problem) -> _Best:
     return _Best(starts, mixtures, sums)
 
 
-def _report(
-    dtype: Any, names: tuple[str, ...] | None, groups: list[Group], best: list[_Best], told: set[Cell]
-) -> dict[Cell, CellFit]:
+def _report(groups: list[Group], best: list[_Best], told: set[Cell]) -> dict[Cell, CellFit]:
     """What is said of the cells that ended."""
     found = {}
     for group, (starts, mixtures, sums) in zip(groups, best):
         ends, n, states = limits(group), len(group.cells), group.states
-        own = typed(mixtures, dtype)
+        own = typed(mixtures, group.problem.points.dtype)
         objective, of = np.append(states.statistics.objective, np.nan), group.of
         clean = np.append(group.clean, False)
         near = (group.clean == clean[starts][of]) & (ends >= (objective[starts] - AGREE)[of])
@@ -249,7 +245,7 @@ def _report(
             mixture = GaussianMixture(own.weights[index], own.means[index], values)
             total, top, entropy = sums[index].tolist()
             found[cell] = CellFit(
-                as_cell(cell, mixture, names),
+                as_cell(cell, mixture, group.problem.names),
                 total,
                 top,
                 entropy,

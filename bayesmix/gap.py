@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.inputs import as_count, as_name
+from bayesmix.inputs import Points, as_count, as_name
 from bayesmix.interrupts import patient
 from bayesmix.keys import as_generator
 from bayesmix.limit import kmeans
@@ -132,16 +132,16 @@ class CentreSearch:
 
 
 def search_centres(
-    x: np.ndarray, weight: np.ndarray, counts: list[int], *, n_starts: int, criterion: str | None, key: Any
+    x: Points, weight: np.ndarray, counts: list[int], *, n_starts: int, criterion: str | None, key: Any
 ) -> CentreSearch:
     """k-means for each k, and what is known of how many centres the data have."""
     chosen = as_name("gap" if criterion is None else criterion, "criterion", ("gap", "silhouette"))
     generator = as_generator(key)
-    keep = weight > 0
-    rows, w = x[keep], weight[keep]
+    points, keep = x.values, weight > 0
+    rows, w = points[keep], weight[keep]
     fits, silhouettes, gaps, reasons = {}, {}, {}, {}
     references = [_uniform(rows, w, generator) for _ in range(_REFERENCES)]
-    paired = np.arange(len(x))[keep]
+    paired = np.arange(len(points))[keep]
     if len(paired) > _PAIRED:
         paired = np.sort(generator.choice(paired, _PAIRED, replace=False))
     with patient() as patience:
@@ -156,7 +156,7 @@ def search_centres(
                 for r in references:
                     patience.check()
                     logs.append(_log_inertia(kmeans(r, k, sample_weight=w, n_starts=n_starts, key=key)))
-                silhouettes[k] = silhouette(x[paired], fit.labels[paired], weight[paired])
+                silhouettes[k] = silhouette(points[paired], fit.labels[paired], weight[paired])
                 error = float(np.std(logs) * np.sqrt(1 + 1 / _REFERENCES))
                 gaps[k] = float(np.mean(logs)) - _log_inertia(fit), error
                 fits[k] = fit

@@ -15,6 +15,7 @@ from bayesmix.climb import advance, suited
 from bayesmix.compilation import Call
 from bayesmix.covariance import STRUCTURES, Covariance, Structure
 from bayesmix.devices import double_precision
+from bayesmix.inputs import Points
 from bayesmix.loop import Options, State
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families
@@ -100,7 +101,7 @@ def _kind(row: Structure, d: int) -> tuple[str, bool]:
 
 
 def group_cells(
-    x: np.ndarray,
+    x: Points,
     weight: np.ndarray,
     cells: Sequence[Cell],
     n_starts: int,
@@ -109,7 +110,7 @@ def group_cells(
     accelerate: bool | None,
 ) -> list[Group]:
     """The cells by program and units, the longest program first; `begin` gives them their starts."""
-    d, largest = x.shape[1], max(cell.n_components for cell in cells)
+    d, largest = x.values.shape[1], max(cell.n_components for cell in cells)
     kinds: dict[tuple[str, bool], list[Cell]] = {}
     for cell in cells:
         kinds.setdefault(_kind(STRUCTURES[cell.covariance], d), []).append(cell)
@@ -126,19 +127,18 @@ def group_cells(
     return groups
 
 
-def _problem(x: np.ndarray, weight: np.ndarray, storage: str, by_column: bool, tol: float) -> Problem:
+def _problem(x: Points, weight: np.ndarray, storage: str, by_column: bool, tol: float) -> Problem:
     """The data in units of a kind, laid out for the structure without constraints of a storage."""
+    d = x.values.shape[1]
     units = next(
         row
         for row in STRUCTURES.values()
-        if not row.shared
-        and row.n_features in (None, x.shape[1])
-        and _kind(row, x.shape[1]) == (storage, by_column)
+        if not row.shared and row.n_features in (None, d) and _kind(row, d) == (storage, by_column)
     )
     problem = prepare(1, units.name, x, weight, tol)
     if units.storage != storage:
         row, rules = STRUCTURES["VVI"], problem.rules
-        wide = np.ones(x.shape[1])
+        wide = np.ones(d)
         floor = rules.floor._replace(
             collapsed=rules.floor.collapsed * wide,
             thin=rules.floor.thin * wide,

@@ -17,7 +17,7 @@ from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.gap import CentreSearch, search_centres
 from bayesmix.groups import Cell
-from bayesmix.inputs import as_count, as_list, as_name, as_names, as_points, as_tol, as_weights
+from bayesmix.inputs import Points, as_count, as_list, as_name, as_names, as_points, as_tol, as_weights
 from bayesmix.keys import as_words
 from bayesmix.partitions import partition
 from bayesmix.progress import Progress
@@ -82,7 +82,8 @@ def search(
         >>> found.best.mixture.structure, found.best.mixture.n_components
         ('EEE', 3)
     """
-    points, names = as_points(x)
+    x = as_points(x)
+    points, names = x
     d = points.shape[1]
     weight = as_weights(sample_weight, len(points))
     counts = _counts(n_components)
@@ -94,9 +95,7 @@ def search(
             raise ValueError(
                 f"hold is for searches of mixtures; of k-means nothing is held: leave out {hold!r}"
             )
-        return search_centres(
-            points, weight, counts, n_starts=max(n_starts, 10), criterion=criterion, key=key
-        )
+        return search_centres(x, weight, counts, n_starts=max(n_starts, 10), criterion=criterion, key=key)
     chosen = as_name("bic" if criterion is None else criterion, "criterion", CRITERIA)
     if chosen == "nec" and 1 not in counts:
         raise ValueError(
@@ -147,9 +146,8 @@ def search(
             within = [k for k in counts if k <= len(rows)]
             with ThreadPoolExecutor(1) as beside:
                 fits, interrupted = fit_cells(
-                    rows,
+                    Points(rows, names),
                     weight[keep],
-                    names,
                     fitted,
                     beside.submit(partition, rows, weight[keep], within, n_starts, key),
                     n_starts=n_starts,

@@ -310,6 +310,22 @@ def test_k_means_is_tabulated_by_inertia_silhouette_and_gap():
     assert bm.search(blob, n_components=range(1, 5), covariance="kmeans").best.mixture.n_components == 1
 
 
+@pytest.mark.parametrize("covariance", ["VVI", "kmeans"])
+def test_a_search_keeps_the_names_of_the_columns(covariance):
+    x = bm.datasets.load("old_faithful")
+    mixture = bm.search(x, n_components=[2], covariance=covariance).best.mixture
+    assert mixture.feature_names == ("eruptions", "waiting")
+    assert_array_equal(mixture.classify(x[["waiting", "eruptions"]]), mixture.classify(x))
+
+
+def test_a_constant_column_is_called_by_its_name():
+    x = bm.datasets.load("old_faithful").assign(waiting=1.0)
+    assert (
+        "column 'waiting' is constant"
+        in bm.search(x, n_components=1, covariance="VVI").table["reason"].iloc[0]
+    )
+
+
 @pytest.mark.parametrize("n_starts", [1, 4])
 def test_more_clusters_than_values_is_said_and_nothing_else(n_starts):
     """Quantiles leave a cluster out there; pytest makes an error of a division by zero."""
