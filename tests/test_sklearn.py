@@ -133,6 +133,9 @@ def test_a_weight_is_repetition(estimator):
     assert score == pytest.approx(repeated.score(np.repeat(X, weight, axis=0)))
     if isinstance(estimator, GaussianMixture):
         assert weighted.bic(X, sample_weight=weight) == pytest.approx(weighted.fit_.bic)
+        for criterion in (weighted.bic, weighted.aic):
+            twice = criterion(X, sample_weight=np.full(len(X), 2.0))
+            assert criterion(X, sample_weight=2.0) == pytest.approx(twice)
 
 
 def test_every_structure_has_a_word_or_letters():

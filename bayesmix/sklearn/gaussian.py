@@ -303,7 +303,9 @@ class GaussianMixture(Density):
         )
 
     def _total(self, X: Any, sample_weight: Any) -> float:
-        return float(len(self._seen(X)) if sample_weight is None else np.sum(sample_weight))
+        X = self._seen(X)
+        weight = weights_of(sample_weight, X)
+        return float(len(X) if weight is None else weight.sum())
 
     def _n_parameters(self) -> int:
         return self.fit_.n_parameters
