@@ -18,6 +18,8 @@ __all__ += ["quoted", "refuse", "table_of"]
 
 
 _MISSING = ("NoneType", "NAType", "NaTType", "MaskedConstant")
+# `float` takes some of them.
+_NO_NUMBERS = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64)
 
 
 class Table(NamedTuple):
@@ -38,6 +40,12 @@ def table_of(x: Any) -> Table | None:
         ValueError: a lazy frame, or an array whose rows cannot be told; the sentence goes on "x is ...".
     """
     if isinstance(x, np.ndarray) and x.dtype.names:
+        odd = [f"{name!r} has shape {x[name].shape}" for name in x.dtype.names if x[name].ndim != 1]
+        if odd:
+            raise ValueError(
+                f"a record array whose fields are no columns of numbers: {first_of(odd)}; a row is one record, and "
+                "each feature a field of its own"
+            )
         return Table(tuple(x.dtype.names), [_filled(x[name]) for name in x.dtype.names])
     library = _library(x)
     return READERS[library](x) if library in READERS else None
@@ -56,11 +64,11 @@ def numbers_of(column: Any) -> tuple[np.ndarray, str]:
     if column.dtype.kind in "fiub":
         return column, ""
     if column.dtype.kind != "O":
-        return np.zeros(0), "text" if column.dtype.kind in "USTV" else str(column.dtype)
+        return np.zeros(0), "text" if column.dtype.kind in "UST" else str(column.dtype)
     out = np.empty(column.shape)
     for row, cell in enumerate(column):
         try:
-            if isinstance(cell, str | bytes | complex):
+            if isinstance(cell, _NO_NUMBERS):
                 raise TypeError
             missing = type(cell).__name__ in _MISSING
             out[row] = np.nan if missing else float(cell)
@@ -98,8 +106,9 @@ def _pandas_column(series: Any) -> Any:
     dtype = series.dtype
     if isinstance(dtype, np.dtype):
         return series.to_numpy()
-    known = pandas.api.types.is_numeric_dtype(dtype) and not isinstance(dtype, pandas.CategoricalDtype)
-    if not known:
+    types = pandas.api.types
+    known = types.is_numeric_dtype(dtype) or types.is_bool_dtype(dtype)
+    if not known or isinstance(dtype, pandas.CategoricalDtype):
         return str(dtype)
     single = dtype.kind == "f" and getattr(dtype, "itemsize", 8) <= 4
     return series.to_numpy(np.float32 if single else np.float64, na_value=np.nan)

@@ -141,6 +141,22 @@ ODD = {
     "cube": (xr.DataArray(np.zeros((1, 1, 1))), "points by features"),
     "dates": (np.array(["2020"], "M8[D]"), "x is not numeric"),
     "spans": (np.array([[1]], "m8[D]"), "x is not numeric"),
+    "field of vectors": (
+        np.zeros(3, [("a", "f8", (2,)), ("b", "f8")]),
+        r"'a' has shape \(3, 2\); a row is one record",
+    ),
+    "field of fields": (
+        np.zeros(3, [("a", [("c", "f8")]), ("b", "f8")]),
+        r"column 'a' \(\[\('c', '<f8'\)\]\)",
+    ),
+    "records in two axes": (np.zeros((3, 1), [("a", "f8")]), r"'a' has shape \(3, 1\); a row is one record"),
+    **{
+        f"cell of {type(cell).__name__}": (
+            np.array([[1.0, 2], [3, cell]], object),
+            r"column 'x1' \(row 1 holds",
+        )
+        for cell in (1j, np.complex64(1j), np.datetime64(9, "ns"), np.timedelta64(9, "ns"), pd.Timestamp(0))
+    },
     "beyond float64": (np.full((1, 2), np.longdouble("1e400")), "an infinite value"),
 }
 
@@ -150,6 +166,12 @@ def test_odd_tables_are_one_error(kind):
     table, message = ODD[kind]
     with pytest.raises(ValueError, match=message):
         as_points(table)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "boolean", "bool[pyarrow]", "Sparse[bool]", "object"])
+def test_truth_is_zero_or_one(dtype):
+    frame = pd.DataFrame({"a": [True, False], "b": [False, False]}).astype(dtype)
+    assert_array_equal(as_points(frame).values, [[1, 0], [0, 0]])
 
 
 def test_names_of_several_levels_and_of_one_column():
