@@ -21,12 +21,12 @@ from bayesmix.seeds import nearest
 from bayesmix.units import typed
 from bayesmix.verdict import agreeing, best_start, judge_all, sentence
 
-__all__ = ["finished"]
+__all__ = ["finished", "likelihoods"]
 
 _REPORTED = 2**19  # rows at once
 
 
-def _likelihoods(
+def likelihoods(
     mixture: GaussianMixture, points: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted sums of log density, largest log joint and entropy; and the most probable cluster of each row."""
@@ -57,11 +57,11 @@ def finished(
     if relocate:
         near = nearest(problem.x, path.mixture(winner).means.astype(problem.x.dtype))
         mixture, inertia = _around_centres(problem, near, mixture)
-    (total_log, top, entropy), labels = _likelihoods(mixture, problem.points, problem.weight)
+    (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight)
     # Where rounding decides it is that of the data's own units.
     if relocate and not np.array_equal(labels[problem.keep], near):
         mixture, inertia = _around_centres(problem, labels[problem.keep], mixture)
-        (total_log, top, entropy), labels = _likelihoods(mixture, problem.points, problem.weight)
+        (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight)
     total = float(problem.weight.sum())
     name, reasons = verdicts[winner]
     gain = float(states.gain[winner])

@@ -619,6 +619,33 @@ def test_plot_writes_what_the_suffix_says(bayesmix, mixture, tmp_path):
 def test_plot_says_what_is_wrong(bayesmix, mixture, tmp_path, words, expected):
     result = bayesmix("plot", *words)
     assert (result.exit_code, result.stdout) == (2, "")
+def test_compare_says_so_where_the_density_of_a_row_is_zero(bayesmix, mixture):
+    result = bayesmix("compare", "data.csv", "mixture.json", text="u,v\n1,2\n1e200,3\n")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "-inf" in result.stdout
+
+
+@pytest.mark.parametrize("names", [None, ("x0", "x1")])
+def test_features_that_were_never_named_are_taken_by_position(bayesmix, mixture, tmp_path, names):
+    x, _ = mixture
+    bm.GaussianMixture(MIXTURE.weights, MIXTURE.means, MIXTURE.covariance, names).save("unnamed.json")
+    pandas.DataFrame(x, columns=["u", "v"]).to_csv("data.csv", index=False)
+    table = json.loads(bayesmix("compare", "data.csv", "unnamed.json", "mixture.json", "--json").stdout)[
+        "table"
+    ]
+    assert table[0]["bic"] == table[1]["bic"]
+    for kind in ("clusters", "check"):
+        result = bayesmix("plot", "unnamed.json", "data.csv", "--kind", kind)
+        assert (result.exit_code, result.stderr) == (0, "")
+    for words in (
+        ["compare", "rows.csv", "unnamed.json", "--features", "u,v,z"],
+        ["plot", "unnamed.json", "galaxies"],
+    ):
+        result = bayesmix(*words)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert re.search("has (1 feature|3 features), and unnamed.json has 2", result.stderr)
+
+
     assert expected in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mixture.json", "rows.csv"]
 

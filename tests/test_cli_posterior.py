@@ -216,6 +216,27 @@ def test_posteriors_are_zarr_stores_too(sampled, posterior, tmp_path):
         assert (result.exit_code, result.stderr) == (0, "")
 
 
+def test_columns_of_a_posterior_are_taken_by_name_and_otherwise_by_position(sampled, posterior, tmp_path):
+    paths = [tmp_path / f"{name}.nc" for name in ("named", "unnamed")]
+    bm.save(posterior, paths[0])
+    turned = bayesmix(
+        "compare", sampled.data, paths[0], sampled.out / "posterior.nc", "--features", "waiting,eruptions"
+    )
+    assert (turned.exit_code, turned.stderr) == (0, "")
+    names = {"feature": ["x0", "x1"], "feature_bis": ["x0", "x1"]}
+    unnamed = posterior.map_over_datasets(
+        lambda part: part.assign_coords({name: names[name] for name in names if name in part.coords})
+    )
+    bm.save(unnamed, paths[1])
+    options = ["--kind", "band", "--out", tmp_path / "band.png"]
+    for words in (["compare", "old_faithful", *paths], ["plot", paths[1], "old_faithful", *options]):
+        result = bayesmix(*words)
+        assert (result.exit_code, result.stderr) == (0, "")
+    result = bayesmix("plot", paths[1], "galaxies", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "galaxies has 1 feature, and" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("module", "ending", "extra"), [("h5netcdf", "nc", "netcdf"), ("zarr", "zarr", "zarr")]
 )

@@ -19,11 +19,12 @@ from bayesmix.cli.shared import (
     bad_input_ends,
     counts_of,
     emit,
+    plural,
     show,
     whole_results,
     words_of,
 )
-from bayesmix.cli.tables import POSTERIORS, Data, load_mixture, load_posterior, read_data
+from bayesmix.cli.tables import POSTERIORS, Data, load_mixture, load_posterior, named, read_data
 from bayesmix.progress import Progress
 
 if TYPE_CHECKING:
@@ -111,27 +112,32 @@ def _mixtures(data: Data, files: list[str]) -> pandas.DataFrame:
     """A row a mixture, as `Fit` has it of a mixture that is taken as it is."""
     import pandas
 
+    from bayesmix.finish import likelihoods
     from bayesmix.results import CODE, Fit
 
     rows = {}
     for file in files:
         mixture = load_mixture(file)
-        names = mixture.feature_names
+        names = named(mixture.feature_names, data.x)
         missing = [name for name in names or () if name not in data.x]
         if missing:
             raise ValueError(f"{file} has a feature {missing[0]!r}, and {data.name} has no such column")
-        x = data.x[list(names)] if names else data.x
-        joint = mixture.log_joint(x)
-        density, r = mixture.log_density(x), mixture.responsibilities(x)
-        clusters = r.argmax(axis=1)
+        x = data.x[names] if names else data.x
+        if x.shape[1] != mixture.n_features:
+            raise ValueError(
+                f"{data.name} has {plural(x.shape[1], 'feature')}, and {file} has {mixture.n_features}; choose them by "
+                "--features"
+            )
+        points = x.to_numpy()
+        (total, top, entropy), labels = likelihoods(mixture, points, np.ones(len(points)))
         fit = Fit(
             mixture=mixture,
-            objective=np.array([density.sum()]),
-            log_likelihood=float(density.sum()),
-            classification_log_likelihood=float(joint.max(axis=1).sum()),
-            entropy=float(-(r * np.log(np.where(r > 0, r, 1))).sum()),
-            labels=clusters,
-            n_observations=float(len(x)),
+            objective=np.array([total]),
+            log_likelihood=total,
+            classification_log_likelihood=top,
+            entropy=entropy,
+            labels=labels,
+            n_observations=float(len(points)),
             method="soft",
             n_steps=0,
             code=CODE["converged"],
@@ -147,7 +153,7 @@ def _mixtures(data: Data, files: list[str]) -> pandas.DataFrame:
             "icl": fit.icl,
             "entropy": fit.entropy,
         }
-        agreement = agreement_of(data, clusters, mixture.n_components)
+        agreement = agreement_of(data, labels, mixture.n_components)
         if agreement is not None:
             rows[file]["adjusted_rand_index"] = agreement.index
     table = pandas.DataFrame.from_dict(rows, orient="index").rename_axis("mixture").sort_values("bic")
@@ -157,11 +163,14 @@ def _mixtures(data: Data, files: list[str]) -> pandas.DataFrame:
 
 def _loaded(data: Data, files: list[str]) -> dict[str, xarray.DataTree]:
     """Posteriors of these data."""
+    from bayesmix.inputs import as_points
+
     trees = {}
     for file in files:
         tree = load_posterior(file)
-        seen = np.asarray(tree["observed_data"]["x"]) if "observed_data" in tree else None
-        if seen is None or not np.array_equal(seen.reshape(len(seen), -1), data.x.to_numpy()):
+        seen = as_points(tree["observed_data"]["x"]) if "observed_data" in tree else None
+        x = data.x[list(seen.names)] if seen and set(seen.names) <= set(data.x) else data.x
+        if seen is None or not np.array_equal(seen.values, x):
             raise ValueError(f"{file} is a posterior of other data than {data.name}")
         trees[file] = tree
     if len(files) < 2:
@@ -194,4 +203,4 @@ def _text(value: Any) -> str:
         return str(value)
     if np.isnan(value):
         return ""
-    return f"{value:.0f}" if value == round(value) else f"{value:.4g}" if abs(value) < 10 else f"{value:.3f}"
+    return f"{value:.0f}" if value.is_integer() else f"{value:.4g}" if abs(value) < 10 else f"{value:.3f}"

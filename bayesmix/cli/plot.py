@@ -11,7 +11,7 @@ import typer
 
 from bayesmix.cli.files import SINGLE, check_file, drawn, write
 from bayesmix.cli.outcome import clusters_picture
-from bayesmix.cli.shared import JsonOption, KeyOption, bad_input_ends, emit
+from bayesmix.cli.shared import JsonOption, KeyOption, bad_input_ends, emit, plural
 from bayesmix.cli.tables import POSTERIORS, load_mixture, load_posterior, read_data
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def plot_command(
 
     Example: bayesmix plot results/mixture.json measurements.csv --kind clusters --out clusters.png
 
-    Columns are found by the mixture's names of features. Exit codes: 0, done; 2, a file or an option cannot be used.
+    Columns are found by the names of the features, or by position where these were never named. Exit codes: 0, done;
+    2, a file or an option cannot be used.
     """
     from bayesmix.inputs import as_name
 
@@ -146,12 +147,12 @@ def plot_command(
             others = ", ".join(name for name, other in KINDS.items() if other.of != row.of)
             raise ValueError(f"--kind {kind} is of a {row.of}; of {source} there are {others}")
         loaded: Any = (load_mixture if row.of == "mixture" else load_posterior)(source)
-        names = (
-            loaded.feature_names if row.of == "mixture" else loaded["posterior"]["feature"].values.tolist()
-        )
-        x = None if data is None else read_data(data, features=names).x
-        if x is not None and row.of == "mixture" and x.shape[1] != loaded.n_features:
-            raise ValueError(f"{data} has {x.shape[1]} features, and {source} has {loaded.n_features}")
+        mixture = row.of == "mixture"
+        names = loaded.feature_names if mixture else loaded["posterior"]["feature"].values.tolist()
+        x = None if data is None else read_data(data, known=names).x
+        d = loaded.n_features if mixture else len(names)
+        if x is not None and x.shape[1] != d:
+            raise ValueError(f"{data} has {plural(x.shape[1], 'feature')}, and {source} has {d}")
         figure = row.figure(loaded, x, key)
     content = drawn(figure.draw, panels=figure.panels, size=figure.size, kind=path.suffix[1:].lower())
     write({path: content})

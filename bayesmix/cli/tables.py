@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bayesmix.cli.shared import say
+from bayesmix.frames import default_names
 
 if TYPE_CHECKING:
     import pandas
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from bayesmix.mixture import GaussianMixture
 
-__all__ = ["PARQUET", "POSTERIORS", "Data", "load_mixture", "load_posterior", "read_data"]
+__all__ = ["PARQUET", "POSTERIORS", "Data", "load_mixture", "load_posterior", "named", "read_data"]
 __all__ += ["require_netcdf", "require_parquet"]
 
 PARQUET = (".parquet", ".pq")
@@ -46,8 +47,21 @@ class Data(NamedTuple):
         return {"name": self.name, "n_rows": len(self.x), "features": list(self.x.columns)}
 
 
-def read_data(source: str, *, labels: str | None = None, features: Sequence[str] | None = None) -> Data:
-    """The table: the known classes taken out, then the features, all of them by default, as numbers.
+def named(names: Sequence[str] | None, columns: Iterable[str]) -> list[str] | None:
+    """The columns that features are by their names; `None` for features that were never named: all, by position."""
+    if names is None or (tuple(names) == default_names(len(names)) and not set(names) <= set(columns)):
+        return None
+    return list(names)
+
+
+def read_data(
+    source: str,
+    *,
+    labels: str | None = None,
+    features: Sequence[str] | None = None,
+    known: Sequence[str] | None = None,
+) -> Data:
+    """The table: the known classes taken out, then the features as numbers, all by default, or those of a mixture.
 
     Raises:
         ValueError: no such file or column, or a cell that is no number; the message names its column and row.
@@ -61,7 +75,14 @@ def read_data(source: str, *, labels: str | None = None, features: Sequence[str]
         raise ValueError(
             f"{name} has several columns called {', '.join(map(repr, twice))}; rename or drop them"
         )
-    for column in [*(features or ()), *([labels] if labels else ())]:
+    if known is not None:
+        features = named(known, frame.columns)
+    asked = [*(features or ()), *([labels] if labels else ())]
+    for column in asked:
+        if asked.count(column) > 1:
+            raise ValueError(
+                f"column {column!r} is asked for twice; --features and --labels take each column once"
+            )
         if column not in frame:
             raise ValueError(
                 f"{name} has no column {column!r}; its columns are {', '.join(map(str, frame.columns))}"
