@@ -153,6 +153,12 @@ ERRORS = {
     "no such label": (GOOD, ["--labels", "kind"], ["'kind'", "columns are a"]),
     "only a label": (GOOD, ["--labels", "a"], ["no column left"]),
     "missing label": ("a,kind\n1,x\n2,\n3,y\n", ["--labels", "kind"], ["'kind'", "row 1", "no value"]),
+    "a feature twice": (GOOD, ["--features", "a,a"], ["'a'", "twice", "--features"]),
+    "a feature and a label": ("a,b\n1,2\n2,3\n", ["--features", "a,b", "--labels", "b"], ["'b'", "twice"]),
+    "blank line in a lone column": ("a\n1\n  \n2\n\n3\n\n", [], ["'a'", "no value in row 1", "blank line"]),
+    "missing cell at the end": ('a\n1\n2\n3\n""\n', [], ["'a'", "no value in row 3"]),
+    "blank label": ("a,kind\n1,x\n2, \n3,y\n", ["--labels", "kind"], ["'kind'", "row 1", "no value"]),
+    "very many": (GOOD, ["--n-components", "1:100000000000"], ["--n-components", "10000 numbers at most"]),
     "no criterion": (GOOD, ["--criterion", "nec"], ["--criterion", "'nec'"]),
     "no prior": (GOOD, ["--prior", "strong"], ["'strong'"]),
     "no format": (GOOD, ["--format", "xlsx"], ["--format", "'xlsx'"]),
@@ -266,6 +272,23 @@ def test_a_file_that_is_not_utf_8_is_one_sentence(bayesmix, tmp_path, text):
     result = bayesmix("fit", "data.csv")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == "bayesmix: data.csv is not UTF-8; save it as UTF-8\n"
+
+
+def test_blank_lines_after_a_lone_column_are_no_rows(bayesmix):
+    result = bayesmix("fit", "data.csv", "-k", "1", "--json", text="a\n1\n2\n6\n\n \n\n")
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert found["data"] == {"name": "data.csv", "n_rows": 3, "features": ["a"]}
+    assert found["mixture"]["means"] == [[3.0]]
+
+
+def test_a_class_is_a_word_whatever_it_says(bayesmix):
+    kinds = ["NA", "None", "nan", "1", "01", "x "] * 2
+    text = "kind,a\n" + "\n".join(f"{kind},{cell}" for kind, cell in zip(kinds, GOOD.split()[1:]))
+    result = bayesmix("fit", "data.csv", "-k", "1", "--labels", "kind", "--json", text=text)
+    assert (result.exit_code, result.stderr) == (0, "")
+    table = json.loads(result.stdout)["labels"]["cross_table"]
+    assert table == {kind.strip(): [2] for kind in kinds}
 
 
 def test_the_figure_of_the_criterion_has_its_name(bayesmix, tmp_path):
@@ -392,6 +415,30 @@ def test_parquet_in_and_out(bayesmix, tmp_path):
     content = (tmp_path / "data.parquet").read_bytes()
     piped = bayesmix("fit", "-", "-k", "1", stdin=content)
     assert "standard input: 12 rows, 1 feature" in piped.stdout
+
+
+DATES = pandas.to_datetime(["2020-01-01", "2020-01-02", None])
+NO_NUMBERS = {
+    "dates": DATES,
+    "dates of a zone": DATES.tz_localize("UTC"),
+    "spans": DATES - DATES[0],
+    "periods": DATES.to_period("D"),
+    "lists": [[1.0, 2.0], [3.0], None],
+    "days": [date.date() for date in DATES],
+}
+
+
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+def test_a_column_of_parquet_that_is_no_number_is_said(bayesmix, tmp_path, kind):
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 4.0], "other": NO_NUMBERS[kind]})
+    frame.to_parquet(tmp_path / "data.parquet")
+    result = bayesmix("fit", "data.parquet", "-k", "1")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.fullmatch(
+        r"bayesmix: data.parquet: column 'other' holds '.+', not a finite number, in row 0 .*\n",
+        result.stderr,
+    )
+    assert bayesmix("fit", "data.parquet", "-k", "1", "--features", "a").exit_code == 0
 
 
 def test_a_broken_parquet_file_is_said(bayesmix, tmp_path):
@@ -572,6 +619,33 @@ def test_compare_puts_mixtures_side_by_side(bayesmix, mixture, tmp_path):
     assert pandas.read_csv("table.csv")["mixture"].tolist() == ["mixture.json", "one.json"]
 
 
+def test_compare_says_so_where_the_density_of_a_row_is_zero(bayesmix, mixture):
+    result = bayesmix("compare", "data.csv", "mixture.json", text="u,v\n1,2\n1e200,3\n")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "-inf" in result.stdout
+
+
+@pytest.mark.parametrize("names", [None, ("x0", "x1")])
+def test_features_that_were_never_named_are_taken_by_position(bayesmix, mixture, tmp_path, names):
+    x, _ = mixture
+    bm.GaussianMixture(MIXTURE.weights, MIXTURE.means, MIXTURE.covariance, names).save("unnamed.json")
+    pandas.DataFrame(x, columns=["u", "v"]).to_csv("data.csv", index=False)
+    table = json.loads(bayesmix("compare", "data.csv", "unnamed.json", "mixture.json", "--json").stdout)[
+        "table"
+    ]
+    assert table[0]["bic"] == table[1]["bic"]
+    for kind in ("clusters", "check"):
+        result = bayesmix("plot", "unnamed.json", "data.csv", "--kind", kind)
+        assert (result.exit_code, result.stderr) == (0, "")
+    for words in (
+        ["compare", "rows.csv", "unnamed.json", "--features", "u,v,z"],
+        ["plot", "unnamed.json", "galaxies"],
+    ):
+        result = bayesmix(*words)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert re.search("has (1 feature|3 features), and unnamed.json has 2", result.stderr)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -619,33 +693,6 @@ def test_plot_writes_what_the_suffix_says(bayesmix, mixture, tmp_path):
 def test_plot_says_what_is_wrong(bayesmix, mixture, tmp_path, words, expected):
     result = bayesmix("plot", *words)
     assert (result.exit_code, result.stdout) == (2, "")
-def test_compare_says_so_where_the_density_of_a_row_is_zero(bayesmix, mixture):
-    result = bayesmix("compare", "data.csv", "mixture.json", text="u,v\n1,2\n1e200,3\n")
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert "-inf" in result.stdout
-
-
-@pytest.mark.parametrize("names", [None, ("x0", "x1")])
-def test_features_that_were_never_named_are_taken_by_position(bayesmix, mixture, tmp_path, names):
-    x, _ = mixture
-    bm.GaussianMixture(MIXTURE.weights, MIXTURE.means, MIXTURE.covariance, names).save("unnamed.json")
-    pandas.DataFrame(x, columns=["u", "v"]).to_csv("data.csv", index=False)
-    table = json.loads(bayesmix("compare", "data.csv", "unnamed.json", "mixture.json", "--json").stdout)[
-        "table"
-    ]
-    assert table[0]["bic"] == table[1]["bic"]
-    for kind in ("clusters", "check"):
-        result = bayesmix("plot", "unnamed.json", "data.csv", "--kind", kind)
-        assert (result.exit_code, result.stderr) == (0, "")
-    for words in (
-        ["compare", "rows.csv", "unnamed.json", "--features", "u,v,z"],
-        ["plot", "unnamed.json", "galaxies"],
-    ):
-        result = bayesmix(*words)
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert re.search("has (1 feature|3 features), and unnamed.json has 2", result.stderr)
-
-
     assert expected in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mixture.json", "rows.csv"]
 

@@ -34,6 +34,7 @@ __all__ += ["bad_input_ends", "command_line", "counts_of", "emit", "plural", "sa
 __all__ += ["whole_results", "words_of"]
 
 DONE, NOT_CLEAN, BAD_INPUT, INTERRUPTED, NOT_READ = 0, 1, 2, 130, 141
+_MOST = 10_000  # numbers of clusters
 _PART = "the (search|sampler) was interrupted"  # how the library's warnings begin
 
 DataArgument = Annotated[
@@ -163,18 +164,22 @@ def counts_of(text: str, most: int | None = None) -> list[int]:
         ValueError: no such numbers, or more clusters than there are rows, if `most` says how many.
     """
     try:
-        ends = [int(part) for part in text.split(":")] if ":" in text else None
-        counts = range(ends[0], ends[1] + 1) if ends and len(ends) == 2 else map(int, text.split(","))
-        counts = sorted(set(counts))
+        if ":" in text:
+            first, last = map(int, text.split(":"))
+            counts = range(first, last + 1)
+        else:
+            counts = sorted({int(part) for part in text.split(",")})
     except ValueError:
-        counts = []
+        counts = ()
     if not counts or counts[0] < 1:
         raise ValueError(f"--n-components must be numbers from 1 such as 3, 1,2,5 or 1:9; it is {text!r}")
+    if isinstance(counts, range) and counts[-1] - counts[0] >= _MOST:  # before there is a list of them
+        raise ValueError(f"--n-components must be {_MOST} numbers at most; it is {text!r}")
     if most is not None and counts[-1] > most:
         raise ValueError(
             f"--n-components asks for {counts[-1]} clusters, and there are only {most} rows; ask for fewer"
         )
-    return counts
+    return list(counts)
 
 
 def words_of(text: str | None) -> list[str] | None:

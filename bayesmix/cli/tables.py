@@ -64,12 +64,13 @@ def read_data(
     """The table: the known classes taken out, then the features as numbers, all by default, or those of a mixture.
 
     Raises:
-        ValueError: no such file or column, or a cell that is no number; the message names its column and row.
+        ValueError: no such file or column, a column in two roles, or a cell that is no number; the message names its
+            column and row.
     """
     from bayesmix import datasets
 
     frame: Any
-    frame, name = _read(source)
+    frame, name = _read(source, labels)
     twice = sorted(set(frame.columns[frame.columns.duplicated()]))
     if twice:
         raise ValueError(
@@ -105,7 +106,7 @@ def read_data(
     return Data(name, _numbers(frame, name), labels, classes)
 
 
-def _read(source: str) -> tuple[pandas.DataFrame, str]:
+def _read(source: str, labels: str | None) -> tuple[pandas.DataFrame, str]:
     """The table as it is, and the name that messages call it by."""
     from bayesmix import datasets
 
@@ -115,16 +116,18 @@ def _read(source: str) -> tuple[pandas.DataFrame, str]:
     if source == "-":
         content, name = sys.stdin.buffer.read(), "standard input"
         parquet = content.startswith(_MAGIC)
-        return (_parquet(io.BytesIO(content), name) if parquet else _csv(content, name)), name
+        return (_parquet(io.BytesIO(content), name) if parquet else _csv(content, name, labels)), name
     path = Path(source)
     if not path.is_file():
         raise ValueError(
             f"there is no file {source!r}; the bundled data sets are {', '.join(datasets.NAMES)}"
         )
-    return (_parquet if path.suffix.lower() in PARQUET else _csv)(source, source), source
+    if path.suffix.lower() in PARQUET:
+        return _parquet(source, source), source
+    return _csv(source, source, labels), source
 
 
-def _csv(source: str | bytes, name: str) -> pandas.DataFrame:
+def _csv(source: str | bytes, name: str, labels: str | None) -> pandas.DataFrame:
     """A file, or its content; its separator is the first of `_SEPARATORS` that its header has, outside of quotes."""
     import pandas
 
@@ -132,13 +135,22 @@ def _csv(source: str | bytes, name: str) -> pandas.DataFrame:
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
         return pandas.read_csv(stream, sep=separator, skipinitialspace=True, **options)
 
-    first_line = {"header": None, "nrows": 1, "dtype": str, "keep_default_na": False}
+    as_text = {"header": None, "dtype": str, "keep_default_na": False}
     try:
-        headers = {separator: list(read(separator, **first_line).iloc[0]) for separator in _SEPARATORS}
+        headers = {separator: list(read(separator, nrows=1, **as_text).iloc[0]) for separator in _SEPARATORS}
         separator = next((s for s in _SEPARATORS if len(headers[s]) > 1), ",")
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)
             frame = read(separator, index_col=False)
+        # pandas renames columns of one name, and leaves the blanks after a name.
+        frame.columns = [text.rstrip() or f"Unnamed: {j}" for j, text in enumerate(headers[separator])]
+        if frame.shape[1] == 1:
+            both = (read(separator, skip_blank_lines=skip, **as_text) for skip in (True, False))
+            _require_cells(name, *(table.iloc[:, 0].tolist() for table in both))
+        if labels in frame:  # its cells are words, "NA" too
+            column = list(frame.columns).index(labels)
+            words = read(separator, index_col=False, usecols=[column], dtype=str, keep_default_na=False)
+            frame[labels] = words.iloc[:, 0].str.strip().where(lambda word: word != "")
     except pandas.errors.ParserWarning:
         raise ValueError(
             f"{name} cannot be read as CSV: its rows have more cells than its header; cells are separated by "
@@ -148,12 +160,20 @@ def _csv(source: str | bytes, name: str) -> pandas.DataFrame:
         raise ValueError(f"{name} is not UTF-8; save it as UTF-8") from None
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
         raise ValueError(f"{name} cannot be read as CSV: {error}") from None
-    # pandas renames columns of one name, and leaves the blanks after a name.
-    frame.columns = [text.rstrip() or f"Unnamed: {j}" for j, text in enumerate(headers[separator])]
     frame = _without_row_names(frame)
     if all(_is_number(column) for column in frame.columns):
         raise ValueError(f"{name} has no header line: its first line is all numbers; add the columns' names")
     return frame
+
+
+def _require_cells(name: str, cells: list[str], lines: list[str]) -> None:
+    """A blank line between the cells of a lone column, which pandas leaves out, is a cell without a value."""
+    for row, (cell, line) in enumerate(zip(cells, lines)):
+        if cell != line:
+            raise ValueError(
+                f"{name}: column {cells[0].strip()!r} has no value in row {row - 1}, which is a blank line; drop such "
+                "rows (the first row is row 0)"
+            )
 
 
 def _parquet(source: Any, name: str) -> pandas.DataFrame:
@@ -214,24 +234,27 @@ def _numbers(frame: pandas.DataFrame, name: str) -> pandas.DataFrame:
 
     if frame.empty:
         raise ValueError(f"{name} has no rows")
-    for column in frame.columns:
-        values = np.asarray(pandas.to_numeric(frame[column], errors="coerce"), np.float64)
+    columns = {}
+    for column, own in frame.items():
+        moments = own.dtype.kind in "mM" or isinstance(own.dtype, pandas.PeriodDtype)  # numbers to pandas
+        read = np.full(len(own), np.nan) if moments else pandas.to_numeric(own, errors="coerce")
+        columns[column] = values = np.asarray(read, np.float64)
         bad = np.flatnonzero(~np.isfinite(values))
         if not bad.size:
             continue
-        cell = frame[column].iloc[bad[0]]
-        if "," in str(cell) and _is_number(str(cell).replace(".", "").replace(",", ".")):
+        cell = str(own.iloc[bad[0]])[:80]
+        if "," in cell and _is_number(cell.replace(".", "").replace(",", ".")):
             raise ValueError(
-                f"{name}: column {str(column)!r} holds {str(cell)!r} in row {bad[0]}; write numbers with a decimal "
+                f"{name}: column {str(column)!r} holds {cell!r} in row {bad[0]}; write numbers with a decimal "
                 "point and no other marks (the first row is row 0)"
             )
-        what = "has no value" if pandas.isna(cell) else f"holds {str(cell)!r}, not a finite number,"
+        what = "has no value" if own.isna().iloc[bad[0]] else f"holds {cell!r}, not a finite number,"
         more = f" ({bad.size} of {len(frame)} rows are affected)" if bad.size > 1 else ""
         raise ValueError(
             f"{name}: column {str(column)!r} {what} in row {bad[0]}{more}; drop such rows, or use other columns by "
             "--features (the first row is row 0)"
         )
-    return frame.astype(np.float64)
+    return pandas.DataFrame(columns, index=frame.index)
 
 
 def _is_number(text: object) -> bool:
