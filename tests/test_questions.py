@@ -102,6 +102,24 @@ def test_a_figure_shows_the_band_over_the_data(posterior):
     pyplot.close("all")
 
 
+def test_the_histogram_under_the_band_counts_weights(posterior):
+    from matplotlib.figure import Figure
+
+    from bayesmix import plots
+
+    weighted = posterior.copy(deep=True)
+    x = weighted["observed_data"]["x"].values
+    x[0] *= 100.0
+    weight = np.arange(len(x)) % 3
+    weighted["observed_data"] = weighted["observed_data"].to_dataset().assign(weight=("obs_id", weight))
+    axes = plots.plot_density_band(weighted, ax=Figure().subplots(1, 2))
+    for ax, column in zip(axes, x.T):
+        edges = np.append([bar.get_x() for bar in ax.patches], ax.patches[-1].get_bbox().x1)
+        heights = np.histogram(column, edges, weights=weight, density=True)[0]
+        assert_allclose([bar.get_height() for bar in ax.patches], heights, atol=1e-12)
+        assert ax.get_xlim()[1] < column[0] / 2
+
+
 def test_a_figure_shows_labels_before_and_after(posterior):
     from matplotlib import pyplot
 

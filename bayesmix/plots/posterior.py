@@ -29,7 +29,7 @@ def plot_density_band(
 
     Args:
         posterior: from `sample_posterior`.
-        x: data (n, d); by default those that the posterior is of.
+        x: data (n, d); by default those that the posterior is of, with their weights.
         probability: of the pointwise band.
         ax: an Axes, or an array with one a feature.
 
@@ -48,11 +48,15 @@ def plot_density_band(
     """
     batch = mixtures(posterior)
     names = batch.feature_names or ()
-    x = (
-        np.asarray(posterior["observed_data"]["x"])
-        if x is None
-        else as_points(x, n_features=len(names), known=tuple(names)).values
-    )
+    weight = None
+    if x is None:
+        observed = posterior["observed_data"]
+        x = np.asarray(observed["x"])
+        if "weight" in observed:
+            weight = np.asarray(observed["weight"])
+            x, weight = x[weight > 0], weight[weight > 0]
+    else:
+        x = as_points(x, n_features=len(names), known=tuple(names)).values
     axes = panels(ax, len(names), (4.6, 3.2), "plot_density_band")
     middle = jax.tree.map(lambda leaf: np.median(leaf, axis=(0, 1)), batch)  # says how fine the histogram is
     for j, (name, one) in enumerate(zip(names, axes)):
@@ -64,6 +68,7 @@ def plot_density_band(
         one.hist(
             values,
             bins=bins(values, middle.marginal([j])),
+            weights=weight,
             density=True,
             color="0.85",
             edgecolor="white",
