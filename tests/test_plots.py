@@ -639,6 +639,24 @@ def test_what_a_figure_cannot_draw_is_one_sentence(call, message):
         call()
 
 
+def test_objective_leaves_the_lines_that_are_there():
+    fit = bm.fit(bm.MixtureModel(2, "E"), np.r_[np.zeros(3), np.ones(3), 9.0, 10.0, 11.0])
+    ax = empty()
+    (own,) = ax.plot([0, 1], [0, 1], label="mine")
+    lines = named_lines(plots.plot_objective(replace(fit, traces=(fit.objective - 1, fit.objective)), ax=ax))
+    assert own.get_label() == "mine"
+    assert set(lines) == {"mine", "1 other start", "the start that won"}
+
+
+def test_a_cluster_without_weight_is_replaced_at_no_loss():
+    weights = [0.0, 0.5, 0.0, 0.5]
+    mixture = bm.GaussianMixture.of(weights, [[0.0], [9.0], [1.0], [4.0]], [[[1.0]]] * 4)
+    ax = plots.plot_merge_likelihood(mixture, mixture.simulate(300, key=0)[0], ax=empty())
+    losses = {tuple(int(p) for p in text.get_position()): float(text.get_text()) for text in ax.texts}
+    assert losses.pop((1, 3)) > 1
+    assert set(losses.values()) == {0.0}
+
+
 @pytest.mark.parametrize("d", [1, 5])
 def test_losses_can_be_read_on_light_and_dark_cells(d):
     means = 12.0 * np.arange(3)[:, None] * np.eye(1, d)

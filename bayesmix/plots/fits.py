@@ -48,13 +48,17 @@ def plot_objective(fit: Fit, *, ax: Any = None) -> Axes:
     objective = np.asarray(fit.objective)
     first = 0 if fit.method == "annealed" else fit.n_steps + 1 - objective.size
     others = [trace for trace in fit.traces if not np.array_equal(trace[:-1], objective[:-1])]
-    for trace in others:
-        ax.plot(np.arange(len(trace)) + first, trace, color="0.6", linewidth=1, zorder=1.5)
     marker = "o" if objective.size <= 40 else ""
-    ax.plot(np.arange(objective.size) + first, objective, color=COLORS[0], marker=marker, markersize=4)
+    behind = [
+        ax.plot(np.arange(len(trace)) + first, trace, color="0.6", linewidth=1, zorder=1.5)[0]
+        for trace in others
+    ]
+    (won,) = ax.plot(
+        np.arange(objective.size) + first, objective, color=COLORS[0], marker=marker, markersize=4
+    )
     if others:
-        ax.lines[0].set_label(f"{len(others)} other start{'s' * (len(others) > 1)}")
-        ax.lines[-1].set_label("the start that won")
+        behind[0].set_label(f"{len(others)} other start{'s' * (len(others) > 1)}")
+        won.set_label("the start that won")
         ax.legend(frameon=False, loc="lower right")
     ends = [trace[-1] for trace in (*others, objective) if len(trace)]
     if len(objective) > 1 and np.isfinite(ends).all():

@@ -177,14 +177,16 @@ def _lost(mixture: GaussianMixture, x: np.ndarray) -> np.ndarray:
     r = mixture.responsibilities(x)
     a, b = np.tril_indices(mixture.n_components, -1)
     weight = mixture.weights[a] + mixture.weights[b]
-    share = (mixture.weights[a] / weight)[:, None]
+    share = np.divide(mixture.weights[a], weight, out=np.full_like(weight, 0.5), where=weight > 0)[:, None]
     apart = mixture.means[a] - mixture.means[b]
     means = share * mixture.means[a] + (1 - share) * mixture.means[b]
     within = share[..., None] * mixture.covariances[a] + (1 - share[..., None]) * mixture.covariances[b]
     between = (share * (1 - share))[..., None] * apart[:, :, None] * apart[:, None, :]
     ones = GaussianMixture.of(weight / weight.sum(), means, within + between)
     single = ones.log_joint(x) + np.log(weight.sum())
-    fall = (r[:, a] + r[:, b]) * (np.logaddexp(joint[:, a], joint[:, b]) - single)
+    two = np.logaddexp(joint[:, a], joint[:, b])
+    both = (mixture.weights[a] > 0) & (mixture.weights[b] > 0)  # nothing is lost of one alone
+    fall = (r[:, a] + r[:, b]) * np.subtract(two, single, out=np.zeros_like(two), where=both)
     lost = np.full((mixture.n_components,) * 2, np.nan)
     lost[a, b] = fall.sum(axis=0)
     return lost
