@@ -161,7 +161,7 @@ def counts_of(text: str, most: int | None = None) -> list[int]:
     """ "3", "1,2,5" or "1:9", both ends included, as numbers in order.
 
     Raises:
-        ValueError: no such numbers, or more clusters than there are rows, if `most` says how many.
+        ValueError: no such numbers, very many, or more clusters than there are rows, if `most` says how many.
     """
     try:
         if ":" in text:
