@@ -13,8 +13,8 @@ from bayesmix.groups import Cell, Group
 from bayesmix.initialize import splits
 from bayesmix.loop import State
 from bayesmix.mixture import GaussianMixture
-from bayesmix.results import CODE
 from bayesmix.spurious import suspect
+from bayesmix.status import CODE
 from bayesmix.verdict import best_of_each, headed_for, verdict
 
 __all__ = ["as_cell", "judge", "limits", "pending", "split_smaller", "winners"]

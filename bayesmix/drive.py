@@ -25,9 +25,9 @@ from bayesmix.mstep import thin_clusters
 from bayesmix.observations import Observations
 from bayesmix.packing import Layout, Packed
 from bayesmix.progress import Progress
-from bayesmix.results import CODE
 from bayesmix.seeds import squared_distances
 from bayesmix.statistics import EVERY, Statistics
+from bayesmix.status import CODE
 from bayesmix.threads import advance_by_parts, assigned_of, parts_of
 from bayesmix.units import Floor
 

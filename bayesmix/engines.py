@@ -21,8 +21,8 @@ from bayesmix.labels import match_moments
 from bayesmix.loop import Options, State
 from bayesmix.observations import batches_of
 from bayesmix.problem import Problem
-from bayesmix.results import CODE
 from bayesmix.statistics import Statistics
+from bayesmix.status import CODE
 from bayesmix.verdict import best_start, judge_all
 
 __all__ = ["METHODS", "Method", "batch_rows", "sampled"]

@@ -27,7 +27,8 @@ from bayesmix.documents import (
 from bayesmix.inputs import as_name
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
-from bayesmix.results import NAME, Fit
+from bayesmix.results import Fit
+from bayesmix.status import NAME
 from bayesmix.stores import is_store, read_store, write_store
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from bayesmix.drive import Path
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem
-from bayesmix.results import CODE, Fit
+from bayesmix.results import Fit
 from bayesmix.seeds import nearest
+from bayesmix.status import CODE, sentence
 from bayesmix.units import typed
-from bayesmix.verdict import agreeing, best_start, judge_all, sentence
+from bayesmix.verdict import agreeing, best_start, judge_all
 
 __all__ = ["finished", "likelihoods"]
 

@@ -23,8 +23,8 @@ from bayesmix.observations import observe
 from bayesmix.packing import Layout, Packed
 from bayesmix.partitions import Starts
 from bayesmix.problem import Problem, prepare
-from bayesmix.results import CODE
 from bayesmix.statistics import Statistics, moments_of
+from bayesmix.status import CODE
 from bayesmix.storage import per_cluster
 from bayesmix.verdict import Verdict
 

@@ -28,8 +28,8 @@ from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import Maximum, maximize
 from bayesmix.observations import Observations
 from bayesmix.penalty import Penalty, log_prior
-from bayesmix.results import CODE
 from bayesmix.statistics import EVERY, Statistics, summarize
+from bayesmix.status import CODE
 from bayesmix.units import Floor
 from bayesmix.variates import split
 

@@ -1,7 +1,7 @@
 """Cells of a search tabulated and ranked: the criteria, and which cell is best.
 
 Criteria follow Schwarz's sign, lower is better. A cell that is collapsed, spurious or degenerate stays in the table
-with its reason and is never chosen.
+with its reason and is never chosen; one that reached max_steps may be, and says so.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bayesmix.cells import CellFit
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.groups import Cell
 from bayesmix.inputs import as_count
-from bayesmix.results import CODE, Fit, criteria
-from bayesmix.verdict import sentence
+from bayesmix.results import Fit, criteria
+from bayesmix.status import CODE, sentence
 
 if TYPE_CHECKING:
     import pandas
@@ -105,7 +105,7 @@ class Search:
             "n_starts": found.n_starts,
             "status": found.verdict.name,
             "clean": found.verdict.clean,
-            "reason": "" if found.verdict.name in ("converged", "few_rows") else self._status(cell),
+            "reason": "" if found.verdict.converged else self._status(cell),
         }
 
     def _status(self, cell: Cell) -> str:
@@ -124,7 +124,7 @@ class Search:
 
     @property
     def best(self) -> Fit:
-        """The clean cell with the lowest criterion, as a `Fit`.
+        """The clean cell with the lowest criterion, as a `Fit`; if it reached max_steps, its status says so.
 
         Raises:
             ValueError: no cell is clean.

@@ -40,9 +40,9 @@ from bayesmix.observations import Observations, observe
 from bayesmix.packing import Layout, Packed
 from bayesmix.problem import Problem
 from bayesmix.progress import Progress
-from bayesmix.results import CODE
 from bayesmix.spurious import suspect
 from bayesmix.statistics import EVERY
+from bayesmix.status import CODE
 from bayesmix.units import Rows
 from bayesmix.verdict import Verdict, best_of_each, verdict
 
@@ -126,8 +126,8 @@ class Refits(NamedTuple):
 
     mixture: GaussianMixture  # leaves (replicates, ...)
     objective: np.ndarray
-    names: np.ndarray  # of `STATUS`
     clean: np.ndarray
+    converged: np.ndarray
     steps: np.ndarray
 
 
@@ -249,9 +249,10 @@ def _best(problem: Problem, ends: _End) -> Refits:
     replicates, starts = ends.code.shape
     rows = np.arange(replicates)
     verdicts = [[judge(b, s) for s in range(starts)] for b in rows]
-    names = np.array([[v.name for v in row] for row in verdicts])
-    clean = np.array([[v.clean for v in row] for row in verdicts])
+    clean, converged = np.array([[(v.clean, v.converged) for v in row] for row in verdicts]).transpose(
+        2, 0, 1
+    )
     flat = best_of_each(ends.objective.ravel(), clean.ravel(), np.repeat(rows, starts), replicates)
     chosen = flat - rows * starts
     mixture = jax.tree.map(lambda a: a[rows, chosen], ends.mixture)
-    return Refits(mixture, *(part[rows, chosen] for part in (ends.objective, names, clean, ends.step)))
+    return Refits(mixture, *(part[rows, chosen] for part in (ends.objective, clean, converged, ends.step)))

@@ -14,62 +14,12 @@ import jax
 
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
+from bayesmix.status import CODE, NAME, STATUS
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["CODE", "NAME", "STATUS", "Fit", "criteria", "mixture_of"]
-
-# Why a run ended: an integer inside the loop, a sentence at the boundary. `verdict.sentence` fills the braces.
-STATUS: dict[str, tuple[int, str]] = {
-    "running": (0, "still running"),
-    "converged": (1, "converged"),
-    "max_steps": (
-        2,
-        "reached max_steps={max_steps} before converging{gained}; raise max_steps",
-    ),
-    "non_finite": (
-        3,
-        "non-finite: a step left the finite numbers, so the last finite mixture is returned; "
-        'check the starting mixture, or use prior="weak"',
-    ),
-    "degenerate": (
-        4,
-        "degenerate data: {columns}, so {structure} has no maximum-likelihood estimate along it and the variance "
-        'floor held there; drop the column, choose a structure that does not need it, or use prior="weak"',
-    ),
-    "collapsed": (
-        5,
-        "collapsed component: {clusters} shrank onto a point, line or plane, where the variance floor held it, so the "
-        'likelihood means nothing; use prior="weak", fewer clusters or a structure with equal volumes',
-    ),
-    "spurious": (
-        6,
-        'spurious: {clusters}; such a fit follows a few points, not a group: use prior="weak", fewer clusters or a '
-        "structure with equal volumes",
-    ),
-    "few_rows": (
-        7,
-        "converged, but the data have only {distinct} distinct rows for {k} clusters, up to rounding, "
-        "so {empty} stay empty",
-    ),
-    "averaged": (
-        8,
-        "finished: the mixture of the averaged statistics of the later half of {max_steps} draws",
-    ),
-    "settled": (
-        9,
-        "finished: the mixture that the statistics of {max_steps} draws settled at, by steps of decreasing size",
-    ),
-    "online": (
-        10,
-        "finished: the mixture that the statistics of {max_steps} batches settled at, by steps of decreasing size",
-    ),
-    "empty": (-1, "a cluster lost all its points"),
-    "thin": (-2, "a cluster became too thin for raw moments"),
-}
-CODE = {name: code for name, (code, _) in STATUS.items()}
-NAME = {code: name for name, code in CODE.items()}
+__all__ = ["CODE", "NAME", "Fit", "criteria", "mixture_of"]
 
 
 def criteria(log_likelihood: Any, classification: Any, entropy: Any, p: int, n: float) -> dict[str, Any]:
@@ -131,7 +81,7 @@ class Fit:
         n_observations: total weight; BIC's n.
         method: a row of `engines.METHODS`.
         n_steps: M-steps of the run that won.
-        code: the number behind `status`; see `STATUS`.
+        code: the number behind `status`; see `status.STATUS`.
         status: a sentence that says how the fit ended and what to do.
         n_starts: how many starts were run.
         n_agree: how many of them reached the best optimum, or are headed there by Aitken's extrapolation
@@ -171,12 +121,12 @@ class Fit:
     @property
     def converged(self) -> bool:
         """Whether the run that won came to its proper end, at an optimum that can be trusted."""
-        return NAME[self.code] in ("converged", "few_rows", "averaged", "settled", "online")
+        return STATUS[NAME[self.code]].converged
 
     @property
     def spurious(self) -> bool:
         """Whether the optimum is collapsed or spurious: such a fit ranks below every clean one."""
-        return NAME[self.code] in ("non_finite", "degenerate", "collapsed", "spurious")
+        return not STATUS[NAME[self.code]].clean
 
     @property
     def hard(self) -> bool:

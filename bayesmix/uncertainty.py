@@ -110,12 +110,11 @@ def bootstrap(
             f"the bootstrap was interrupted: {done} of {n_draws} replicates are finished", stacklevel=2
         )
     mixture, order = ordered(problem, refits.mixture, fit.mixture)
-    converged = np.isin(refits.names, ("converged", "few_rows"))
     stats = {
         "objective": refits.objective + problem.moved,
         "steps": refits.steps,
         "clean": refits.clean,
-        "converged": converged,
+        "converged": refits.converged,
         "permuted": (order != np.arange(order.shape[1])).any(axis=1),
     }
     attributes = {
@@ -123,7 +122,7 @@ def bootstrap(
         "n_draws": done,
         "status": status,
         "n_not_clean": int((~refits.clean).sum()),
-        "n_not_converged": int((~converged).sum()),
+        "n_not_converged": int((~refits.converged).sum()),
         "n_permuted": int(stats["permuted"].sum()),
         "estimate_log_likelihood": float(fit.log_likelihood),
     }

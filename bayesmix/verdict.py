@@ -1,4 +1,4 @@
-"""The verdict on a run: is it clean, which run is best, and the sentence that a user reads."""
+"""The verdict on a run: is it clean, and which run is best."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import numpy as np
 from bayesmix.drive import Path
 from bayesmix.mixture import GaussianMixture
 from bayesmix.problem import Problem
-from bayesmix.results import CODE, NAME, STATUS
 from bayesmix.spurious import spurious_clusters
+from bayesmix.status import CODE, NAME, STATUS
 
 __all__ = [
-    "AGREE", "Verdict", "agreeing", "best_of_each", "best_start", "headed_for", "judge", "judge_all",
-    "sentence", "verdict",
+    "AGREE", "Verdict", "agreeing", "best_of_each", "best_start", "headed_for", "judge", "judge_all", "verdict",
 ]  # fmt: skip
 
 AGREE = 0.1  # nats within which two runs count as one optimum
@@ -29,7 +28,11 @@ class Verdict(NamedTuple):
 
     @property
     def clean(self) -> bool:
-        return self.name in ("running", "converged", "averaged", "settled", "online", "few_rows")
+        return STATUS[self.name].clean
+
+    @property
+    def converged(self) -> bool:
+        return STATUS[self.name].converged
 
 
 def judge(problem: Problem, path: Path, s: int, *, relocate: bool = False) -> Verdict:
@@ -113,34 +116,3 @@ def agreeing(path: Path, verdicts: list[Verdict], copies: np.ndarray, winner: in
     recent = [t[-3:] if t.size >= 3 and not code else none for t, code in zip(path.traces, codes)]
     near = headed_for(objective, np.array(recent)) >= objective[winner] - AGREE
     return sum(bool(near[s]) and verdicts[s].clean == verdicts[winner].clean for s in copies)
-
-
-def sentence(
-    name: str,
-    reasons: Mapping[int, str],
-    labels: np.ndarray,
-    *,
-    max_steps: int,
-    gain: float,
-    columns: str,
-    structure: str,
-    k: int,
-) -> str:
-    """The sentence of a status, with what it says about this run."""
-    distinct = np.count_nonzero(np.bincount(labels))
-    return STATUS[name][1].format(
-        max_steps=max_steps,
-        gained=f" (the last step gained {gain:.2g} nats)" if np.isfinite(gain) else "",
-        clusters="; ".join(_cluster(c, why, labels) for c, why in reasons.items()),
-        columns=columns,
-        structure=structure,
-        k=k,
-        distinct=distinct,
-        empty=k - distinct,
-    )
-
-
-def _cluster(cluster: int, why: str, labels: np.ndarray) -> str:
-    rows = np.flatnonzero(labels == cluster)
-    shown = ", ".join(map(str, rows[:8])) + (", ..." if rows.size > 8 else "")
-    return f"cluster {cluster} (rows {shown or 'none'})" + (f" {why}" if why else "")

@@ -10,13 +10,13 @@ import pytest
 import bayesmix as bm
 from bayesmix.covariance import STRUCTURES
 from bayesmix.engines import METHODS
-from bayesmix.results import STATUS
 from bayesmix.statistics import RESPONSIBILITIES
+from bayesmix.status import CODE, NAME
 from bayesmix.storage import STORAGES
 
 ROOT = Path(bm.__file__).parent
 LAYERS = (
-    ("blocks",),
+    ("blocks", "status"),
     ("frames", "documents", "interrupts", "devices", "progress", "lean"),
     ("checkpoints", "packing"),
     ("inputs", "compilation"),
@@ -206,5 +206,4 @@ def test_data_come_before_options_and_options_are_keyword_only():
 def test_tables_agree_with_each_other():
     assert {row.storage for row in STRUCTURES.values()} == set(STORAGES)
     assert {method.responsibilities for method in METHODS.values()} <= set(RESPONSIBILITIES)
-    codes = [code for code, _ in STATUS.values()]
-    assert len(set(codes)) == len(codes)
+    assert len(NAME) == len(CODE)

@@ -1,6 +1,7 @@
 """What goes wrong elsewhere, one test a row: collapse, ties, duplicates, constants, weights, far points, NaN."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
 from bayesmix.covariance import STRUCTURES
-from bayesmix.results import STATUS
 from bayesmix.seeds import SEEDS
+from bayesmix.status import CODE, STATUS
+from bayesmix.verdict import Verdict
 
 OWN = [name for name in NAMES if STRUCTURES[name].unbounded]
 
@@ -91,7 +93,7 @@ def test_a_collapsed_cluster_has_a_status_that_names_it_and_its_rows(name):
     x[:5] = x[0]
     labels = np.where(np.arange(len(x)) < 5, 1, 0)
     fit = bm.fit(bm.MixtureModel(2, name), x, init=labels)
-    assert fit.code == STATUS["collapsed"][0]
+    assert fit.code == CODE["collapsed"]
     assert not fit.converged
     assert fit.spurious
     assert "1 (rows 0, 1, 2, 3, 4" in fit.status
@@ -101,7 +103,7 @@ def test_a_collapsed_cluster_has_a_status_that_names_it_and_its_rows(name):
 def test_a_cluster_of_too_few_points_is_spurious_and_says_so():
     x = np.concatenate([np.random.default_rng(0).normal(size=(50, 2)), [[9.0, 9.0], [9.5, 9.2], [9.1, 9.6]]])
     fit = bm.fit(bm.MixtureModel(2), x, init=np.repeat([0, 1], [50, 3]))
-    assert fit.code == STATUS["spurious"][0]
+    assert fit.code == CODE["spurious"]
     assert "cluster 1 (rows 50, 51, 52) holds 3 points, no more than d + 1 = 3" in fit.status
     assert bm.fit(bm.MixtureModel(2, "EEE"), x, init=np.repeat([0, 1], [50, 3])).converged
 
@@ -176,7 +178,7 @@ def test_nan_in_the_loop_gives_a_failed_status_and_the_last_finite_mixture():
     x = data("VVV")[0]
     wild = bm.GaussianMixture.of([0.5, 0.5], [[1e200, 0, 0], [-1e200, 0, 0]], [np.eye(3), np.eye(3)])
     fit = bm.fit(bm.MixtureModel(2), x, init=wild)
-    assert fit.code == STATUS["non_finite"][0]
+    assert fit.code == CODE["non_finite"]
     assert fit.spurious
     assert not fit.converged
     assert np.isfinite(fit.mixture.means).all()
@@ -311,6 +313,21 @@ def test_reaching_max_steps_says_so():
     assert not fit.converged
     assert "max_steps=5" in fit.status
     assert not fit.spurious
+
+
+def test_a_status_means_the_same_to_every_reader_and_on_the_page():
+    fit = bm.fit(bm.MixtureModel(2), bm.datasets.load("old_faithful"))
+    page = (Path(bm.__file__).parents[1] / "docs" / "em.md").read_text()
+    lines = page.partition("| status |")[2].partition("\n\n")[0].splitlines()[2:]
+    said = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    for name, row in STATUS.items():
+        own, yes = replace(fit, code=row.code), ["yes" * row.converged, "yes" * (not row.clean)]
+        assert (own.converged, own.spurious) == (row.converged, not row.clean)
+        assert (Verdict(name).converged, Verdict(name).clean) == (row.converged, row.clean)
+        assert row.clean or not row.converged
+        shown = [cells[2:] for cells in said if row.text.startswith(cells[0].partition(",")[0])]
+        assert shown or name in ("running", "empty", "thin")  # which no fit ends with
+        assert all(cells == yes for cells in shown), name
 
 
 def test_kmeans_is_the_limit_of_soft_em_as_the_sphere_shrinks():

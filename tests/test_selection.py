@@ -150,6 +150,17 @@ def test_spurious_cells_are_shown_with_their_reason_and_never_chosen():
         _ = only.best
 
 
+def test_cells_that_reached_max_steps_are_honest_and_say_so():
+    x = bm.datasets.load("old_faithful")
+    short = bm.search(x, n_components=[2, 3], covariance=["VVV", "EEE"], max_steps=12)
+    table, cell = short.table.set_index(["n_components", "covariance"]), short.fit(3, "EEE")
+    assert table.loc[(3, "EEE"), ["status", "clean"]].tolist() == ["max_steps", True]
+    assert "max_steps=12" in table.loc[(3, "EEE"), "reason"]
+    assert (cell.converged, cell.spurious, cell.n_spurious) == (False, False, 0)
+    assert cell.status.startswith("reached max_steps=12")
+    assert short.best.bic == table["bic"].min()
+
+
 def test_impossible_cells_are_marked_and_the_search_goes_on():
     found = bm.search(
         [[0.0, 1.0], [1.0, 0.5], [5.0, 5.0], [6.0, 5.5]], n_components=[1, 2, 6], covariance=["EII", "EEE"]
@@ -217,12 +228,12 @@ def test_float32_data_search_in_float32():
     assert_allclose(found.best.bic, double.best.bic, rtol=1e-4)
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
-def test_every_structure_is_searched_in_its_dimension(structure):
-    one = STRUCTURES[structure].n_features == 1
-    x = rows("galaxies_mass") / 1000 if one else rows("faithful")
-    table = bm.search(x, n_components=[1, 2]).table
-    assert (structure in set(table["covariance"])) == (one == (x.shape[1] == 1))
+@pytest.mark.parametrize(("name", "one"), [("galaxies", True), ("old_faithful", False)])
+def test_every_structure_is_searched_in_its_dimension(name, one):
+    table = bm.search(bm.datasets.load(name), n_components=[1, 2]).table
+    assert set(table["covariance"]) == {
+        row.name for row in STRUCTURES.values() if (row.n_features == 1) == one
+    }
 
 
 BAD = {

@@ -18,10 +18,11 @@ from bayesmix.covariance import ALIASES, STRUCTURES
 from bayesmix.em import solve
 from bayesmix.model import MixtureModel
 from bayesmix.ranking import CRITERIA
-from bayesmix.results import NAME, Fit
+from bayesmix.results import Fit
 from bayesmix.selection import search
 from bayesmix.sklearn.shared import Density, in_words, key_of, rows, sample_size, weights_of, with_names
 from bayesmix.sklearn.starts import given_parts
+from bayesmix.status import NAME
 
 __all__ = ["GaussianMixture"]
 
@@ -157,7 +158,7 @@ class GaussianMixture(Density):
         else:
             fit, extra = self._fitted(X, weight, int(self.n_components))
         cut = fit.n_steps - extra >= self.max_iter  # no end of the run's own: a warning says how it stands
-        if self.reg_covar == 0 and not cut and NAME[fit.code] in ("collapsed", "degenerate", "non_finite"):
+        if self.reg_covar == 0 and not cut and fit.spurious and NAME[fit.code] != "spurious":
             raise ValueError(f"{_FAILED} {fit.status.capitalize()}.")
         self.fit_ = fit
         self.weights_, self.means_ = fit.mixture.weights, fit.mixture.means
