@@ -19,7 +19,7 @@ import numpy as np
 
 from bayesmix.allocations import Clusterings, allocations_of, clusterings
 from bayesmix.greedy import LOSSES, distances_to, search
-from bayesmix.inputs import as_count, as_name
+from bayesmix.inputs import as_count, as_name, as_share
 from bayesmix.keys import as_generator
 
 if TYPE_CHECKING:
@@ -162,8 +162,7 @@ def partition(
     z = allocations_of(posterior, "partition")
     as_name(loss, "loss", LOSSES)
     n_starts = as_count(n_starts, "n_starts")
-    if not (isinstance(coverage, float) and 0 < coverage < 1):
-        raise ValueError(f"coverage must be between 0 and 1; it is {coverage!r}")
+    coverage = as_share(coverage, "coverage")
     draws = clusterings(z.values.reshape(-1, z.sizes["obs_id"]))
     most = draws.n_labels if max_clusters is None else as_count(max_clusters, "max_clusters")
     best, reached = search(draws, LOSSES[loss], min(most, draws.size.size), n_starts, as_generator(key))

@@ -19,7 +19,8 @@ from bayesmix.frames import default_names, first_of, numbers_of, order_of, quote
 
 __all__ = [
     "Points", "are_chances", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names",
-    "as_points", "as_tol", "as_weights", "cores", "is_traced", "require_alike", "require_squares", "to_numpy",
+    "as_points", "as_share", "as_tol", "as_weights", "cores", "is_number", "is_traced", "require_alike", "require_squares",
+    "to_numpy",
 ]  # fmt: skip
 
 
@@ -243,6 +244,20 @@ def as_count(value: Any, name: str, minimum: int = 1) -> int:
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, not {value}")
     return int(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number, and no truth value."""
+    return not is_traced(value) and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
+
+
+def as_share(value: Any, name: str, *, whole: bool = False) -> float:
+    """A number between 0 and 1, or with `whole` 1 itself."""
+    if not (is_number(value) and (0 < value < 1 or (whole and value == 1))):
+        raise ValueError(
+            f"{name} must be {'above 0 and at most 1' if whole else 'between 0 and 1'}, not {value!r}"
+        )
+    return float(value)
 
 
 def as_tol(tol: Any) -> float:

@@ -33,6 +33,8 @@ from bayesmix.inputs import (
     as_list,
     as_name,
     as_points,
+    as_share,
+    is_number,
     is_traced,
     to_numpy,
 )
@@ -228,14 +230,13 @@ class GaussianMixture:
         """
         as_name(distance, "distance", _DISTANCES)
         if coverage is not None:
-            if not (_is_number(coverage) and 0 < coverage < 1):
-                raise ValueError(f"coverage must be between 0 and 1, not {coverage!r}")
+            coverage = as_share(coverage, "coverage")
             if distance != "mahalanobis":
                 raise ValueError("coverage goes with distance='mahalanobis'; pass a radius for 'euclidean'")
             from scipy.special import gammaincinv
 
             radius = math.sqrt(2 * gammaincinv(self.n_features / 2, coverage))
-        elif not (is_traced(radius) or (_is_number(radius) and radius > 0)):
+        elif not (is_traced(radius) or (is_number(radius) and radius > 0)):
             raise ValueError(f"radius must be positive, not {radius!r}")
         return self._each(_DISTANCES[distance], x, radius)
 
@@ -453,10 +454,6 @@ class GaussianMixture:
             raise ValueError(
                 f"this is a batch of mixtures (means {self.means.shape}); map the method over it with jax.vmap"
             )
-
-
-def _is_number(value: Any) -> bool:
-    return not is_traced(value) and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
 
 
 def _framed(values: Any, x: Any, as_frame: bool, *names: str) -> Any:

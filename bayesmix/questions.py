@@ -17,7 +17,7 @@ import numpy as np
 
 from bayesmix import density
 from bayesmix.devices import double_precision
-from bayesmix.inputs import as_points
+from bayesmix.inputs import as_points, as_share
 from bayesmix.mixture import GaussianMixture
 from bayesmix.trees import flat_draws, mixtures
 
@@ -189,8 +189,7 @@ def _answer(
     """mean, lower and upper over draws of a function of (mixture, points last), whose result has its points last."""
     import xarray
 
-    if not (isinstance(probability, float) and 0 < probability < 1):
-        raise ValueError(f"probability must be between 0 and 1; it is {probability!r}")
+    probability = as_share(probability, "probability")
     batch = flat_draws(mixtures(posterior))
     d = batch.n_features
     arrays = [as_points(p, n_features=d, known=batch.feature_names).values.astype(np.float64) for p in points]

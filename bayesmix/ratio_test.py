@@ -22,7 +22,7 @@ import numpy as np
 
 from bayesmix.em import fit
 from bayesmix.initialize import splits
-from bayesmix.inputs import as_count, as_points
+from bayesmix.inputs import as_count, as_points, as_share
 from bayesmix.keys import as_generator, key_words
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
@@ -129,8 +129,7 @@ def likelihood_ratio_test(
         raise ValueError(
             "the likelihood-ratio test is about maximum likelihood, so the model's prior must be None"
         )
-    if not 0 < level <= 1:
-        raise ValueError(f"level must be above 0 and at most 1; it is {level!r}")
+    level = as_share(level, "level", whole=True)
     counts = [n_components] if isinstance(n_components, int | np.integer) else list(n_components)
     counts = [as_count(k, "n_components") for k in counts]
     if not counts or counts != sorted(set(counts)):

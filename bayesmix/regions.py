@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.inputs import as_count, as_points
+from bayesmix.inputs import as_count, as_points, as_share
 from bayesmix.peaks import find_modes
 
 if TYPE_CHECKING:
@@ -81,12 +81,7 @@ def densest_region(mixture: GaussianMixture, coverage: Any, key: Any, n_draws: i
     Raises:
         ValueError: a coverage that is not between 0 and 1, or so near either that the draws cannot tell.
     """
-    try:
-        share = float(coverage)
-    except (TypeError, ValueError):
-        share = math.nan
-    if not 0 < share < 1:
-        raise ValueError(f"coverage must be a number between 0 and 1, not {coverage!r}")
+    share = as_share(coverage, "coverage")
     n_draws = as_count(n_draws, "n_draws")
     if mixture.n_features == 1:
         level, intervals = _on_a_line(mixture, share)

@@ -19,7 +19,7 @@ import numpy as np
 from bayesmix import switching
 from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.compilation import compiling, one_at_a_time
-from bayesmix.inputs import Points, as_count, as_name, as_points, cores
+from bayesmix.inputs import Points, as_count, as_name, as_points, as_share, cores
 from bayesmix.keys import as_generator, as_words, key_words
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["sample_posterior"]
 
 _METHODS = ("nuts", "gibbs", "vi", "laplace")
-_STEPS = {
-    "nuts": 2,
-    "gibbs": 3,
-}  # a draw: with each, effective draws a second were most on the benchmark's data
+# A draw: with each, effective draws a second were most on the benchmark's data.
+_STEPS = {"nuts": 2, "gibbs": 3}
 
 
 @one_at_a_time
@@ -129,8 +127,7 @@ def sample_posterior(
     thinning = _STEPS.get(method, 1) if thinning is None else as_count(thinning, "thinning")
     if relabelling is not None:
         as_name(relabelling, "relabelling", switching.METHODS)
-    if not (isinstance(target_accept, float) and 0 < target_accept < 1):
-        raise ValueError(f"target_accept must be between 0 and 1; it is {target_accept!r}")
+    target_accept = as_share(target_accept, "target_accept")
     k, structure = model.n_components, model.covariance
     resolved = model.resolve(x, sample_weight=sample_weight)
     prior = resolved.prior if isinstance(resolved.prior, FixedPrior) else None

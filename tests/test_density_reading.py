@@ -507,7 +507,7 @@ CALLS = {
     "a missing point": (lambda: one("one").cdf([np.nan]), "x have a value"),
     "two columns": (lambda: one("one").cdf([[0.0, 1.0]]), r"\(1, 2\)"),
     "text": (lambda: one("one").cdf(["a"]), "x is not numeric"),
-    "coverage one": (lambda: CROSSED.highest_density_region(1), "coverage must be a number between 0 and 1, not 1"),
+    "coverage one": (lambda: CROSSED.highest_density_region(1), "coverage must be between 0 and 1, not 1"),
     "coverage zero": (lambda: one("one").highest_density_region(0.0), "coverage must be"),
     "coverage none": (lambda: one("one").highest_density_region(None), "coverage must be"),
     "too few draws": (lambda: CROSSED.highest_density_region(0.999, n_draws=1000), "at least 20000"),

@@ -121,7 +121,7 @@ def test_separated_clusters_are_found_and_numbered_by_size(loss):
 def test_the_credible_ball_holds_its_share_of_the_draws():
     _, z = noisy(40, 3, 100, 0.15, 3)
     z[0, :20][z[0, :20] == 1] = 0  # some draws join two clusters
-    for coverage in (0.5, 0.95):
+    for coverage in (np.float32(0.5), 0.95):
         found = bm.partition(tree(z), coverage=coverage)
         assert (found.distance <= found.radius + 1e-12).mean() >= coverage
         assert (found.distance < found.radius - 1e-12).mean() < coverage
@@ -215,6 +215,7 @@ GOOD = tree(np.zeros((1, 2, 3), int))
         (lambda: bm.coclustering(GOOD, rows=[]), "rows must be positions, or a mask"),
         (lambda: bm.partition(GOOD, loss="rand"), "loss must be one of 'vi', 'binder'"),
         (lambda: bm.partition(GOOD, coverage=95.0), "coverage must be between 0 and 1"),
+        (lambda: bm.partition(GOOD, coverage="a"), "coverage must be between 0 and 1, not 'a'"),
         (lambda: bm.partition(GOOD, max_clusters=0), "max_clusters must be at least 1"),
         (lambda: bm.partition(GOOD, n_starts=0), "n_starts must be at least 1"),
     ],

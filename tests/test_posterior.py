@@ -282,6 +282,7 @@ def test_a_program_is_a_prior_and_its_sites_are_kept():
         ({"labels": [0, 1]}, "labels must be 272 whole numbers"),
         ({"labels": np.full(272, 2)}, "a cluster below 2"),
         ({"target_accept": 2.0}, "target_accept must be between 0 and 1"),
+        ({"target_accept": None}, "target_accept must be between 0 and 1, not None"),
         ({"n_chains": 0}, "n_chains must be at least 1"),
         ({"thinning": 0}, "thinning must be at least 1"),
         ({"thinning": 2, "method": "laplace"}, "draws of 'laplace' are independent"),

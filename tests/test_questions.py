@@ -70,8 +70,10 @@ def test_labels_must_mean_the_same(posterior):
     with pytest.raises(ValueError, match=r"call bm.relabel\(posterior\) first"):
         bm.responsibilities(raw, NEW)
     assert np.isfinite(bm.log_density(raw, NEW)["mean"]).all()
-    with pytest.raises(ValueError, match="probability must be between 0 and 1; it is 90"):
+    with pytest.raises(ValueError, match="probability must be between 0 and 1, not 90"):
         bm.log_density(posterior, NEW, probability=90)
+    half = bm.log_density(posterior, NEW, probability=0.5)
+    assert half.identical(bm.log_density(posterior, NEW, probability=np.float32(0.5)))
     with pytest.raises(ValueError, match="x has 3 features, but 2 are needed"):
         bm.classify(posterior, np.zeros((2, 3)))
     with pytest.raises(ValueError, match="as many points; they have 4 and 3"):
