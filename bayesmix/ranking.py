@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CRITERIA", "INTERRUPTED", "Search"]
 
-# Each lower is better: (-2 log L, parameters p, n, -2 classification log L, entropy, NEC) -> number.
+# What may rank cells, each better if lower, and its formula in words: `results.criteria`, for NEC `Search._row`.
 CRITERIA = {
     "bic": "-2 log L + p log n (Schwarz 1978)",
     "aic": "-2 log L + 2 p (Akaike 1974)",
