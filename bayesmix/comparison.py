@@ -10,6 +10,7 @@ import numpy as np
 
 from bayesmix.evidence import log_evidence
 from bayesmix.keys import folded
+from bayesmix.trees import observed_of
 
 if TYPE_CHECKING:
     import pandas
@@ -62,7 +63,7 @@ def compare(posteriors: Mapping[Any, xarray.DataTree], *, key: Any) -> pandas.Da
     terms, rows = {}, {}
     for turn, (name, tree) in enumerate(posteriors.items()):
         try:
-            own, _ = _observed(tree), tree["log_likelihood"]["x"]
+            own, _ = dict(zip(("data", "weights", "labels"), observed_of(tree))), tree["log_likelihood"]["x"]
         except KeyError as error:
             raise ValueError(
                 f"posterior {name!r} has no {error}; sample it with pointwise=True and keep its data"
@@ -88,15 +89,6 @@ def compare(posteriors: Mapping[Any, xarray.DataTree], *, key: Any) -> pandas.Da
         chance = np.exp(logs - logs.max())
         table["probability"] = chance / chance.sum()
     return table
-
-
-def _observed(tree: xarray.DataTree) -> dict[str, np.ndarray]:
-    """The data of a posterior, the weight of each row, and its cluster where that was given."""
-    observed = tree["observed_data"]
-    x = np.asarray(observed["x"])
-    weight = np.asarray(observed["weight"]) if "weight" in observed else np.ones(len(x))
-    given = np.asarray(observed["given"]) if "given" in observed else np.full(len(x), -1)
-    return {"data": x, "weights": weight, "labels": given}
 
 
 def _left_out(tree: xarray.DataTree, weight: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:

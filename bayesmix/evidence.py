@@ -49,7 +49,7 @@ from bayesmix.pointwise import log_likelihoods, with_points
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem, prepare
 from bayesmix.statistics import Statistics
-from bayesmix.trees import flat_draws, mixtures
+from bayesmix.trees import flat_draws, mixtures, observed_of
 
 if TYPE_CHECKING:
     import xarray
@@ -156,8 +156,7 @@ def _problem(
             "log_evidence needs a posterior from sample_posterior under a conjugate prior; this one's prior is "
             f"{attributes.get('prior', 'not recorded')!r}: compare by LOO"
         )
-    observed = posterior["observed_data"]
-    x = np.asarray(observed["x"])
+    x, weight, given = observed_of(posterior)
     d = x.shape[1]
     row = structure_of(mixture.structure, d)
     scale = np.asarray(attributes["prior_scale"], float)
@@ -170,8 +169,6 @@ def _problem(
         float(attributes["prior_degrees_of_freedom"]),
         scale.reshape(d, d) if row.storage == "full" else scale if scale.size == d > 1 else scale.reshape(()),
     )
-    weight = np.asarray(observed["weight"]) if "weight" in observed else None
-    given = np.asarray(observed["given"]) if "given" in observed else np.full(len(x), -1)
     problem = prepare(k, row.name, x, weight, 1e-4)
     return problem, rescaled(prior, problem.units, row), given
 

@@ -19,7 +19,7 @@ from bayesmix.mixture import GaussianMixture
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["DIMS", "flat_draws", "mixture_tree", "mixtures", "prior_tree"]
+__all__ = ["DIMS", "flat_draws", "mixture_tree", "mixtures", "observed_of", "prior_tree"]
 
 DIMS: dict[Any, Any] = {
     "weights": ["cluster"],
@@ -131,3 +131,12 @@ def mixtures(tree: xarray.DataTree, *, group: str = "posterior") -> GaussianMixt
     if row.shared:
         values = np.take(values, [0], axis=cluster)
     return GaussianMixture(weights, means, Covariance(values, row.name), names)
+
+
+def observed_of(tree: xarray.DataTree) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The data of a posterior, the weight of each row, and its cluster where that was given, else -1."""
+    observed = tree["observed_data"]
+    x = np.asarray(observed["x"])
+    weight = np.asarray(observed["weight"]) if "weight" in observed else np.ones(len(x))
+    given = np.asarray(observed["given"]) if "given" in observed else np.full(len(x), -1)
+    return x, weight, given
