@@ -180,7 +180,8 @@ def advance(
     return sampler.last_state, drawn, sampler.get_extra_fields()
 
 
-def _some(state: Any, start: Any, evidence: Evidence, plan: Plan, n: int, together: bool) -> Any:
+@partial(wide, static_argnames=("plan", "n", "together"))
+def _advance(state: Any, start: Any, evidence: Evidence, plan: Plan, n: int, together: bool) -> Any:
     def chain(state: Any, start: Any, evidence: Evidence) -> Any:
         return advance(state, start, evidence, plan, n)
 
@@ -189,14 +190,12 @@ def _some(state: Any, start: Any, evidence: Evidence, plan: Plan, n: int, togeth
     return one_kernel(chain, plan.method == "gibbs" and _is_simple(plan, evidence))(state, start, evidence)
 
 
-_advance = wide(_some, static_argnames=("plan", "n", "together"))
-
-
 def curvature(plan: Plan, evidence: Evidence, center: Any) -> Float[np.ndarray, "p p"]:
     """Second derivatives of the potential at a point, packed, by central differences of its gradient."""
     p = sum(np.size(leaf) for leaf in jax.tree.leaves(center))
     words = np.zeros(2, np.uint32)
 
+    # The first state of a chain has the gradient where it begins, and its program is compiled for the chains anyway.
     def slope(u: np.ndarray) -> np.ndarray:
         return np.asarray(_begin(words, Frame(center, np.eye(p), u), evidence, plan, False).z_grad)
 
@@ -272,12 +271,8 @@ def run_chains(
             lambda a: np.asarray(a).reshape(size, chunk, *a.shape[1 + together :]), out
         )
 
-    def shapes(state: Any, start: Any) -> Any:
-        return _some(state, start, evidence, plan, chunk, together)
-
     def known() -> dict[str, np.ndarray]:
-        parts[:] = [_joined(parts)]
-        arrays = stored("starts", starts) | stored("parts", parts[0]) | {"done": np.array(done)}
+        arrays = stored("starts", starts) | stored("parts", _joined(parts)) | {"done": np.array(done)}
         for i, state in enumerate(states):
             arrays |= stored(f"state{i}", state)
         return arrays
@@ -295,7 +290,7 @@ def run_chains(
         states = _each(pool, begin, lanes, begins, new=True)
         if kept is not None:
             with double_precision():
-                state, *out = jax.eval_shape(shapes, states[0], begins[0])
+                state, *out = _advance.eval_shape(states[0], begins[0], evidence, plan, chunk, together)
             states = [restored(f"state{i}", state, kept) for i in range(len(lanes))]
             done = int(kept["done"])
             whole = jax.tree.map(

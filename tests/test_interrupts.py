@@ -29,7 +29,8 @@ def pressed_at(monkeypatch, module, name, call):
             raise KeyboardInterrupt
         return function(*arguments, **options)
 
-    counted.lower = getattr(function, "lower", None)  # pyright: ignore
+    for other in ("lower", "eval_shape"):
+        setattr(counted, other, getattr(function, other, None))
     monkeypatch.setattr(module, name, counted)
 
 
