@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import reduce
 from itertools import accumulate
 from operator import add
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
 
 __all__ = [
-    "classify", "condition", "draw_cluster", "factor_of", "inverse_factor", "is_written_out", "log_density",
+    "classify", "draw_cluster", "factor_of", "inverse_factor", "is_written_out", "log_density",
     "log_determinant", "log_joint", "log_sum", "precision_factor", "report", "responsibilities", "simulate",
     "simulate_numbers", "within_euclidean", "within_mahalanobis",
 ]  # fmt: skip
@@ -283,25 +282,3 @@ def simulate_numbers(
         with ThreadPoolExecutor(cores()) as pool:
             list(pool.map(draw, parts, own_generators))
     return x, z
-
-
-def condition(
-    mixture: GaussianMixture, value: Array, a: tuple[int, ...], b: tuple[int, ...]
-) -> tuple[Array, Array, Array]:
-    storage, means = mixture.covariance.storage, jnp.asarray(mixture.means)
-    values = jnp.asarray(mixture.covariance.values)
-    free, given = np.asarray(a), np.asarray(b)
-    part = Covariance(storage.part(values, given), mixture.structure)
-    logits = log_joint(replace(mixture, means=means[:, given], covariance=part), value[:, None])[:, 0]
-    values_free = storage.part(values, free)
-    if storage.axes < 2:
-        return _shares(logits[:, None])[:, 0], means[:, free], values_free
-    cross = values[:, free][:, :, given]
-    gain = jnp.swapaxes(jnp.linalg.solve(part.values, jnp.swapaxes(cross, -1, -2)), -1, -2)
-    gains = jnp.broadcast_to(gain, (means.shape[0], *gain.shape[1:]))
-    shift = jnp.einsum("kij,kj->ki", gains, value - means[:, given])
-    return (
-        _shares(logits[:, None])[:, 0],
-        means[:, free] + shift,
-        values_free - gain @ jnp.swapaxes(cross, -1, -2),
-    )

@@ -21,9 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesmix import density, peaks, quadratic, regions, tails
+from bayesmix import density, parts, peaks, quadratic, regions, tails
 from bayesmix.covariance import Covariance, covariance_values, structure_of
-from bayesmix.devices import double_precision
 from bayesmix.evaluate import each_point
 from bayesmix.frames import frame_like
 from bayesmix.inputs import (
@@ -36,7 +35,6 @@ from bayesmix.inputs import (
     as_share,
     is_number,
     is_traced,
-    to_numpy,
 )
 from bayesmix.keys import as_generator, as_key
 from bayesmix.storage import numbers
@@ -265,7 +263,7 @@ class GaussianMixture:
         keep = [self._feature(f) for f in as_list(features)]
         if not keep or len(set(keep)) != len(keep):
             raise ValueError(f"features must be different features, at least one; they are {features!r}")
-        return self._restrict(self.weights, self.means[..., keep], self.covariance.values, keep)
+        return parts.marginal(self, keep)
 
     def condition(self, given: Mapping[Any, float]) -> GaussianMixture:
         """The law of the other features given the values of some: again a mixture.
@@ -284,17 +282,7 @@ class GaussianMixture:
             raise ValueError(
                 f"condition needs at least one feature left free, each given once; given {given!r}"
             )
-        value = list(given.values())
-        if is_traced(self, value):
-            weights, means, values = density.condition(self._arrays(), jnp.asarray(value), tuple(a), tuple(b))
-        else:
-            self._check_one()
-            point = as_points([value], "given").values.astype(self.means.dtype)[0]
-            with double_precision():
-                weights, means, values = to_numpy(
-                    _condition_compiled(self._arrays(), point, tuple(a), tuple(b))
-                )
-        return self._restrict(weights, means, values, a, already=True)
+        return parts.conditional(self, a, b, list(given.values()))
 
     def modes(self) -> peaks.Modes:
         """The peaks of the density, the highest first, and which cluster's mean climbs to which.
@@ -422,16 +410,6 @@ class GaussianMixture:
             return int(feature)
         raise ValueError(f"feature must be a name or an index below {self.n_features}; it is {feature!r}")
 
-    def _restrict(
-        self, weights: Any, means: Any, values: Any, keep: list[int], already: bool = False
-    ) -> GaussianMixture:
-        values = values if already else self.covariance.storage.part(values, np.asarray(keep))
-        names = tuple(self.feature_names[j] for j in keep) if self.feature_names else None
-        row = self.covariance.row
-        kept = row.kept_by_parts or len(keep) == self.n_features
-        structure = self.structure if kept else row.general
-        return GaussianMixture(weights, means, Covariance(values, structure), names)
-
     def _each(self, block: Callable[..., Array], x: Any, *more: float, last: bool = False) -> Any:
         """Apply a function of one block, points last, to all points, which come first in the result unless `last`."""
         if is_traced(self, x, more):
@@ -466,6 +444,3 @@ _DISTANCES: dict[str, Callable[..., Array]] = {
     "mahalanobis": density.within_mahalanobis,
     "euclidean": density.within_euclidean,
 }
-
-
-_condition_compiled = jax.jit(density.condition, static_argnums=(2, 3))

@@ -28,7 +28,7 @@ LAYERS = (
     ("estimate",),
     ("covariance",),
     ("density", "peaks", "quadratic", "tails"),
-    ("regions",),
+    ("regions", "parts"),
     ("mixture", "datasets", "observations"),
     ("passes",),
     ("prior", "statistics", "units", "spurious", "chart", "trees", "allocations", "convergence", "laws"),
