@@ -96,8 +96,6 @@ def plain(value: Any) -> Any:
     """An array, a number or `None` as JSON has it."""
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return int(value)
     values = np.asarray(value)
     nested = values.tolist()
     if values.dtype.kind == "f" and not np.isfinite(values).all():

@@ -203,10 +203,10 @@ def solve(
     return finished(problem, path, copies, method, hold, max_steps, relocate, prior)
 
 
-def optima(problem: Problem, *, n_starts: int = 10, key: Any = 0) -> list[tuple[float, GaussianMixture]]:
-    """The distinct clean optima of soft EM from k-means starts, best first: objective and mixture in loop units."""
+def optima(problem: Problem, *, key: Any = 0) -> list[tuple[float, GaussianMixture]]:
+    """The distinct clean optima of soft EM from ten k-means starts, best first: objective and mixture in loop units."""
     row = METHODS["soft"]
-    starts, copies = _own_starts(problem, "kmeans", n_starts, key, False)
+    starts, copies = _own_starts(problem, "kmeans", 10, key, False)
     options = Options("soft")
     path = row.engine(problem, starts, copies, options, row.max_steps, key)
     objective = path.states.statistics.objective

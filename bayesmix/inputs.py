@@ -101,7 +101,7 @@ def as_points(
         raise ValueError(f"{name} has {d} features, but {n_features} are needed")
     if feature_names is not None:
         names = as_feature_names(feature_names, d)
-    if names is None or len(names) != d:
+    if names is None:
         names = default_names(d)
     refuse(values, names, name, blame)
     return Points(values, names)

@@ -50,6 +50,7 @@ __all__ = ["RESAMPLE", "Refits", "refit"]
 
 _SAVED = 5  # passes of a replicate that acceleration would save, at least: it starts near its optimum
 _Drawn = tuple[Rows | np.ndarray, np.ndarray]  # points in loop units, and their weights
+_STEPS = 10_000  # of a replicate, at most
 _BATCH = 32  # replicates that a thread takes at a time: the progress bar moves by as many
 
 
@@ -139,7 +140,6 @@ def refit(
     options: Options,
     *,
     source: GaussianMixture,
-    max_steps: int = 10_000,
     title: str = "replicates",
     partial_on_interrupt: bool = False,
 ) -> Refits:
@@ -154,7 +154,6 @@ def refit(
         starts: mixtures in loop units, leaves (replicates, starts, ...), or (1, starts, ...) for all replicates.
         options: of the loop.
         source: what "parametric" draws from, in loop units.
-        max_steps: of each run.
         title: of the progress bar.
         partial_on_interrupt: whether fewer replicates than keys are of use.
 
@@ -172,7 +171,7 @@ def refit(
     layout = Layout.of(first)
     blank = layout.rows(first)
     with double_precision():  # handed over once: with each call it would take longer than the call itself
-        limit, terms = jax.device_put((np.full(1, max_steps), Packed.by_host((1.0, problem.rules))))
+        limit, terms = jax.device_put((np.full(1, _STEPS), Packed.by_host((1.0, problem.rules))))
         x = jax.device_put(problem.observations.x)
 
     def replicate(row: int) -> tuple[Observations, np.ndarray]:

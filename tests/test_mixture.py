@@ -133,11 +133,8 @@ def test_results_do_not_depend_on_the_global_flag():
         assert_array_equal(a, b)
 
 
-# Methods see how covariances are stored, not how they were constrained: one structure of each kind does for their traces.
-STORED = {(row.storage, row.shared, row.n_features): name for name, row in STRUCTURES.items()}
-
-
-@pytest.mark.parametrize("name", ["V", "EII", "VVI", "EEE", "VVV"])  # each storage; shared or not
+# Methods see how covariances are stored, not how they were constrained: each storage does, shared or not.
+@pytest.mark.parametrize("name", ["V", "EII", "VVI", "EEE", "VVV"])
 def test_methods_under_jit_vmap_and_grad(name):
     m, (x, _) = mixture(name), data(name)
     with jax.enable_x64(True):

@@ -250,30 +250,28 @@ def test_bounds_hold_where_rounding_is_as_large_as_they_are(looked_at):
         means = moments[:, 1:] / np.maximum(moments[:, :1], 1)
 
 
+def lapack_threads():
+    """How many threads LAPACK may take."""
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
 def test_lapack_has_one_thread_while_ours_have_the_cores_and_its_own_number_again_after():
     """Only where matrices are so large that it would start some."""
-
-    def threads():
-        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
-
     with threadpool_limits(2, "blas"):
         with lapack_on_one_thread(4):
-            assert threads() == {2}
+            assert lapack_threads() == {2}
         with lapack_on_one_thread(32):
-            assert threads() == {1}
-        assert threads() == {2}
+            assert lapack_threads() == {1}
+        assert lapack_threads() == {2}
 
 
 def test_fits_that_overlap_give_lapack_its_threads_back():
-    def threads_of():
-        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
-
     with threadpool_limits(2, user_api="blas"):
         one, other = lapack_on_one_thread(50), lapack_on_one_thread(50)
         one.__enter__()
         other.__enter__()
-        assert threads_of() == {1}
+        assert lapack_threads() == {1}
         one.__exit__(None, None, None)
-        assert threads_of() == {1}
+        assert lapack_threads() == {1}
         other.__exit__(None, None, None)
-        assert threads_of() == {2}
+        assert lapack_threads() == {2}
