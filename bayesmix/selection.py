@@ -57,7 +57,7 @@ def search(
         hold: "weights" for equal proportions.
         key: seeds the draws.
         tol: as in `fit`: a cell ends when less than this many nats are left to gain.
-        max_steps: of a cell, about.
+        max_steps: of a cell, about; one that reaches it is ranked with the others, and its status says so.
         accelerate: as in `fit`, once steps gain little; by default where there are more than a few cells, or the data
             are large enough for it to be worth compiling.
         checkpoint: a file that says how far the search has come, written as it goes on; the same call with the same

@@ -162,6 +162,15 @@ def test_auto_chooses_by_the_criterion():
         clone(fit).set_params(init_params="random").fit(X)
 
 
+def test_auto_chooses_among_what_reached_max_iter_too_and_says_so():
+    x = bm.datasets.load("old_faithful")
+    with pytest.warns(ConvergenceWarning, match=r"did not converge.*max_steps=12"):
+        fit = GaussianMixture("auto", covariance_type="EEE", max_iter=12, random_state=0).fit(x)
+    assert fit.search_table_["clean"].all()
+    assert not fit.converged_
+    assert len(fit.weights_) == 3
+
+
 def test_parts_of_a_start_are_kept():
     with pytest.warns(ConvergenceWarning, match="max_steps=1"):
         one = GaussianMixture(2, means_init=START["means_init"], max_iter=1, tol=0).fit(X)
