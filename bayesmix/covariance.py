@@ -12,8 +12,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -155,13 +154,13 @@ def structure_of(covariance: Any, n_features: int | None = None) -> Structure:
     return row
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["structure"])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Covariance:
     """Covariances in their structure's storage: `values` (k|1, d, d), (k|1, d) or (k|1,)."""
 
     values: Any
-    structure: str
+    structure: str = field(metadata={"static": True})
 
     @property
     def row(self) -> Structure:

@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["HierarchicalPrior", "hierarchical_prior"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["concentration", "mean", "spread", "shape", "rate_shape", "rate_rate"],
-    meta_fields=["n_components", "covariance"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HierarchicalPrior(ProgramPrior):
     """Richardson & Green's prior: how large a cluster is, is learned from all of them.

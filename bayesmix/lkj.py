@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -30,11 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["LKJPrior", "lkj_prior"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["concentration", "mean", "spread", "scale", "correlation_concentration"],
-    meta_fields=["n_components", "covariance"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LKJPrior(ProgramPrior):
     """Half-normal standard deviations, and correlations from Lewandowski, Kurowicka & Joe's law.

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -46,11 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["GaussianMixture"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["weights", "means", "covariance"],
-    meta_fields=["feature_names"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class GaussianMixture:
     """p(x) = Σ_k weights[k] Normal(x | means[k], covariances[k]).
@@ -76,7 +71,7 @@ class GaussianMixture:
     weights: Any
     means: Any
     covariance: Covariance
-    feature_names: tuple[str, ...] | None = field(default=None)
+    feature_names: tuple[str, ...] | None = field(default=None, metadata={"static": True})
 
     @classmethod
     def of(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ _MULTIPLE = 256  # batches have a multiple of so many rows, as one kernel takes 
 _DEVICE_BLOCK = 2**25  # numbers of the features of a block on an accelerator, at most
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["x", "weight", "second"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Observations:
     """Data in blocks, points last.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,13 +81,13 @@ class Layout(NamedTuple):
         return form.unflatten([view.astype(code) for view, code in zip(views, self.types)])
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["row"], meta_fields=["layout"])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Packed:
     """A pytree as its row, as which a program hands it from one of its kernels to the next; traceable."""
 
     row: Float[Array, " width"]
-    layout: Layout
+    layout: Layout = field(metadata={"static": True})
 
     @classmethod
     def of(cls, tree: Any) -> Packed:

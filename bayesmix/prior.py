@@ -12,7 +12,6 @@ whose data-scaled defaults `weak_prior` computes; any other prior is a NumPyro p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,7 +22,6 @@ from bayesmix.inputs import as_count, as_points, as_weights, require_squares
 
 __all__ = ["ConjugatePrior", "counted_rows", "filled", "moments", "require_site", "weak_prior"]
 
-_FIELDS = ["concentration", "mean", "mean_count", "degrees_of_freedom", "scale"]
 # What `scale` may look like in each storage, for d features.
 _SCALE_SHAPES = {
     "full": lambda d: ((d, d),),
@@ -32,7 +30,7 @@ _SCALE_SHAPES = {
 }
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=_FIELDS, meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ConjugatePrior:
     """Dirichlet × normal–inverse-Wishart, or normal–inverse-gamma where the storage is not full.

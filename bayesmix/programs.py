@@ -11,7 +11,7 @@ a subclass, and a word for it in `model.NAMED`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax.numpy as jnp
@@ -39,8 +39,8 @@ class ProgramPrior:
 
     word: ClassVar[str]  # that the model and a posterior's attributes have for it
 
-    n_components: int
-    covariance: str
+    n_components: int = field(metadata={"static": True})
+    covariance: str = field(metadata={"static": True})
     concentration: Any
     mean: Any
     spread: Any

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = ["CODE", "NAME", "Fit", "criteria", "mixture_of"]
+
+_STATIC = {"static": True}  # to JAX: no array
 
 
 def criteria(log_likelihood: Any, classification: Any, entropy: Any, p: int, n: float) -> dict[str, Any]:
@@ -35,33 +36,7 @@ def criteria(log_likelihood: Any, classification: Any, entropy: Any, p: int, n: 
     }
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "mixture",
-        "objective",
-        "log_likelihood",
-        "classification_log_likelihood",
-        "entropy",
-        "labels",
-        "n_observations",
-        "best_visited",
-        "inertia",
-        "prior",
-        "traces",
-    ],
-    meta_fields=[
-        "method",
-        "n_steps",
-        "code",
-        "status",
-        "n_starts",
-        "n_agree",
-        "n_spurious",
-        "n_redraws",
-        "hold",
-    ],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Fit:
     """A mixture fitted to data.
@@ -104,18 +79,18 @@ class Fit:
     entropy: Any
     labels: Any
     n_observations: Any
-    method: str
-    n_steps: int
-    code: int
-    status: str
-    n_starts: int = 1
-    n_agree: int = 1
-    n_spurious: int = 0
-    n_redraws: int = 0
-    hold: tuple[str, ...] = ()
+    method: str = field(metadata=_STATIC)
+    n_steps: int = field(metadata=_STATIC)
+    code: int = field(metadata=_STATIC)
+    status: str = field(metadata=_STATIC)
+    n_starts: int = field(default=1, metadata=_STATIC)
+    n_agree: int = field(default=1, metadata=_STATIC)
+    n_spurious: int = field(default=0, metadata=_STATIC)
+    n_redraws: int = field(default=0, metadata=_STATIC)
+    hold: tuple[str, ...] = field(default=(), metadata=_STATIC)
     prior: ConjugatePrior | None = None
-    best_visited: GaussianMixture | None = field(default=None)
-    inertia: Any = field(default=None)
+    best_visited: GaussianMixture | None = None
+    inertia: Any = None
     traces: tuple[Any, ...] = ()
 
     @property
