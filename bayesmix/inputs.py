@@ -19,8 +19,8 @@ from bayesmix.frames import default_names, first_of, numbers_of, order_of, quote
 
 __all__ = [
     "Points", "are_chances", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names",
-    "as_points", "as_share", "as_tol", "as_weights", "cores", "is_number", "is_traced", "require_alike", "require_squares",
-    "to_numpy",
+    "as_points", "as_share", "as_tol", "as_weights", "cores", "is_number", "is_traced", "require_alike",
+    "require_squares", "to_numpy",
 ]  # fmt: skip
 
 
