@@ -42,7 +42,7 @@ from bayesmix.devices import double_precision
 from bayesmix.initialize import known_statistics
 from bayesmix.inputs import as_count, to_numpy
 from bayesmix.keys import as_generator, folded, key_data
-from bayesmix.labels import permuted
+from bayesmix.labels import permuted, unnamed
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import rescaled
 from bayesmix.pointwise import log_likelihoods, with_points
@@ -122,7 +122,7 @@ def log_evidence(
     which = np.arange(chains * draws).reshape(chains, draws)
     chosen = _spread_out(which[:, ::2].ravel(), n_proposals)
     stood = which[:, 1::2][:, :: max(1, -(-chains * (draws // 2) // n_draws))]
-    free = tuple(np.setdiff1d(np.arange(k), given[problem.keep]).tolist())  # clusters that no row names
+    free = tuple(np.flatnonzero(unnamed(given[problem.keep], k)).tolist())
     stand = jax.tree.map(lambda a: np.asarray(a)[stood.ravel()], inner)
     stand = permuted(stand, _labellings(len(stand.weights), k, free, generator))
     flat_z = z.reshape(chains * draws, -1)[chosen][:, problem.keep]

@@ -11,9 +11,22 @@ from bayesmix.covariance import Covariance
 from bayesmix.mixture import GaussianMixture
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
-__all__ = ["match_mixtures", "match_moments", "permuted"]
+__all__ = ["assigned", "exchangeable", "match_mixtures", "match_moments", "permuted", "unnamed"]
+
+
+def unnamed(given: Int[np.ndarray, " n"], k: int) -> Bool[np.ndarray, " k"]:
+    """Which clusters none of the rows names."""
+    return ~np.isin(np.arange(k), given)
+
+
+def exchangeable(
+    free: Bool[np.ndarray, " k"], concentration: Any, alike: np.ndarray | bool = True
+) -> Bool[np.ndarray, "k k"]:
+    """Which cluster may take which label: its own, and those that are free and equally concentrated each other's."""
+    every = np.broadcast_to(np.asarray(concentration, float), free.shape)
+    return np.eye(len(free), dtype=bool) | (free[:, None] & free & (every[:, None] == every) & alike)
 
 
 def match_moments(moments: np.ndarray, reference: np.ndarray, d: int) -> np.ndarray:
@@ -31,7 +44,9 @@ def match_moments(moments: np.ndarray, reference: np.ndarray, d: int) -> np.ndar
     return linear_sum_assignment(cost)[1]
 
 
-def match_mixtures(means: np.ndarray, covariances: np.ndarray, reference: GaussianMixture) -> np.ndarray:
+def match_mixtures(
+    means: np.ndarray, covariances: np.ndarray, reference: GaussianMixture, may: np.ndarray | None = None
+) -> np.ndarray:
     """For mixtures (b, k, d), (b, k, d, d) the order (b, k) of their clusters that is nearest to a reference.
 
     The assignment minimises the sum of the clusters' Bhattacharyya distances, which see means and covariances and no
@@ -43,13 +58,20 @@ def match_mixtures(means: np.ndarray, covariances: np.ndarray, reference: Gaussi
     squared = (away * np.linalg.solve(between, away)).sum(axis=(-2, -1))
     logs = [np.linalg.slogdet(c)[1] for c in (between, covariances, spread)]
     cost = squared / 8 + (logs[0] - (logs[1][:, None] + logs[2][:, None]) / 2) / 2
-    return assigned(cost)
+    return assigned(cost, may)
 
 
-def assigned(cost: Float[np.ndarray, "s k k"]) -> Int[np.ndarray, "s k"]:
-    """For each of many costs[target, own] the order of the clusters that costs least: order[target] = own."""
+def assigned(
+    cost: Float[np.ndarray, "s k k"], may: Bool[np.ndarray, "k k"] | None = None
+) -> Int[np.ndarray, "s k"]:
+    """For each of many costs[target, own] the order of the clusters that costs least: order[target] = own.
+
+    `may` is which cluster may take which label, if not any.
+    """
     from scipy.optimize import linear_sum_assignment
 
+    if may is not None:
+        cost = np.where(may, cost, np.inf)
     own = np.arange(cost.shape[1])
     order = np.tile(own, (len(cost), 1))
     for s in np.flatnonzero((cost.argmin(axis=2) != own).any(axis=1)):  # others are at rest

@@ -20,14 +20,14 @@ import numpy as np
 
 from bayesmix.inputs import as_name
 from bayesmix.keys import as_generator
-from bayesmix.labels import assigned, match_mixtures, permuted
+from bayesmix.labels import assigned, exchangeable, match_mixtures, permuted, unnamed
 from bayesmix.mixture import GaussianMixture
 from bayesmix.pointwise import Points, mean_in_order, mean_responsibilities, relabelling_costs, with_points
 from bayesmix.trees import flat_draws, mixtures
 
 if TYPE_CHECKING:
     import xarray
-    from jaxtyping import Int
+    from jaxtyping import Bool, Int
 
 __all__ = ["METHODS", "relabel", "relabelled"]
 
@@ -36,12 +36,13 @@ _ROWS = 2000  # rows that the relabelling looks at, at most
 
 
 class _Draws(NamedTuple):
-    """What a method sees: mixtures (s, ...), points, z (s, n), and which draw has the largest density."""
+    """What a method sees: mixtures (s, ...), points, z (s, n), which draw has the largest density, and the rule."""
 
     mixture: GaussianMixture
     points: Points
     z: Int[np.ndarray, "s n"]
     pivot: int
+    may: Bool[np.ndarray, "k k"]  # which cluster may take which label
 
 
 def _renamed(z: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -60,7 +61,7 @@ def _ecr(draws: _Draws) -> np.ndarray:
     for _ in range(_ROUNDS):
         theirs = [_bits(reference == t) for t in range(k)]
         shared = [[np.bitwise_count(a & b).sum(axis=1, dtype=np.int64) for a in own] for b in theirs]
-        order = assigned(-np.moveaxis(np.array(shared, float), 2, 0))
+        order = assigned(-np.moveaxis(np.array(shared, float), 2, 0), draws.may)
         named = _renamed(z, order)
         counts = np.stack([_how_many(named == t) for t in range(k)])
         update = counts.argmax(axis=0).astype(z.dtype)
@@ -90,7 +91,7 @@ def _stephens(draws: _Draws) -> np.ndarray:
     order = _ecr(draws)
     for _ in range(_ROUNDS):
         mean = mean_responsibilities(permuted(draws.mixture, order), draws.points)
-        new = assigned(relabelling_costs(draws.mixture, draws.points, mean).swapaxes(1, 2))
+        new = assigned(relabelling_costs(draws.mixture, draws.points, mean).swapaxes(1, 2), draws.may)
         if (new == order).all():
             break
         order = new
@@ -100,12 +101,17 @@ def _stephens(draws: _Draws) -> np.ndarray:
 def _means(draws: _Draws) -> np.ndarray:
     """Clusters matched to those of the draw with the largest density by their normal laws."""
     pivot = jax.tree.map(lambda a: a[draws.pivot], draws.mixture)
-    return match_mixtures(np.asarray(draws.mixture.means), np.asarray(draws.mixture.covariances), pivot)
+    means, covariances = np.asarray(draws.mixture.means), np.asarray(draws.mixture.covariances)
+    return match_mixtures(means, covariances, pivot, draws.may)
 
 
 def _order(draws: _Draws) -> np.ndarray:
-    """Clusters in the order of the first feature's mean."""
-    return np.argsort(np.asarray(draws.mixture.means)[..., 0], axis=1, kind="stable")
+    """Clusters in the order of the first feature's mean, among those that may exchange labels."""
+    first, group = np.asarray(draws.mixture.means)[..., 0], draws.may.argmax(axis=1)
+    order = np.tile(np.arange(len(group)), (len(first), 1))
+    for own in (np.flatnonzero(group == one) for one in np.unique(group)):
+        order[:, own] = own[np.argsort(first[:, own], axis=1, kind="stable")]
+    return order
 
 
 METHODS: dict[str, Callable[[_Draws], np.ndarray]] = {
@@ -119,7 +125,9 @@ METHODS: dict[str, Callable[[_Draws], np.ndarray]] = {
 def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
     """The same draws with their labels undone of switching.
 
-    Everything with a dimension `cluster` in the groups of draws is permuted together, and the values of z with it.
+    Everything with a dimension `cluster` in the groups of draws is permuted together, and the values of z with it. A
+    label that means something stays: that of a cluster which a known label names, or whose prior concentration is no
+    other cluster's.
 
     Args:
         posterior: from `sample_posterior`; it is not changed.
@@ -130,8 +138,9 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
 
     Returns:
         A new tree. `sample_stats` has the `permutation` (chain, draw, cluster): which of the sampler's clusters each
-        one was; the attributes of `posterior` the method, the share of draws that were permuted and a `certainty`, the
-        mean probability of a point's most probable cluster; `allocations` the responsibilities averaged over draws.
+        one was; the attributes of `posterior` the method, the share of draws that were permuted, a `certainty` (the
+        mean probability of a point's most probable cluster) and `exchangeable` (of each cluster the first with which it
+        may exchange labels); `allocations` the responsibilities averaged over draws.
 
     Raises:
         ValueError: a tree without draws, data or allocations, or a method that is not known.
@@ -148,8 +157,16 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
     return relabelled(posterior, method)
 
 
-def relabelled(posterior: xarray.DataTree, method: str, mean: np.ndarray | None = None) -> xarray.DataTree:
-    """`relabel`; `mean` is p(z | x) (n, k) averaged over the draws as they are, where it is known."""
+def relabelled(
+    posterior: xarray.DataTree,
+    method: str,
+    mean: np.ndarray | None = None,
+    alike: np.ndarray | bool = True,
+) -> xarray.DataTree:
+    """`relabel`, of clusters that the prior holds `alike` (k, k).
+
+    `mean` is p(z | x) (n, k) averaged over the draws as they are, where it is known.
+    """
     import xarray
 
     batch = mixtures(posterior)
@@ -161,7 +178,7 @@ def relabelled(posterior: xarray.DataTree, method: str, mean: np.ndarray | None 
         raise ValueError(
             f"relabel needs observed_data, allocations and sample_stats; {error} is absent"
         ) from None
-    given = posterior["observed_data"].get("given")
+    given, weight = (posterior["observed_data"].get(name) for name in ("given", "weight"))
     given = None if given is None else np.asarray(given)
     chains, draws, k = np.asarray(batch.weights).shape
     flat = flat_draws(batch)
@@ -170,8 +187,11 @@ def relabelled(posterior: xarray.DataTree, method: str, mean: np.ndarray | None 
     if len(rows) > _ROWS:
         rows = np.sort(as_generator(0).choice(len(x), _ROWS, replace=False))
     some = with_points(x[rows], flat, None if given is None else given[rows])
+    counted = slice(None) if weight is None else np.asarray(weight) > 0
+    free = np.ones(k, bool) if given is None else unnamed(given[counted], k)
+    may = exchangeable(free, posterior["posterior"].attrs.get("prior_concentration", 1), alike)
     # By `take`, which leaves each draw's in a row of memory.
-    order = METHODS[method](_Draws(flat, some, np.take(z, rows, axis=1), int(np.argmax(density))))
+    order = METHODS[method](_Draws(flat, some, np.take(z, rows, axis=1), int(np.argmax(density)), may))
     if mean is None:
         mean = mean_responsibilities(permuted(flat, order), with_points(x, flat, given))
     else:
@@ -197,6 +217,7 @@ def relabelled(posterior: xarray.DataTree, method: str, mean: np.ndarray | None 
                 "relabelling": method,
                 "share_permuted": float((order != np.arange(k)).any(axis=1).mean()),
                 "certainty": float(mean.max(axis=1).mean()),
+                "exchangeable": may.argmax(axis=1).tolist(),
             }
         groups[name] = dataset
     return xarray.DataTree.from_dict(groups)

@@ -32,8 +32,8 @@ def log_evidence(x, prior, n_components, structure="VVV"):
     return enumerate_posterior(x, prior, n_components, structure).log_evidence
 
 
-def enumerate_posterior(x, prior, n_components, structure="VVV"):
-    """`Exact`, for a structure whose covariances share everything or nothing."""
+def enumerate_posterior(x, prior, n_components, structure="VVV", given=-1):
+    """`Exact`, for a structure whose covariances share everything or nothing; `given` are known clusters, or -1."""
     x = np.asarray(x, float)
     (n, d), k = x.shape, n_components
     row = STRUCTURES[structure]
@@ -42,6 +42,7 @@ def enumerate_posterior(x, prior, n_components, structure="VVV"):
     alpha = np.broadcast_to(np.asarray(prior.concentration, float), (k,))
     kappa, m = prior.mean_count, np.asarray(prior.mean)
     z = np.array(list(itertools.product(range(k), repeat=n)))
+    z = z[((np.asarray(given) < 0) | (z == given)).all(axis=1)]
     chosen = (z[:, :, None] == np.arange(k)).astype(float)  # (allocations, n, k)
     count = chosen.sum(axis=1)
     after = kappa + count
