@@ -200,6 +200,7 @@ class MixtureModel:
             {'chain': 1, 'draw': 100, 'cluster': 2, 'feature': 1, 'feature_bis': 1}
         """
         from bayesmix.distribution import draws
+        from bayesmix.stories import read
 
         n = as_count(n, "n")
         if self.prior is None:
@@ -210,9 +211,14 @@ class MixtureModel:
         points = None if like is None else as_points(like, "like", n_features=known)
         model = self if points is None else self.resolve(points.values)
         rows = 1 if points is None else points.values.shape[0]
-        prior = model.prior if isinstance(model.prior, FixedPrior) else None
-        story = model if prior is None else story_of(self.n_components, self.covariance, None)
-        dims = prior.dims if isinstance(prior, ProgramPrior) else {}
+        k, covariance = self.n_components, self.covariance
+        dims: dict[str, Any] = {}
+        if isinstance(model.prior, FixedPrior):
+            prior, story = model.prior, story_of(k, covariance, None)
+            dims |= prior.dims if isinstance(prior, ProgramPrior) else {}
+        else:
+            prior, (mark, dims) = None, read(model.parameters, k)
+            story = story_of(k, covariance, model.prior, mark)
         with double_precision():
             keys = jax.random.split(as_key(key), n)
             shown = None if prior is None else tuple(dims)
@@ -298,7 +304,16 @@ def _checked(mixture: Any, k: int, structure: str) -> GaussianMixture:
     return mixture
 
 
+def story_of(n_components: int, covariance: str, program: Any, mark: str = "") -> MixtureModel:
+    """One object for all models of a kind, so that they share compiled code; fixed priors are passed beside it.
+
+    Programs are of a kind if their marks are the same (`stories.read`): what compiles next traces this one.
+    """
+    story = _story(n_components, covariance, mark)
+    object.__setattr__(story, "prior", program)
+    return story
+
+
 @lru_cache(maxsize=64)  # programs may hold a user's data
-def story_of(n_components: int, covariance: str, program: Any) -> MixtureModel:
-    """One object for all models of a kind, so that they share compiled code; fixed priors are passed beside it."""
-    return MixtureModel(n_components, covariance, program)
+def _story(n_components: int, covariance: str, mark: str) -> MixtureModel:
+    return MixtureModel(n_components, covariance)

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpyro
 from numpyro import handlers
-from numpyro.distributions import biject_to
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
@@ -30,6 +29,7 @@ from bayesmix.model import MixtureModel
 from bayesmix.observations import Observations
 from bayesmix.programs import FixedPrior
 from bayesmix.statistics import Statistics, expected_log_joint, summarize
+from bayesmix.stories import is_free, on_blanks, unconstrained_shape
 
 if TYPE_CHECKING:
     from jaxtyping import Array
@@ -158,10 +158,6 @@ def unconstrained(model: MixtureModel, evidence: Evidence, sites: dict[str, Any]
     return jax.vmap(lambda values: unconstrain_fn(under._parameters, (), {}, values))(sites)
 
 
-def _is_free(site: dict[str, Any]) -> bool:
-    return site["type"] == "sample" and not site["is_observed"]
-
-
 @partial(jax.jit, static_argnums=0)
 def prior_points(model: MixtureModel, evidence: Evidence, keys: Array) -> dict[str, Array]:
     """Draws of the prior, as unconstrained points (draws, ...)."""
@@ -170,7 +166,7 @@ def prior_points(model: MixtureModel, evidence: Evidence, keys: Array) -> dict[s
     def one(key: Array) -> dict[str, Array]:
         with handlers.trace() as sites, handlers.seed(rng_seed=key):
             under._parameters()
-        drawn = {name: site["value"] for name, site in sites.items() if _is_free(site)}
+        drawn = {name: site["value"] for name, site in sites.items() if is_free(site)}
         return unconstrain_fn(under._parameters, (), {}, drawn)
 
     return jax.lax.map(one, keys)
@@ -180,15 +176,10 @@ def blank_points(model: MixtureModel, evidence: Evidence, n: int) -> dict[str, j
     """What has the shapes of n unconstrained points: the program is run on blanks, and draws nothing."""
     shapes = {}
 
-    def blank(site: dict[str, Any]) -> Any:
-        return jnp.zeros(site["fn"].shape()) if _is_free(site) else None
-
     def run(evidence: Evidence) -> None:
-        with handlers.seed(rng_seed=0), handlers.trace() as sites, handlers.substitute(substitute_fn=blank):
-            _under(model, evidence)._parameters()
-        for name, site in sites.items():
-            if _is_free(site):
-                shapes[name] = biject_to(site["fn"].support).inverse_shape(site["fn"].shape())
+        for name, site in on_blanks(_under(model, evidence)._parameters).items():
+            if is_free(site):
+                shapes[name] = unconstrained_shape(site)
 
     jax.eval_shape(run, evidence)
     return {name: jax.ShapeDtypeStruct((n, *shape), float) for name, shape in shapes.items()}

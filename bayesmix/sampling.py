@@ -156,7 +156,10 @@ def sample_posterior(
     if method == "gibbs":
         problem.whole("gibbs draws a whole number of allocations", "use method='nuts'")
     given = _given(labels, len(problem.points), k)
+    from bayesmix.stories import Reading, read
+
     known = _attributes(model, prior, method, key, n_warmup) | {"thinning": thinning}
+    reading = Reading("", {}) if prior is not None else read(resolved.parameters, k)
     # Before anything is computed.
     kept = Checkpoint.at(
         checkpoint,
@@ -167,9 +170,7 @@ def sample_posterior(
             "labels": fingerprint(given),
             "n_components": k,
             "covariance": structure,
-            "prior": fingerprint(prior)
-            if prior is not None
-            else getattr(resolved.prior, "__qualname__", "program"),
+            "prior": reading.mark if prior is None else fingerprint(prior),
             "init": "none" if init is None else fingerprint(init),
             "method": method,
             "key": known["key"],
@@ -196,7 +197,7 @@ def sample_posterior(
     from bayesmix.draws import draws_of, posterior_tree, tree_calls
 
     evidence = evidence_of(resolved, problem, prior, given[problem.keep])
-    story = story_of(k, structure, resolved.prior if prior is None else None)
+    story = story_of(k, structure, resolved.prior if prior is None else None, reading.mark)
     counts = bool((problem.w != 1).any())
     plan = Plan(
         method,

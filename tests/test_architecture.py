@@ -35,7 +35,7 @@ LAYERS = (
     ("assignments", "distribution", "programs", "results", "initialize", "labels", "penalty", "greedy"),
     ("hierarchical", "lkj", "conjugate", "archives", "given"),
     ("stores",),
-    ("files",),
+    ("files", "stories"),
     ("model",),
     ("replicates", "gibbs", "potential", "quantities", "clustering"),
     ("discrepancy", "chains", "approximations", "diagnosis"),
@@ -98,7 +98,16 @@ LIGHT = {"__future__", "jax", "numpy", "bayesmix"}
 # Modules whose top may import more, because they are themselves loaded only where they are used.
 HEAVY_TOPS = {
     name: {"numpyro"}
-    for name in ("supports", "laws", "distribution", "gibbs", "potential", "chains", "approximations")
+    for name in (
+        "supports",
+        "laws",
+        "distribution",
+        "stories",
+        "gibbs",
+        "potential",
+        "chains",
+        "approximations",
+    )
 }
 for library, folder in (("typer", "cli"), ("sklearn", "sklearn")):
     HEAVY_TOPS |= {name: {library} for name in RANK if name.partition(".")[0] == folder}

@@ -1,7 +1,7 @@
 """Hierarchical and LKJ priors: the laws of their sites by SciPy, moments, equivariance, and posteriors known elsewhere."""
 
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import arviz as az
 import jax
@@ -192,6 +192,89 @@ def test_blank_points_have_the_shapes_of_draws_of_the_prior(structure, prior):
             drawn = {name: leaf.shape for name, leaf in of.items()}
     assert {name: leaf.shape for name, leaf in blank.items()} == drawn
     assert {leaf.dtype for leaf in blank.values()} == {np.dtype(np.float64)}
+
+
+SPREAD = 5.0  # that programs read
+
+
+def means_of(spread, high=9.0):
+    """A program's lines, of three clusters."""
+    import numpyro
+    import numpyro.distributions as dist
+
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
+    with numpyro.plate("cluster", 3):
+        m = numpyro.sample("m", dist.Normal(jnp.zeros(3), spread))
+        deviation = numpyro.sample("deviation", dist.Uniform(0.0, high))
+    return bm.GaussianMixture(weights, m[:, None], Covariance(deviation**2, "V"))
+
+
+@dataclass
+class Spread:
+    """Equal where its numbers are, so that it has no hash."""
+
+    spread: float
+
+    def __call__(self):
+        return means_of(self.spread)
+
+
+def with_table(table):
+    """A program that holds data, of which it shows a number."""
+    import numpyro
+
+    def program():
+        numpyro.deterministic("shown", jnp.asarray(table)[7])
+        return means_of(jnp.asarray(table).mean())
+
+    return program
+
+
+def test_the_mark_of_a_program_is_what_it_says():
+    from bayesmix.stories import read
+
+    def mark(program):
+        return read(bm.MixtureModel(3, "V", program).parameters, 3).mark
+
+    global SPREAD
+    table, own = np.linspace(1.0, 9.0, 3000), Spread(SPREAD)
+    same = mark(lambda: means_of(SPREAD)), mark(partial(means_of, 5.0)), mark(own), mark(Spread(5.0))
+    assert len(set(same)) == 1
+    one, again = mark(with_table(table)), mark(with_table(table.copy()))
+    assert one == again
+    own.spread = SPREAD = 5.0 + 1e-9
+    other = mark(own)
+    assert mark(lambda: means_of(SPREAD)) == other
+    SPREAD = 5.0
+    table[[7, 8]] = table[[8, 7]]
+    others = mark(partial(means_of, 5.0, 8.0)), mark(with_table(table))
+    assert len({same[0], one, other, *others}) == 5
+
+
+def test_a_program_that_changed_is_another(tmp_path):
+    """And one that says the same is the same, whatever object it is: nothing is compiled."""
+    from bayesmix import chains
+
+    x = np.random.default_rng(0).normal(size=20)
+    options = {"key": 0, "n_chains": 1, "n_warmup": 100, "n_draws": 100, "relabelling": None}
+
+    def size_of_means(program, **more):
+        tree = bm.sample_posterior(bm.MixtureModel(3, "V", program), x, **options, **more)
+        return np.abs(tree["posterior"]["m"].values).mean()
+
+    prior, file = Spread(5.0), tmp_path / "chains"
+    wide = size_of_means(prior, checkpoint=file)
+    before = chains._begin._cache_size(), chains._advance._cache_size()
+    assert size_of_means(Spread(5.0), checkpoint=file) == size_of_means(Spread(5.0)) == wide > 0.1
+    assert (chains._begin._cache_size(), chains._advance._cache_size()) == before
+    prior.spread = 0.01
+    assert size_of_means(prior) < 0.02
+    with pytest.raises(ValueError, match="the checkpoint of another sample_posterior: prior differs"):
+        size_of_means(prior, checkpoint=file)
+    model = bm.MixtureModel(3, "V", prior)
+    narrow = model.prior_predictive(100, key=0)["prior"]["m"].values.std()
+    prior.spread = 5.0
+    assert narrow < 0.02 < 1 < model.prior_predictive(100, key=0)["prior"]["m"].values.std()
 
 
 def test_a_thin_draw_of_the_rate_keeps_its_digits():
