@@ -5,6 +5,7 @@ This module imports NumPyro; import it where it is used.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
@@ -110,6 +111,7 @@ def posterior_tree(
     prior: FixedPrior | None,
     mixture: GaussianMixture,
     sites: dict[str, np.ndarray],
+    site_dims: Mapping[str, Sequence[str | None]],
     record: dict[str, np.ndarray],
     key: Any,
     pointwise: bool | None,
@@ -134,8 +136,7 @@ def posterior_tree(
     shape = (chains, draws)
     if "n_steps" in record:
         record["tree_depth"] = np.ceil(np.log2(record["n_steps"] / plan.thinning + 1)).astype(int)
-    dims = prior.dims if isinstance(prior, ProgramPrior) else {}
-    tree = mixture_tree(mixture, {"lp": lp.reshape(shape), **record}, {}, sites, dims)
+    tree = mixture_tree(mixture, {"lp": lp.reshape(shape), **record}, {}, sites, site_dims)
     names = list(problem.names)
     coords = {"obs_id": np.arange(n), "feature": names, "cluster": np.arange(k)}
 

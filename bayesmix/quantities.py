@@ -86,9 +86,11 @@ def parameters(posterior: xarray.DataTree) -> dict[str, Float[np.ndarray, "chain
     """Every number of every parameter, by its coordinates: "means[0, waiting]".
 
     Of a symmetric matrix each pair once, of a covariance that clusters share the first cluster's, and no cell that is
-    zero by its structure.
+    zero by its structure. Where draws of a program were permuted, sites that were not permuted with them are left out.
     """
     dataset = posterior["posterior"].to_dataset()
+    if dataset.attrs.get("prior") == "program" and dataset.attrs.get("share_permuted", 0) > 0:
+        dataset = dataset[[name for name, values in dataset.data_vars.items() if "cluster" in values.dims]]
     row = structure_of(dataset.attrs["covariance"], dataset.sizes["feature"])
     out = {}
     for name, variable in dataset.data_vars.items():

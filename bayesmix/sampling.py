@@ -27,6 +27,7 @@ from bayesmix.passes import is_few
 from bayesmix.prior import ConjugatePrior, require_site, weak_prior
 from bayesmix.problem import Problem, prepare
 from bayesmix.programs import FixedPrior, ProgramPrior
+from bayesmix.trees import flat_draws
 
 if TYPE_CHECKING:
     import xarray
@@ -77,7 +78,8 @@ def sample_posterior(
         init: mixtures to start from, one or one a chain, in the data's units. By default the distinct clean optima of
             the posterior within 10 nats of the best, moved a little where one serves several chains; under a
             hierarchical or LKJ prior those of `weak_prior`, under a program the best of draws from it.
-        relabelling: a method of `relabel`, or `None` to leave the labels as they come.
+        relabelling: a method of `relabel`, or `None` to leave the labels as they come. Under a program only clusters
+            that it holds alike exchange labels: `exchangeable` in the attributes.
         pointwise: whether to keep the log-likelihood of each point; by default if it has at most 10⁸ numbers.
         predictive: whether to draw as many new points from each draw: `posterior_predictive`, and their clusters
             `z_predictive` in `allocations`, since ArviZ plots all that is predictive.
@@ -156,7 +158,7 @@ def sample_posterior(
     if method == "gibbs":
         problem.whole("gibbs draws a whole number of allocations", "use method='nuts'")
     given = _given(labels, len(problem.points), k)
-    from bayesmix.stories import Reading, read
+    from bayesmix.stories import Reading, alike, read
 
     known = _attributes(model, prior, method, key, n_warmup) | {"thinning": thinning}
     reading = Reading("", {}) if prior is not None else read(resolved.parameters, k)
@@ -242,13 +244,17 @@ def sample_posterior(
                 stacklevel=3,
             )
     mixture, sites = draws_of(plan, evidence, problem, raw)
+    dims = prior.dims if isinstance(prior, ProgramPrior) else reading.dims
     tree, mean = posterior_tree(
-        plan, evidence, problem, given, prior, mixture, sites, record, key, pointwise, predictive
+        plan, evidence, problem, given, prior, mixture, sites, dims, record, key, pointwise, predictive
     )
     tree["posterior"].attrs |= known
     if not isinstance(prior, ConjugatePrior):
         _warn_of_collapse(mixture, problem)
-    return tree if relabelling is None or k == 1 else switching.relabelled(tree, relabelling, mean)
+    if relabelling is None or k == 1:
+        return tree
+    same = prior is not None or alike(story.parameters, k, flat_draws(sites))
+    return switching.relabelled(tree, relabelling, mean, same)
 
 
 def _problem(k: int, structure: str, x: Any, sample_weight: Any, prior: ConjugatePrior | None) -> Problem:

@@ -33,7 +33,7 @@ def mixture_tree(
     stats: Mapping[str, np.ndarray],
     attributes: Mapping[str, Any],
     sites: Mapping[str, np.ndarray] | None = None,
-    dims: Mapping[str, Sequence[str]] | None = None,
+    dims: Mapping[str, Sequence[str | None]] | None = None,
 ) -> xarray.DataTree:
     """A tree out of a batch of mixtures (chain, draw, ...), numbers (chain, draw) of each, and other parameters.
 
@@ -70,7 +70,7 @@ def prior_tree(
     sites: Mapping[str, Any],
     drawn: Mapping[str, Any],
     names: tuple[str, ...],
-    dims: Mapping[str, Sequence[str]],
+    dims: Mapping[str, Sequence[str | None]],
 ) -> xarray.DataTree:
     """Mixtures (draw, ...), other parameters, and x and z drawn from them, as the groups of a prior."""
     import numpyro

@@ -17,6 +17,7 @@ from scipy import special, stats
 import bayesmix as bm
 from bayesmix.covariance import STRUCTURES, Covariance
 from bayesmix.inputs import to_numpy
+from bayesmix.quantities import parameters
 
 FAITHFUL = bm.datasets.load("old_faithful").to_numpy(dtype=float)
 IRIS = bm.datasets.load("iris").iloc[:, :3].to_numpy(dtype=float)
@@ -275,6 +276,120 @@ def test_a_program_that_changed_is_another(tmp_path):
     narrow = model.prior_predictive(100, key=0)["prior"]["m"].values.std()
     prior.spread = 5.0
     assert narrow < 0.02 < 1 < model.prior_predictive(100, key=0)["prior"]["m"].values.std()
+
+
+def alone(concentration=(1.0, 1.0, 1.0), spread=5.0, ordered=False, factor=False):
+    """A program whose sites are in no plate."""
+    import numpyro
+    import numpyro.distributions as dist
+
+    weights = numpyro.sample("w", dist.Dirichlet(jnp.asarray(concentration)))
+    law = dist.Normal(0.0, jnp.broadcast_to(jnp.asarray(spread), (3,))).to_event(1)
+    law = dist.TransformedDistribution(law, dist.transforms.OrderedTransform()) if ordered else law
+    m = numpyro.sample("m", law)
+    if factor:
+        numpyro.factor("order", jnp.where(jnp.all(jnp.diff(m) > 0), 0.0, -jnp.inf))
+    shared = numpyro.sample("deviation", dist.HalfNormal(2.0))
+    return bm.GaussianMixture(weights, m[:, None], Covariance(shared[None] ** 2, "E"))
+
+
+def as_many_features():
+    """As many features as clusters, each with a scale of its own."""
+    import numpyro
+    import numpyro.distributions as dist
+
+    with numpyro.plate("feature", 3):
+        scale = numpyro.sample("scale", dist.Gamma(2.0, jnp.array([1.0, 2.0, 3.0])))
+    with numpyro.plate("cluster", 3):
+        m = numpyro.sample("m", dist.Normal(jnp.zeros(3), scale).to_event(1))
+        size = numpyro.sample("size", dist.Gamma(2.0, 1.0))
+    return bm.GaussianMixture(size / size.sum(), m, Covariance(scale[None] ** 2, "EEI"))
+
+
+def share(a, b):
+    """Two clusters, of which the first has a share of its own."""
+    import numpyro
+    import numpyro.distributions as dist
+
+    p = numpyro.sample("p", dist.Beta(a, b))
+    with numpyro.plate("cluster", 2):
+        m = numpyro.sample("m", dist.Normal(0.0, 3.0))
+    return bm.GaussianMixture(jnp.stack([p, 1 - p]), m[:, None], Covariance(jnp.ones(1), "E"))
+
+
+ALIKE = {
+    "in a plate": ("V", partial(means_of, 5.0), [0, 0, 0]),
+    "in no plate": ("E", alone, [0, 0, 0]),
+    "another spread": ("E", partial(alone, spread=[5.0, 1.0, 5.0]), [0, 1, 0]),
+    "another concentration": ("E", partial(alone, concentration=[2.0, 1.0, 1.0]), [0, 1, 1]),
+    "ordered by a transform": ("E", partial(alone, ordered=True), [0, 1, 2]),
+    "ordered by a factor": ("E", partial(alone, factor=True), [0, 1, 2]),
+    "ordered, improper": ("V", ordered_program, [0, 1, 2]),
+    "as many features": ("EEI", as_many_features, [0, 0, 0]),
+    "a share": ("E", partial(share, 2.0, 2.0), [0, 0]),
+    "a larger share": ("E", partial(share, 3.0, 2.0), [0, 1]),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_clusters_are_alike_where_the_program_says_so(case):
+    from numpyro.infer.util import constrain_fn
+
+    from bayesmix.potential import Evidence, blank_points
+    from bayesmix.stories import alike
+
+    structure, program, expected = ALIKE[case]
+    k = len(expected)
+    model, rng = bm.MixtureModel(k, structure, program), np.random.default_rng(0)
+    with jax.enable_x64(True):
+        shapes = blank_points(model, Evidence(None, None, None, np.zeros(2), np.ones(2)), 1)
+        points = [{name: rng.normal(size=a.shape[1:]) for name, a in shapes.items()} for _ in range(9)]
+        if case == "ordered by a factor":
+            points = [point | {"m": np.sort(point["m"])} for point in points]
+        drawn = [to_numpy(constrain_fn(program, (), {}, point)) for point in points]
+    sites = {name: np.stack([values[name] for values in drawn]) for name in shapes}
+    assert alike(model.parameters, k, sites).argmax(axis=1).tolist() == expected
+
+
+def two(ordered):
+    """Two clusters, with a spread of their means; in order or in a plate."""
+    import numpyro
+    import numpyro.distributions as dist
+
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+    spread = numpyro.sample("spread", dist.LogNormal(1.0, 0.3))
+    with numpyro.plate("cluster", 2):
+        deviation = numpyro.sample("deviation", dist.LogNormal(0.0, 0.5))
+        if not ordered:
+            m = numpyro.sample("m", dist.Normal(0.0, spread))
+    if ordered:
+        law = dist.Normal(0.0, spread).expand([2]).to_event(1)
+        m = numpyro.sample("m", dist.TransformedDistribution(law, dist.transforms.OrderedTransform()))
+    return bm.GaussianMixture(weights, m[:, None], Covariance(deviation**2, "V"))
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_labels_are_undone_where_the_program_holds_clusters_alike(ordered):
+    """And sites of the plate `cluster` with them; those that are not are not judged."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-1.5, 1, 30), rng.normal(1.5, 1, 30)])
+    model = bm.MixtureModel(2, "V", partial(two, ordered))
+    tree = bm.sample_posterior(model, x, key=1, n_warmup=300, n_draws=300)
+    of, judged = tree["posterior"], parameters(tree)
+    means = of["means"].values[..., 0]
+    assert of["deviation"].dims == ("chain", "draw", "cluster")
+    assert_allclose(of["deviation"].values ** 2, of["covariances"].values[..., 0, 0])
+    assert_allclose(of["m"].values, means)
+    if ordered:
+        assert of.attrs["exchangeable"] == [0, 1]
+        assert (np.diff(means) > 0).all()
+        assert {"spread", "m[0]", "deviation[1]"} <= set(judged)
+    else:
+        assert of.attrs["exchangeable"] == [0, 0]
+        assert of.attrs["share_permuted"] > 0.1
+        assert {"m[0]", "deviation[1]"} <= set(judged)
+        assert "spread" not in judged
+        assert np.ptp(means.mean(axis=1), axis=0).max() < 0.5
 
 
 def test_a_thin_draw_of_the_rate_keeps_its_digits():
