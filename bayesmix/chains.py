@@ -55,6 +55,7 @@ _FIELDS: dict[str, dict[str, str]] = {
         "num_steps": "n_steps",
         "accept_prob": "acceptance_rate",
         "adapt_state.step_size": "step_size",
+        "mean_accept_prob": "squared_energy_change",  # see `_Strides`
     },
     "gibbs": {},
 }
@@ -100,7 +101,11 @@ def _is_simple(plan: Plan, evidence: Evidence) -> bool:
 
 
 class _Strides(NUTS):
-    """NumPyro's, so many transitions a step; what is said of a step is said of all of them, but for the energy."""
+    """NumPyro's, so many transitions a step; what is said of a step is said of all of them, but for the energy.
+
+    How far a transition moved the energy, squared, and averaged over a step, takes the place of a running mean that
+    NumPyro keeps for its progress bar.
+    """
 
     def __init__(self, transitions: int, **options: Any) -> None:
         super().__init__(**options)
@@ -108,20 +113,25 @@ class _Strides(NUTS):
 
     def sample(self, state: Any, model_args: tuple, model_kwargs: dict) -> Any:
         one = super().sample
+
+        def moved(old: Any, new: Any) -> Any:
+            return jnp.square(new.energy - old.energy) / self._transitions
+
         if self._transitions == 1:
-            return one(state, model_args, model_kwargs)
+            new = one(state, model_args, model_kwargs)
+            return new._replace(mean_accept_prob=moved(state, new))
 
         def more(_: Any, state: Any) -> Any:
             new = one(state, model_args, model_kwargs)
             return new._replace(
                 num_steps=state.num_steps + new.num_steps,
                 accept_prob=state.accept_prob + new.accept_prob / self._transitions,
+                mean_accept_prob=state.mean_accept_prob + moved(state, new),
                 diverging=state.diverging | new.diverging,
             )
 
-        blank = {
-            name: jnp.zeros_like(getattr(state, name)) for name in ("num_steps", "accept_prob", "diverging")
-        }
+        added = ("num_steps", "accept_prob", "mean_accept_prob", "diverging")
+        blank = {name: jnp.zeros_like(getattr(state, name)) for name in added}
         return jax.lax.fori_loop(0, self._transitions, more, state._replace(**blank))
 
 

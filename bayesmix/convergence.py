@@ -2,7 +2,7 @@
 
     R-hat       spread of all draws over that within chains, on ranks; above 1.01 chains disagree
     ESS         how many independent draws the mean (bulk) and the 5% and 95% quantiles (tail) are worth; 100 a chain
-    E-BFMI      how far the energy moves in a step relative to its spread; under 0.3 NUTS explores it badly
+    E-BFMI      how far the energy moves in a transition relative to its spread; under 0.3 NUTS explores it badly
 
 References:
     Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and localization: an improved
@@ -113,10 +113,11 @@ def sampler_rows(stats: dict[str, Float[np.ndarray, "chain draw"]]) -> list[Row]
         advice = "steps are too short for the way to go; warm up for longer"
         long = stats["tree_depth"] >= _DEPTH
         rows.append(_share("share of full trees", long, f"trees reached depth {_DEPTH}: {advice}"))
-    if "energy" in stats:
-        from arviz_stats.sampling_diagnostics import bfmi
-
-        each = np.asarray(bfmi(stats["energy"], chain_axis=0, draw_axis=1))
+    if "energy" in stats and draws > 1:
+        energy = stats["energy"]
+        # Of every transition, where one draw is kept of several: from draw to draw the energy moves further.
+        moved = stats.get("squared_energy_change", np.square(np.diff(energy, axis=1)))
+        each = moved.mean(axis=1) / energy.var(axis=1, ddof=1)
         low = (
             f"E-BFMI {each.min():.2f} of chain {each.argmin()} below {_E_BFMI}: heavy tails are explored badly; run "
             "longer, or with a tighter prior"

@@ -88,7 +88,8 @@ def sample_posterior(
             labelling in which they begin.
         thinning: "nuts" and "gibbs": steps a draw, of which the last is kept; by default two and three, because with
             few points a step takes less time than what is said of each draw. `sample_stats` says of all of them
-            together how many gradients they took (`n_steps`), and whether one diverged.
+            together how many gradients they took (`n_steps`), whether one diverged, and the mean square of the change
+            of energy (`squared_energy_change`).
         target_accept: "nuts": acceptance rate that the step size is tuned to.
         checkpoint: "nuts" and "gibbs": a file that says how far the chains have come, written as they go on; the same
             call with the same file goes on from there, to the same draws.

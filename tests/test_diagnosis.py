@@ -245,6 +245,21 @@ def test_what_nuts_recorded_is_read():
     assert len(found.complaints) == 3
 
 
+def test_energies_are_judged_by_transition_however_few_are_kept():
+    """Those of a slow chain, of which every fourth draw is kept."""
+    rng, tree = np.random.default_rng(0), synthetic(k=1)
+    energy = rng.normal(size=(4, 801))
+    for i in range(1, 801):
+        energy[:, i] = 0.9 * energy[:, i - 1] + np.sqrt(1 - 0.9**2) * energy[:, i]
+    change = np.square(np.diff(energy)).reshape(4, 200, 4).mean(axis=2)
+    recorded = {"energy": energy[:, 4::4], "squared_energy_change": change}
+    of = {name: (("chain", "draw"), values) for name, values in recorded.items()}
+    tree["sample_stats"] = xarray.DataTree(tree["sample_stats"].to_dataset().assign(of))
+    row = rows_of(bm.diagnose(tree), "sampler").loc["least E-BFMI"]
+    assert row["mean"] == pytest.approx(2 * (1 - 0.9), abs=0.05)
+    assert "below 0.3" in row["verdict"]
+
+
 def test_one_cluster_has_constant_weights_and_no_labels():
     found = bm.diagnose(synthetic(k=1))
     assert found.fine

@@ -357,6 +357,10 @@ def test_thinning_keeps_the_last_of_so_many_steps(method):
         assert_allclose(of["n_steps"], three["n_steps"].sum(axis=2))
         assert_allclose(of["acceptance_rate"], three["acceptance_rate"].mean(axis=2), rtol=1e-9)
         assert_allclose(of["energy"], three["energy"][:, :, 2], rtol=1e-9)
+        change = np.square(np.diff(steps["energy"].values))
+        assert_allclose(steps["squared_energy_change"][:, 1:], change, rtol=1e-9)
+        moved = change[:, 2:].reshape(2, 19, 3).mean(axis=2)
+        assert_allclose(of["squared_energy_change"][:, 1:], moved, rtol=1e-9)
 
 
 def test_a_divergence_between_draws_is_told():
