@@ -42,6 +42,7 @@ __all__ = ["APPROXIMATIONS", "approximate"]
 _CHUNK = 200  # steps a call: the progress bar moves by as many
 _PARTICLES = 8
 _TRUSTED = 0.7  # Pareto k
+_FEWEST = 25  # draws of which the largest fifth has five, that a tail can be fitted to
 
 Point = dict[str, Any]
 
@@ -179,7 +180,7 @@ def approximate(
 
     Returns:
         Unconstrained points (chains, draws, ...); `log_weight` (chains, draws), the log of the posterior over the
-        approximation, up to a constant; and their Pareto k.
+        approximation, up to a constant; and their Pareto k, NaN of fewer than 25.
 
     Raises:
         ValueError: there is no such approximation, with the reason.
@@ -200,7 +201,10 @@ def approximate(
         -(standard**2).sum(axis=1) / 2 - np.linalg.slogdet(factor)[1] - mean.size / 2 * math.log(2 * math.pi)
     )
     weight = np.where(np.isfinite(energy), -energy - log_q, -np.inf)
-    pareto = float(np.asarray(psis(weight)[1])) if np.isfinite(weight).all() else math.inf
+    if count < _FEWEST:
+        pareto = math.nan
+    else:  # ArviZ takes minus the log weights, as those of leave-one-out are minus log-likelihoods
+        pareto = float(np.asarray(psis(-weight)[1])) if np.isfinite(weight).all() else math.inf
     if pareto > _TRUSTED:
         warnings.warn(
             f"the Pareto k of {method!r} is {pareto:.2f}, above {_TRUSTED}: the normal approximation misses a part of "

@@ -6,6 +6,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpy.testing import assert_allclose
+from scipy import stats
 
 import bayesmix as bm
 from bayesmix.covariance import Covariance
@@ -74,12 +75,24 @@ def test_laplace_is_refused_where_the_hessian_is_not_positive_definite():
 
 
 def test_a_poor_approximation_says_so():
-    """Eight points: the posterior is far from normal."""
-    model = bm.MixtureModel(2, "V", prior="weak")
+    """Eight points under a prior with a scale of its own: the posterior is far from normal."""
+    model = bm.MixtureModel(2, "V", prior="hierarchical")
     x = np.random.default_rng(1).normal(size=8)
     with pytest.warns(UserWarning, match=r"the Pareto k of 'laplace' is .*above 0.7"):
         tree = bm.sample_posterior(model, x, key=0, method="laplace", n_draws=500)
-    assert tree["posterior"].attrs["pareto_k"] > 0.7
+    # Of the largest weights, not the smallest.
+    weight = np.sort(np.exp(tree["sample_stats"]["log_weight"].values.ravel()))
+    tail = int(3 * np.sqrt(weight.size))
+    shape = stats.genpareto.fit(weight[-tail:] - weight[-tail - 1], floc=0)[0]
+    assert tree["posterior"].attrs["pareto_k"] == pytest.approx(shape, abs=0.15)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("n_draws", [1, 24])
+def test_of_few_draws_nothing_is_said_of_the_tail(method, n_draws):
+    model, options = bm.MixtureModel(2, "V", prior="weak"), {"key": 0, "n_chains": 1, "n_warmup": 50}
+    tree = bm.sample_posterior(model, sample(), method=method, n_draws=n_draws, **options)
+    assert np.isnan(tree["posterior"].attrs["pareto_k"])
 
 
 def test_vi_needs_a_step():
