@@ -59,6 +59,9 @@ __all__ = ["LogEvidence", "log_evidence"]
 
 _MOST_CLUSTERS = 10  # the sum over labellings costs 2^k k² a pair of draws
 _ROUNDS = 1000
+_FEWEST = (
+    8  # draws a chain: the bridge stands on half of them, and ArviZ counts effective draws of four or more
+)
 
 
 class LogEvidence(NamedTuple):
@@ -91,7 +94,7 @@ def log_evidence(
 
     Raises:
         ValueError: a tree that `sample_posterior` did not make, a prior that is not conjugate (compare by LOO
-            instead), more than 10 clusters, or fewer than 100 draws.
+            instead), more than 10 clusters, fewer than 100 draws, or of a chain fewer than 8.
 
     References:
         Frühwirth-Schnatter (2004), Econometrics Journal 7, section 4.
@@ -112,8 +115,11 @@ def log_evidence(
             f"the evidence sums over all labellings, which is done for at most {_MOST_CLUSTERS} clusters; the "
             f"posterior has {k}: compare by LOO"
         )
-    if chains * draws < 100:
-        raise ValueError(f"the evidence needs at least 100 draws; the posterior has {chains * draws}")
+    if chains * draws < 100 or draws < _FEWEST:
+        raise ValueError(
+            f"the evidence needs at least 100 draws, and {_FEWEST} of each chain; the posterior has {chains * draws}, "
+            f"{draws} of each: run longer"
+        )
     problem, prior, given = _problem(posterior, mixture)
     z = np.asarray(posterior["allocations"]["z"])
     inner = problem.units.enter(flat_draws(mixture))
@@ -121,7 +127,7 @@ def log_evidence(
     # Even draws of every chain make the proposal, odd ones are what the bridge stands on.
     which = np.arange(chains * draws).reshape(chains, draws)
     chosen = _spread_out(which[:, ::2].ravel(), n_proposals)
-    stood = which[:, 1::2][:, :: max(1, -(-chains * (draws // 2) // n_draws))]
+    stood = which[:, 1::2][:, :: max(1, min(draws // _FEWEST, -(-chains * (draws // 2) // n_draws)))]
     free = tuple(np.flatnonzero(unnamed(given[problem.keep], k)).tolist())
     stand = jax.tree.map(lambda a: np.asarray(a)[stood.ravel()], inner)
     stand = permuted(stand, _labellings(len(stand.weights), k, free, generator))

@@ -138,12 +138,28 @@ def test_what_has_no_evidence_is_refused():
     tree = bm.sample_posterior(
         bm.MixtureModel(1, "V", "weak"), x, key=0, method="gibbs", n_draws=10, n_chains=2
     )
-    with pytest.raises(ValueError, match="at least 100 draws; the posterior has 20"):
+    with pytest.raises(ValueError, match="100 draws, and 8 of each chain; the posterior has 20, 10 of"):
         bm.log_evidence(tree, key=0)
     tree["posterior"].attrs["prior"] = "lkj"
     tree = tree.isel(draw=np.zeros(100, int))
     with pytest.raises(ValueError, match="under a conjugate prior"):
         bm.log_evidence(tree, key=0)
+
+
+@pytest.mark.filterwarnings("ignore:Found chain dimension")
+@pytest.mark.parametrize(("chains", "draws"), [(100, 1), (50, 2), (15, 7), (300, 8)])
+def test_many_short_chains_are_enough_or_refused(chains, draws):
+    model = bm.MixtureModel(2, "V", "weak")
+    options = {"key": 0, "method": "gibbs", "n_warmup": 200}
+    x = np.random.default_rng(0).normal(size=12)
+    tree = bm.sample_posterior(model, x, n_chains=chains, n_draws=draws, **options)
+    if draws < 8:
+        with pytest.raises(ValueError, match=f"8 of each chain; the posterior has .*, {draws} of each"):
+            bm.log_evidence(tree, key=0)
+    else:
+        short = bm.log_evidence(tree, key=0)
+        long = bm.log_evidence(bm.sample_posterior(model, x, n_draws=1200, **options), key=0)
+        assert abs(short.value - long.value) < 4 * np.hypot(short.standard_error, long.standard_error) < 0.2
 
 
 def enumerated(x, prior, k, alpha, given):
