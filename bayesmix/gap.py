@@ -25,7 +25,8 @@ from bayesmix.interrupts import patient
 from bayesmix.keys import as_generator
 from bayesmix.limit import kmeans
 from bayesmix.progress import Progress
-from bayesmix.results import NAME, Fit
+from bayesmix.results import Fit
+from bayesmix.status import NAME
 
 if TYPE_CHECKING:
     import pandas

@@ -46,7 +46,8 @@ def kmeans(
         x: data (n, d), or (n,) for one feature.
         n_components: the number of clusters k.
         n_starts: how many starts, 10 by default; the smallest inertia wins.
-        init: "k-means++" (default), "random", means (k, d), labels (n,) or a `GaussianMixture`.
+        init: "k-means++" (default) or "random", both from 131,072 rows at most; means (k, d), labels (n,) or a
+            `GaussianMixture`.
         sample_weight: (n,); an integer weight is repetition, zero is absence.
         key: seeds the starts.
         max_steps: at most so many steps, 1,000 by default; the loop stops when the assignment repeats.

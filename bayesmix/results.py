@@ -13,12 +13,12 @@ import jax
 
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
-from bayesmix.status import CODE, NAME, STATUS
+from bayesmix.status import NAME, STATUS
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["CODE", "NAME", "Fit", "criteria", "mixture_of"]
+__all__ = ["Fit", "criteria", "mixture_of"]
 
 _STATIC = {"static": True}  # to JAX: no array
 

@@ -53,7 +53,7 @@ __all__ = [
 EVERY = math.inf  # cluster
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["moments", "objective", "second"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Statistics:
     """What the data say to an M-step; `+` adds the statistics of two parts of the data.

@@ -113,7 +113,8 @@ def _mixtures(data: Data, files: list[str]) -> pandas.DataFrame:
     import pandas
 
     from bayesmix.finish import likelihoods
-    from bayesmix.results import CODE, Fit
+    from bayesmix.results import Fit
+    from bayesmix.status import CODE
 
     rows = {}
     for file in files:

@@ -123,7 +123,7 @@ def _fit_each(
 
 def _records(fits: dict[int, Fit], best: int | None) -> list[dict[str, Any]]:
     """A row per number of clusters, for scripts."""
-    from bayesmix.results import NAME
+    from bayesmix.status import NAME
 
     return [
         {
