@@ -59,9 +59,8 @@ __all__ = ["LogEvidence", "log_evidence"]
 
 _MOST_CLUSTERS = 10  # the sum over labellings costs 2^k k² a pair of draws
 _ROUNDS = 1000
-_FEWEST = (
-    8  # draws a chain: the bridge stands on half of them, and ArviZ counts effective draws of four or more
-)
+# Draws a chain: the bridge stands on half of them, and ArviZ counts effective draws of four or more.
+_FEWEST = 8
 
 
 class LogEvidence(NamedTuple):
