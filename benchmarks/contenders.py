@@ -162,10 +162,14 @@ class Bayesmix:
 
     def restarts(self, task):
         x, _ = data_of(task)
+        if task["kind"] == "k-means":
+            call = lambda: self.bm.kmeans(x, task["k"], n_starts=10)  # noqa: E731
+            call()
+            return lambda: _with(*clock(call), "inertia", lambda fit: fit.inertia)
         model = self.bm.MixtureModel(task["k"], task["kind"])
         call = lambda: self.bm.fit(model, x, n_starts=10)  # noqa: E731
         call()
-        return lambda: _with_log_likelihood(*clock(call), lambda fit: fit.log_likelihood)
+        return lambda: _with(*clock(call), "log_likelihood", lambda fit: fit.log_likelihood)
 
     def evaluate(self, task):
         x, means = data_of(task)
@@ -250,11 +254,17 @@ class Sklearn:
         return measure
 
     def restarts(self, task):
+        from sklearn.cluster import KMeans
         from sklearn.mixture import GaussianMixture
 
         x, _ = data_of(task)
+        if task["kind"] == "k-means":
+            model = KMeans(task["k"], n_init=10, random_state=0)
+            return lambda: _with(*clock(lambda: model.fit(x)), "inertia", lambda fit: fit.inertia_)
         model = GaussianMixture(task["k"], covariance_type=task["kind"], n_init=10, random_state=0)
-        return lambda: _with_log_likelihood(*clock(lambda: model.fit(x)), lambda fit: fit.score(x) * len(x))
+        return lambda: _with(
+            *clock(lambda: model.fit(x)), "log_likelihood", lambda fit: fit.score(x) * len(x)
+        )
 
     def _fitted(self, task):
         x, means = data_of(task)
@@ -464,8 +474,8 @@ def _whole(call):
     return lambda: {"seconds": clock(call)[0]}
 
 
-def _with_log_likelihood(seconds, fit, read):
-    return {"seconds": seconds, "log_likelihood": float(read(fit))}
+def _with(seconds, fit, name, read):
+    return {"seconds": seconds, name: float(read(fit))}
 
 
 def _peak(call):

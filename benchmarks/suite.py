@@ -7,7 +7,7 @@
                 of scikit-learn's steps as EM needs to come within 1e-3 nats of it
     lloyd       one step of k-means, float32: of the third to the thirty-second from the first k rows
     kmeans      a whole call from there until no label changes
-    restarts    ten starts, defaults of both, with the log-likelihoods that they reach
+    restarts    ten starts, defaults of both, with the log-likelihoods, or inertias, that they reach
     evaluate    log density of a million points;  simulate: as many drawn
     cold        a process: import, first fit, second fit, fit of another n (272 x 2, k = 2, full)
     memory      of a fit of 1e6 x 4 and of 4e6 x 10, beyond what the process had with its data loaded
@@ -205,6 +205,9 @@ def tasks_of(options):
         )
     for size in SIZES[:3]:
         yield "restarts", ("bayesmix", "sklearn"), sized("restarts", size)
+    for size in LLOYD[:2]:
+        more = {"kind": "k-means", "dtype": "float32"}
+        yield "restarts", ("bayesmix", "sklearn"), sized("restarts", size, **more)
     for name in ("evaluate", "simulate"):
         yield name, ("bayesmix", "sklearn"), sized(name, "1000000,4,8")
     for size, dtype in MEMORY:
