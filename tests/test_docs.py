@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -23,6 +24,16 @@ PUBLIC += [f"bayesmix.datasets.{name}" for name in ("load", "labels")]
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_is_in_the_reference(name):
     assert len(re.findall(rf"^::: {re.escape(name)}$", REFERENCE, re.MULTILINE)) == 1
+
+
+def test_every_module_is_on_its_page_with_its_own_words(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    modules = importlib.import_module("modules")
+    package = Path(bm.__file__).parent
+    every = [path.stem for path in package.glob("*.py") if not path.stem.startswith("__")]
+    every += [path.parent.name for path in package.glob("*/__init__.py")]
+    assert sorted(" ".join(modules.GROUPS.values()).split()) == sorted(every)
+    assert (DOCS / "modules.md").read_text(encoding="utf-8") == modules.page(), "run python docs/modules.py"
 
 
 @pytest.mark.parametrize("name", CLASSES)
