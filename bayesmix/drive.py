@@ -160,6 +160,7 @@ def run(
                     chains[s].append(states.chain[s, :filled])
             if (states.code == CODE["thin"]).any():
                 options = suited(_careful(options, states, rules.floor, observations), states, observations)
+                assigned = assigned_of(parts, options, states)
                 states = states._replace(code=np.where(states.code == CODE["thin"], 0, states.code))
             for s in np.flatnonzero(states.code == CODE["empty"]).tolist():
                 moved[s] = _relocate(states, s, observations, moved.get(s))

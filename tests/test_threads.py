@@ -275,3 +275,16 @@ def test_fits_that_overlap_give_lapack_its_threads_back():
         assert lapack_threads() == {1}
         other.__exit__(None, None, None)
         assert lapack_threads() == {2}
+
+
+def test_labels_of_thin_clusters_are_no_longer_summed_by_the_host(by_parts, monkeypatch):
+    monkeypatch.setattr(threads, "_HOST", 0)
+    rng = np.random.default_rng(0)
+    z = rng.integers(3, size=8000)
+    y = rng.normal(size=(8000, 3)) + 2.5 * np.eye(3)[z]
+    thin = np.column_stack([y[:, :2], y[:, 0] + y[:, 1] + 1e-5 * y[:, 2]])
+    counts = by_parts(True)
+    one, other = (bm.fit(bm.MixtureModel(3, "tied"), x, method="hard", init=z) for x in (y, thin))
+    assert max(counts) == 2
+    assert one.n_steps == other.n_steps > 1
+    np.testing.assert_allclose(other.objective[-1] + 8000 * np.log(1e-5), one.objective[-1], atol=1e-4)
