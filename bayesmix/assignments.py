@@ -14,7 +14,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from bayesmix.blocks import chunks_of
+from bayesmix.blocks import aligned, chunks_of
 from bayesmix.compilation import one_kernel, wide
 from bayesmix.devices import double_precision
 from bayesmix.observations import Observations
@@ -35,7 +34,6 @@ __all__ = ["Assigned", "sums_by_label"]
 
 _NARROW = 20  # features, up to which one kernel finds labels: products are no more than comparisons there
 _CALL = 32768  # points of a call
-_ALIGNED = 64  # bytes
 _MOST = 0.6  # of the points are to be looked at: then it is faster to look at all
 _MANY = 8  # one of so many labels has changed: then it is faster to add up all
 
@@ -67,7 +65,7 @@ class Assigned:
         self._moments = np.zeros((k, 1 + d))
         # Points of a call: all in their order, or some that are written where a program finds them when it is called.
         each = min(blocks, -(-_CALL // b))
-        self._taken, self._some = np.zeros((each * b, d), x.dtype), _aligned((each, d, b), x.dtype)
+        self._taken, self._some = np.zeros((each * b, d), x.dtype), aligned((each, d, b), x.dtype)
         with double_precision():
             self._found = jax.dlpack.from_dlpack(self._some, copy=False)
             pieces = [x[i : i + each] for i in range(0, blocks, each)]
@@ -153,14 +151,6 @@ class Assigned:
             np.stack(pair, axis=1) for pair in ((weight, -weight), (self._label[changed], before))
         )
         self._moments = self._moments + sums_by_label(rows, weight, label, self._k)
-
-
-def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros that begin where a program may see them without a copy."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + _ALIGNED, np.uint8)
-    first = -raw.ctypes.data % _ALIGNED
-    return raw[first : first + size].view(dtype).reshape(shape)
 
 
 @partial(wide, static_argnames="form")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CACHED", "chunks_of", "is_mapped", "points_last"]
+__all__ = ["CACHED", "aligned", "chunks_of", "is_mapped", "points_last"]
 
 CACHED = 8192  # rows of a stretch, where it is handled more than once
 _ALIGNED = 64  # bytes
@@ -55,11 +55,7 @@ def points_last(values: Any, size: int, dtype: Any = None) -> np.ndarray:
         step = max(1, 2 ** (count.bit_length() - 4))
         count = -(-count // step) * step
     shape = (count, *values.shape[1:], size)
-    dtype = np.dtype(dtype or values.dtype)
-    items = math.prod(shape) * dtype.itemsize
-    memory = _in_file(items) if is_mapped(values) else np.zeros(items + _ALIGNED, np.uint8)
-    begin = -memory.ctypes.data % _ALIGNED  # where XLA can use it as it is, without a copy
-    blocks = memory[begin : begin + items].view(dtype).reshape(shape)
+    blocks = aligned(shape, dtype or values.dtype, is_mapped(values))
     whole = n // size
     for own in chunks_of(whole, max(1, CACHED // size)):
         some = values[own.start * size : own.stop * size]
@@ -67,6 +63,14 @@ def points_last(values: Any, size: int, dtype: Any = None) -> np.ndarray:
     if n % size:
         blocks[whole, ..., : n % size] = np.moveaxis(values[whole * size :], 0, -1)
     return blocks
+
+
+def aligned(shape: tuple[int, ...], dtype: Any, filed: bool = False) -> np.ndarray:
+    """Zeros that begin where a program may use them as they are, without a copy; in memory or in a temporary file."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = _in_file(size) if filed else np.zeros(size + _ALIGNED, np.uint8)
+    first = -raw.ctypes.data % _ALIGNED
+    return raw[first : first + size].view(dtype).reshape(shape)
 
 
 def _in_file(size: int) -> np.ndarray:
