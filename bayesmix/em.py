@@ -227,15 +227,15 @@ def _own_starts(
     starts do not depend on the units of the columns.
     """
     every, w, k, units = problem.x, problem.w, problem.n_components, problem.units
-    unit = units.deviation if problem.structure.by_column else units.scale
+    measured = every.measured(units.deviation) if problem.structure.by_column else every
     draw = SEEDS["k-means++" if name == "kmeans" else name]
     generators = as_generator(key).spawn(1 if k == 1 else count)
     rough = name == "kmeans" and k > 1 and not bare
     few = _FEW_ROWS + 100 * k
     some = sample_rows(w, few if rough or problem.batch else max(few, _SEED_ROWS), as_generator(key))
-    x = every.measured(unit)[some]
+    x = measured[some]
     whole = len(x) == len(every)
-    points = every[:] if whole else every
+    points = every if not whole else x if measured is every else every[:]
     own = w if whole else np.maximum(w[some], w.sum() / len(x))  # those of all, by the chances of being drawn
     starts: list[Start] = []
     marks, copies = [], []
@@ -248,13 +248,13 @@ def _own_starts(
         for seed, near in zip(seeds, labels):
             marks.append(seed[np.lexsort(seed.T)].tobytes() if bare else _partition(near, k))
             copies.append(marks.index(marks[-1]))
-            means = seed * (unit / units.scale)
+            means = seed * (measured.units.scale / units.scale)
             if copies[-1] < len(starts):
                 starts.append(starts[copies[-1]])
             elif bare:
                 starts.append(Start(unit_spheres(means)))
             else:
-                near = near if whole else nearest(every.measured(unit), seed)
+                near = near if whole else nearest(measured, seed)
                 starts.append(from_partition(points, w, means, near, problem.structure))
     return starts, np.array(copies)
 
