@@ -223,7 +223,7 @@ def _best(group: Group, common: Problem) -> _Best:
     some = jax.tree.map(itemgetter(starts.clip(max=len(group.of) - 1)), group.states.mixture)
     mixtures = group.problem.units.leave(some)
     sums = _sums_of(_dense(common.units.enter(mixtures), group), common.observations)
-    sums[:, :2] += common.units.log_volume * common.w.sum()
+    sums[:, :2] += common.moved
     return _Best(starts, mixtures, sums)
 
 

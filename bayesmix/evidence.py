@@ -148,7 +148,7 @@ def log_evidence(
             log_q, log_prior = to_numpy(_densities(stacked, prior, parameters_of(batch), row, free))
         terms.append(log_likelihoods(batch, points, weight) + log_prior - log_q)
     value, error = _mean(terms[0]) if apart else _bridge(terms[0].reshape(stood.shape), terms[1])
-    return LogEvidence(value + float(weight.sum()) * problem.units.log_volume, error)
+    return LogEvidence(value + problem.moved, error)
 
 
 def _problem(
