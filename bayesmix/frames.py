@@ -13,8 +13,8 @@ import numpy as np
 
 from bayesmix.blocks import chunks_of
 
-__all__ = ["FRAMES", "READERS", "Table", "default_names", "first_of", "frame_like", "numbers_of", "order_of"]
-__all__ += ["quoted", "refuse", "table_of"]
+__all__ = ["FRAMES", "READERS", "Table", "default_names", "first_of", "frame_like"]
+__all__ += ["never_named", "numbers_of", "order_of", "quoted", "refuse", "table_of"]
 
 
 _MISSING = ("NoneType", "NAType", "NaTType", "MaskedConstant")
@@ -200,13 +200,18 @@ def default_names(d: int) -> tuple[str, ...]:
     return tuple(f"x{j}" for j in range(d))
 
 
+def never_named(names: Sequence[str]) -> bool:
+    """Whether features are called as those are that came without names."""
+    return tuple(names) == default_names(len(names))
+
+
 def order_of(names: tuple[str, ...], known: tuple[str, ...], name: str) -> list[int] | None:
     """Where each known feature stands among a table's columns; `None` for features that were never named."""
     if names == known:
         return None
     if set(names) == set(known):
         return [names.index(feature) for feature in known]
-    if known == default_names(len(known)):
+    if never_named(known):
         return None
     lacks = [feature for feature in known if feature not in names]
     extra = [column for column in names if column not in known]

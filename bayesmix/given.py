@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from bayesmix.covariance import Covariance, covariance_values
-from bayesmix.frames import default_names, order_of
+from bayesmix.frames import never_named, order_of
 from bayesmix.initialize import Start, from_means, from_responsibilities, unit_spheres
 from bayesmix.inputs import are_chances, as_points
 from bayesmix.mixture import GaussianMixture
@@ -38,7 +38,7 @@ def given_mixture(init: GaussianMixture, n_components: int, names: tuple[str, ..
             f"{weights.tolist()}; make it by GaussianMixture.of, which checks"
         )
     own = init.feature_names
-    if own is None or own == default_names(len(own)):  # it was never named
+    if own is None or never_named(own):
         return init
     order = order_of(own, names, "init")
     return init if order is None else init.marginal(order)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bayesmix.cli.shared import say
-from bayesmix.frames import default_names
+from bayesmix.frames import never_named
 
 if TYPE_CHECKING:
     import pandas
@@ -49,7 +49,7 @@ class Data(NamedTuple):
 
 def named(names: Sequence[str] | None, columns: Iterable[str]) -> list[str] | None:
     """The columns that features are by their names; `None` for features that were never named: all, by position."""
-    if names is None or (tuple(names) == default_names(len(names)) and not set(names) <= set(columns)):
+    if names is None or (never_named(names) and not set(names) <= set(columns)):
         return None
     return list(names)
 
