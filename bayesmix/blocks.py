@@ -19,7 +19,7 @@ __all__ = ["CACHED", "aligned", "chunks_of", "is_mapped", "points_last"]
 
 CACHED = 8192  # rows of a stretch, where it is handled more than once
 _ALIGNED = 64  # bytes
-_FILED = 2**28  # bytes of blocks, from which those of a memory map are in a file
+_FILED = 2**28  # bytes of a memory map, from which its blocks are in a file
 
 
 def chunks_of(n: int, size: int = 65536) -> Iterator[slice]:
@@ -28,7 +28,7 @@ def chunks_of(n: int, size: int = 65536) -> Iterator[slice]:
 
 
 def is_mapped(values: Any) -> bool:
-    """Whether an array is a view of a memory map of more than its blocks in memory should take."""
+    """Whether an array is a view of a memory map, and too large for blocks in memory."""
     large = math.prod(values.shape) * values.dtype.itemsize >= _FILED
     while large and values is not None and not isinstance(values, mmap.mmap):
         values = getattr(values, "base", None)

@@ -210,7 +210,8 @@ def _check(given: np.ndarray, dense: np.ndarray, row: Structure) -> None:
         )
     # Whatever the units of the features.
     deviations = np.sqrt(variances)
-    unit = np.outer(*2 * (deviations.max(axis=0),))
+    largest = deviations.max(axis=0)
+    unit = np.outer(largest, largest)
     if given.shape == dense.shape and not np.allclose(given / unit, dense / unit, rtol=1e-6, atol=1e-9):
         raise ValueError(
             f"covariances are not of the structure {row.name}: as {row.name} they would be {dense.tolist()}"
