@@ -7,29 +7,21 @@ beside them on the processor. `jax.default_device`, where it is set, decides ins
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any
 
 import jax
 from jax.core import eval_context
 
-__all__ = ["accelerator", "double_precision", "lapack_on_one_thread"]
+__all__ = ["accelerator", "blas_on_one_thread", "double_precision", "lapack_on_one_thread"]
 
 _WORTH = 2**20  # numbers of a pass, points times features, that are worth a GPU
 _THREADED = 24  # features, from about which LAPACK factors a matrix on several threads
-
-
-class _Limit:
-    """Of the threads of LAPACK: how many of our fits want it now, and what takes it back."""
-
-    def __init__(self) -> None:
-        self.lock, self.users, self.set = threading.Lock(), 0, None
-
-
-_LIMIT: Any = _Limit()
+_SHARED = 2**15  # numbers of data, below which our own threads share no pass
 
 
 def accelerator(numbers: float) -> Any:
@@ -69,32 +61,60 @@ def _beside_accelerator() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def lapack_on_one_thread(d: int) -> Iterator[None]:
-    """For a time in which our own threads have all cores, with matrices of so many features.
+class _Limit:
+    """One thread for BLAS while anyone wants that, and then as many as there were.
 
-    Those that OpenBLAS starts for a matrix go on to wait in loops, on the same cores: steps took up to twice as long.
     The limit is one for the process; of fits that overlap in a user's threads the last to end takes it back.
     """
-    if d < _THREADED:
-        yield
-        return
-    with _LIMIT.lock:
-        if not _LIMIT.users:
-            _LIMIT.set = _libraries().limit(limits=1, user_api="blas")
-        _LIMIT.users += 1
-    try:
-        yield
-    finally:
-        with _LIMIT.lock:
-            _LIMIT.users -= 1
-            if not _LIMIT.users:
-                _LIMIT.set.restore_original_limits()
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.both, self.set = threading.Lock(), 0, False, None
+
+    @contextmanager
+    def held(self, both: bool) -> Iterator[None]:
+        """Of NumPy's library, or of `both`: JAX's LAPACK is SciPy's."""
+        with self.lock:
+            if not self.users or both > self.both:
+                self._restore()
+                self.set, self.both = _libraries(both).limit(limits=1, user_api="blas"), both
+            self.users += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users -= 1
+                if not self.users:
+                    self._restore()
+
+    def _restore(self) -> None:
+        if self.set is not None:
+            self.set.restore_original_limits()
+        self.set, self.both = None, False
+
+
+_LIMIT: Any = _Limit()
+
+
+def blas_on_one_thread(numbers: float = math.inf) -> AbstractContextManager[Any]:
+    """For what NumPy computes of so many numbers of data just before our own threads take all cores.
+
+    Threads of OpenBLAS go on to wait in loops, for 25 milliseconds: k-means of 100,000 rows took half as long again.
+    """
+    return _LIMIT.held(False) if numbers >= _SHARED else nullcontext()
+
+
+def lapack_on_one_thread(d: int) -> AbstractContextManager[Any]:
+    """For a time in which our own threads have all cores, with matrices of so many features.
+
+    Those that OpenBLAS starts for a matrix wait in loops on the same cores: steps took up to twice as long.
+    """
+    return _LIMIT.held(True) if d >= _THREADED else nullcontext()
 
 
 @cache
-def _libraries() -> Any:
-    import scipy.linalg  # noqa: F401  whose LAPACK is JAX's
+def _libraries(both: bool) -> Any:
+    if both:
+        import scipy.linalg  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

@@ -6,18 +6,20 @@ ones, because with cluster-specific volumes the likelihood is unbounded and its 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from bayesmix.acceleration import asked
+from bayesmix.devices import blas_on_one_thread
 from bayesmix.engines import METHODS, batch_rows
 from bayesmix.finish import finished
 from bayesmix.given import given_start
 from bayesmix.initialize import Start, from_partition, unit_spheres
-from bayesmix.inputs import as_count, as_name, as_names, as_tol
+from bayesmix.inputs import as_count, as_name, as_names, as_tol, cores
 from bayesmix.keys import as_generator
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
@@ -187,11 +189,15 @@ def solve(
         problem = problem.adding(added_variance)
     if row.responsibilities == "sampled":
         problem.whole("stochastic EM draws a whole number of points", "use method='soft'")
+    numbers = problem.points.size
     if isinstance(init, str):
         name = as_name(_START_ALIASES.get(init, init), "init", _STARTS)
-        starts, copies = _own_starts(problem, name, count, key, relocate)
+        with blas_on_one_thread(numbers):
+            starts, copies = _own_starts(problem, name, count, key, relocate)
     else:
-        starts, copies = [given_start(init, problem, relocate)] * count, np.zeros(count, int)
+        with blas_on_one_thread(numbers):
+            start = given_start(init, problem, relocate)
+        starts, copies = [start] * count, np.zeros(count, int)
         if max_steps == 0 and starts[0].statistics is not None:
             raise ValueError("max_steps must be at least 1 for a start from labels or responsibilities")
         if relocate:
@@ -200,7 +206,8 @@ def solve(
         copies = np.arange(len(starts))
     options = Options("hard" if relocate else row.responsibilities, hold, relocate=relocate)
     path = row.engine(problem, starts, copies, options, max_steps, key)
-    return finished(problem, path, copies, method, hold, max_steps, relocate, prior)
+    with blas_on_one_thread(numbers):
+        return finished(problem, path, copies, method, hold, max_steps, relocate, prior)
 
 
 def optima(problem: Problem, *, key: Any = 0) -> list[tuple[float, GaussianMixture]]:
@@ -237,25 +244,29 @@ def _own_starts(
     whole = len(x) == len(every)
     points = every if not whole else x if measured is every else every[:]
     own = w if whole else np.maximum(w[some], w.sum() / len(x))  # those of all, by the chances of being drawn
+
+    def grown(rngs: Sequence[np.random.Generator]) -> tuple[np.ndarray, np.ndarray]:
+        """Seeds of some starts (starts, k, d), and what tells one start from another."""
+        seeds = draw(x, own, k, rngs)
+        return (seeds, seeds) if bare else lloyd(x, own, seeds, _LLOYD_STEPS if rough else 0)
+
+    together = max(1, _TOGETHER // (k * len(x)))
+    batches = [generators[first : first + together] for first in range(0, len(generators), together)]
+    with ThreadPoolExecutor(cores()) as pool:  # a thread takes longer to start than few rows take
+        found = list(pool.map(grown, batches) if len(batches) > 1 else map(grown, batches))
     starts: list[Start] = []
     marks, copies = [], []
-    together = max(1, _TOGETHER // (k * len(x)))
-    for first in range(0, len(generators), together):
-        seeds = draw(x, own, k, generators[first : first + together])
-        labels = seeds
-        if not bare:
-            seeds, labels = lloyd(x, own, seeds, _LLOYD_STEPS if rough else 0)
-        for seed, near in zip(seeds, labels):
-            marks.append(seed[np.lexsort(seed.T)].tobytes() if bare else _partition(near, k))
-            copies.append(marks.index(marks[-1]))
-            means = seed * (measured.units.scale / units.scale)
-            if copies[-1] < len(starts):
-                starts.append(starts[copies[-1]])
-            elif bare:
-                starts.append(Start(unit_spheres(means)))
-            else:
-                near = near if whole else nearest(measured, seed)
-                starts.append(from_partition(points, w, means, near, problem.structure))
+    for seed, near in (pair for batch in found for pair in zip(*batch)):
+        marks.append(seed[np.lexsort(seed.T)].tobytes() if bare else _partition(near, k))
+        copies.append(marks.index(marks[-1]))
+        means = seed * (measured.units.scale / units.scale)
+        if copies[-1] < len(starts):
+            starts.append(starts[copies[-1]])
+        elif bare:
+            starts.append(Start(unit_spheres(means)))
+        else:
+            near = near if whole else nearest(measured, seed)
+            starts.append(from_partition(points, w, means, near, problem.structure))
     return starts, np.array(copies)
 
 

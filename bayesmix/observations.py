@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bayesmix.blocks import chunks_of, points_last
+from bayesmix.blocks import CACHED, chunks_of, points_last
 from bayesmix.covariance import Structure
 from bayesmix.devices import accelerator, double_precision
 from bayesmix.storage import STORAGES
@@ -56,7 +56,7 @@ def observe(x: Any, weight: np.ndarray, structure: Structure, blocks: Any = None
             blocks, weights = jax.device_put((blocks, weights), device)
     second = None
     if structure.shared:
-        second = sum(_second_moment(x[rows], weight[rows], structure) for rows in chunks_of(n))
+        second = sum(_second_moment(x[rows], weight[rows], structure) for rows in chunks_of(n, CACHED))
         second = np.asarray(second)[None]
     return Observations(blocks, weights, second)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bayesmix.covariance import Covariance, Structure, structure_of
+from bayesmix.devices import blas_on_one_thread
 from bayesmix.inputs import as_points, as_weights
 from bayesmix.loop import Rules
 from bayesmix.mixture import GaussianMixture
@@ -86,10 +87,11 @@ def prepare(
             f"x has {rows.shape[0]} rows{'' if keep.all() else ' of positive weight'}, fewer than "
             f"n_components={n_components}; ask for fewer clusters"
         )
-    units = standardize(rows, w, names, structure)
+    with blas_on_one_thread(rows.size):
+        units = standardize(rows, w, names, structure)
+        scaled = Rows(rows, units)
+        observations = observe(scaled, w, structure)
     grid = np.array([spacing(column) for column in rows.T]) / units.scale
-    scaled = Rows(rows, units)
-    observations = observe(scaled, w, structure)
     summed = observations.x.dtype
     # Points err in the data's precision, each on its own; their sum does in float64.
     own, double = (4 * float(np.finfo(dtype).eps) for dtype in (summed, np.float64))

@@ -22,6 +22,8 @@ from bayesmix.variates import indices
 
 __all__ = ["SEEDS", "lloyd", "nearest", "plus_plus", "sample_rows", "squared_distances"]
 
+_PRODUCTS = 2**18  # that are made at once, so that they stay in a cache
+
 type Generators = Sequence[np.random.Generator]
 
 
@@ -39,21 +41,24 @@ def random_rows(x: np.ndarray, weight: np.ndarray, k: int, rngs: Generators) -> 
 
 def plus_plus(x: np.ndarray, weight: np.ndarray, k: int, rngs: Generators) -> np.ndarray:
     """Greedy k-means++ (starts, k, d): each next row drawn by squared distance to those chosen, best of 2 + ln k."""
-    lengths = np.einsum("nd,nd->n", x, x)
-    starts = np.arange(len(rngs))
+    starts, d = np.arange(len(rngs)), x.shape[1]
     away = np.full((len(rngs), len(x)), np.inf, x.dtype)  # squared, from the nearest of those chosen
     left = np.empty((len(rngs), 2 + int(math.log(k)), len(x)), x.dtype)
+    # Squared distances are a product, [-2 y, 1, y·y] @ [x, x·x, 1]; equal rows are at distance zero, as squares are
+    # taken to be less by more than the rounding of the terms.
+    less = (8 + math.sqrt(d)) * np.finfo(x.dtype).eps
+    lengths = np.einsum("nd,nd->n", x, x) * (1 - less)
+    columns = np.column_stack([x, lengths, np.ones_like(lengths)])
+    shares = (weight / weight.max()).astype(x.dtype)
 
     def sums(rows: np.ndarray, left: np.ndarray) -> np.ndarray:
         """What would be `left` of that for each of some rows (starts, some), and its weighted sums."""
-        seeds, ends, total = -2 * x[rows], lengths[rows][..., None], np.zeros(rows.shape)
-        for part in chunks_of(len(x)):
-            both = ends + lengths[part]
-            squared = seeds @ x[part].T
-            squared += both
-            # Equal rows are at distance zero, whatever the rounding of the three terms leaves.
-            squared[squared <= 8 * np.finfo(x.dtype).eps * both] = 0
-            total += np.minimum(away[:, None, part], squared, out=left[:, :, part]) @ weight[part]
+        seeds, total = columns[rows.ravel()], np.zeros(rows.shape)
+        seeds = np.column_stack([-2 * seeds[:, :d], seeds[:, :-3:-1]])
+        for part in chunks_of(len(x), max(1, _PRODUCTS // rows.size)):
+            squared = (seeds @ columns[part].T).reshape(*rows.shape, -1)
+            np.maximum(squared, 0, out=squared)
+            total += np.minimum(away[:, None, part], squared, out=left[:, :, part]) @ shares[part]
         return total
 
     def drawn(chances: np.ndarray, rng: np.random.Generator) -> np.ndarray:

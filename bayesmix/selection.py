@@ -15,6 +15,7 @@ from bayesmix.acceleration import asked
 from bayesmix.cells import CellFit, fit_cells
 from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.covariance import STRUCTURES, structure_of
+from bayesmix.devices import blas_on_one_thread
 from bayesmix.gap import CentreSearch, search_centres
 from bayesmix.groups import Cell
 from bayesmix.inputs import Points, as_count, as_list, as_name, as_names, as_points, as_tol, as_weights
@@ -144,7 +145,7 @@ def search(
                 },
             )
             within = [k for k in counts if k <= len(rows)]
-            with ThreadPoolExecutor(1) as beside:
+            with blas_on_one_thread(), ThreadPoolExecutor(1) as beside:
                 fits, interrupted = fit_cells(
                     Points(rows, names),
                     weight[keep],

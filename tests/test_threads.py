@@ -6,10 +6,10 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import bayesmix as bm
-from bayesmix import assignments, threads
+from bayesmix import assignments, em, problem, threads
 from bayesmix.assignments import Assigned, sums_by_label
 from bayesmix.covariance import structure_of
-from bayesmix.devices import lapack_on_one_thread
+from bayesmix.devices import blas_on_one_thread, lapack_on_one_thread
 from bayesmix.drive import begin
 from bayesmix.given import given_start
 from bayesmix.keys import key_data
@@ -265,6 +265,22 @@ def test_lapack_has_one_thread_while_ours_have_the_cores_and_its_own_number_agai
         assert lapack_threads() == {2}
 
 
+def test_blas_has_one_thread_before_passes_that_threads_share():
+    """And what overlaps with a limit on LAPACK, whichever ends first, leaves no limit behind."""
+    with threadpool_limits(2, "blas"):
+        with blas_on_one_thread(1000):
+            assert lapack_threads() == {2}
+        with blas_on_one_thread(), lapack_on_one_thread(32):
+            assert lapack_threads() == {1}
+        assert lapack_threads() == {2}
+        one, other = blas_on_one_thread(), lapack_on_one_thread(50)
+        for step in (one.__enter__, other.__enter__, lambda: one.__exit__(None, None, None)):
+            step()
+        assert lapack_threads() == {1}
+        other.__exit__(None, None, None)
+        assert lapack_threads() == {2}
+
+
 def test_fits_that_overlap_give_lapack_its_threads_back():
     with threadpool_limits(2, user_api="blas"):
         one, other = lapack_on_one_thread(50), lapack_on_one_thread(50)
@@ -275,6 +291,24 @@ def test_fits_that_overlap_give_lapack_its_threads_back():
         assert lapack_threads() == {1}
         other.__exit__(None, None, None)
         assert lapack_threads() == {2}
+
+
+def test_data_are_prepared_and_reported_on_one_thread_of_blas(monkeypatch):
+    seen = []
+    for module, name in ((problem, "standardize"), (em, "given_start"), (em, "finished")):
+        own = getattr(module, name)
+
+        def called(*arguments, own=own):
+            seen.append(lapack_threads())
+            return own(*arguments)
+
+        monkeypatch.setattr(module, name, called)
+    x = np.random.default_rng(0).normal(size=(20_000, 2))
+    with threadpool_limits(2, "blas"):
+        bm.kmeans(x, 3, init=x[:3], max_steps=2)
+        assert lapack_threads() == {2}
+    assert all(min(threads) == 1 for threads in seen)
+    assert len(seen) == 3
 
 
 def test_labels_of_thin_clusters_are_no_longer_summed_by_the_host(by_parts, monkeypatch):
