@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.cells import CellFit
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.groups import Cell
 from bayesmix.inputs import as_count
+from bayesmix.outcomes import CellFit
 from bayesmix.results import Fit, criteria
 from bayesmix.status import CODE, sentence
 

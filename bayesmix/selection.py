@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bayesmix.acceleration import asked
-from bayesmix.cells import CellFit, fit_cells
+from bayesmix.cells import fit_cells
 from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.devices import blas_on_one_thread
@@ -20,6 +20,7 @@ from bayesmix.gap import CentreSearch, search_centres
 from bayesmix.groups import Cell
 from bayesmix.inputs import Points, as_count, as_list, as_name, as_names, as_points, as_tol, as_weights
 from bayesmix.keys import as_words
+from bayesmix.outcomes import CellFit
 from bayesmix.partitions import partition
 from bayesmix.progress import Progress
 from bayesmix.ranking import CRITERIA, INTERRUPTED, Search

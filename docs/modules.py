@@ -16,7 +16,7 @@ GROUPS = {
     "threads drive",
     "Starts, engines and verdicts": "seeds initialize given engines em limit stochastic status spurious "
     "verdict finish results",
-    "A search": "selection ranking hierarchy partitions groups contest cells gap",
+    "A search": "selection ranking hierarchy partitions groups contest outcomes cells gap",
     "How sure, and is it right": "information chart resample uncertainty ratio_test replicates discrepancy "
     "checks merging agreement labels",
     "The posterior": "sampling stories potential chain_starts chains gibbs approximations draws pointwise "

@@ -49,6 +49,7 @@ LAYERS = (
     ("verdict", "information"),
     ("engines", "resample", "groups", "finish"),
     ("contest",),
+    ("outcomes",),
     ("cells",),
     ("em", "uncertainty"),
     ("limit", "ratio_test", "stochastic", "chain_starts"),
