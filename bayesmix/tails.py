@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from bayesmix.blocks import points_last
 from bayesmix.devices import double_precision
@@ -116,7 +117,28 @@ def cdf(mixture: GaussianMixture, x: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def quantile(mixture: GaussianMixture, p: Float[Array, " n"]) -> Float[Array, " n"]:
-    """The x below which a share p of the mixture lies; NaN where p is no probability."""
+    """The x below which a share p of the mixture lies; NaN where p is no probability.
+
+    Its derivatives are those of the root x of F(x) = p, dx = (dp - dF) / F'(x), not of the steps that find it.
+    """
+    x = _root(*lax.stop_gradient((mixture, p)))
+    inside = (p > 0) & (p < 1)
+    ends = jnp.where(p == 0, -jnp.inf, jnp.where(p == 1, jnp.inf, jnp.nan))
+    place = jnp.where(inside, x, 0)
+    weights, means, deviations = lax.stop_gradient(_line(mixture))
+    slope = jnp.sum(weights / deviations * _bell((place - means) / deviations), axis=0)
+    miss = p - cdf(mixture, place)
+    moved = (miss - lax.stop_gradient(miss)) / jnp.maximum(slope, jnp.finfo(slope.dtype).tiny)  # by nothing
+    return jnp.where(inside, place + moved, ends)
+
+
+def _bell(z: Array) -> Array:
+    """The density of a standard normal."""
+    return jnp.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def _root(mixture: GaussianMixture, p: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The x with F(x) = p."""
     from jax.scipy.special import ndtr, ndtri
 
     weights, means, deviations = _line(mixture)
@@ -133,7 +155,7 @@ def quantile(mixture: GaussianMixture, p: Float[Array, " n"]) -> Float[Array, " 
         ahead = jnp.sum(jnp.where(z > 0, 0, weights), axis=0)
         passed = jnp.where(left, behind - p, share - ahead)
         excess = passed + jnp.sum(jnp.where(z > 0, -tail, tail), axis=0)
-        slope = jnp.sum(weights / deviations * jnp.exp(-z * z / 2), axis=0) / math.sqrt(2 * math.pi)
+        slope = jnp.sum(weights / deviations * _bell(z), axis=0)
         more = jnp.where(left, excess, -excess)
         step = jnp.log1p(more / share) * (share + more) / slope
         return excess, jnp.where(left, -step, step)
@@ -154,6 +176,4 @@ def quantile(mixture: GaussianMixture, p: Float[Array, " n"]) -> Float[Array, " 
         return low, high, jnp.where(inside & (newton != x), following, x), last, steps + 1
 
     start = (low, high, low + (high - low) / 2, high - low, jnp.asarray(0))
-    x = jax.lax.while_loop(go_on, turn, start)[2]
-    ends = jnp.where(p == 0, -jnp.inf, jnp.where(p == 1, jnp.inf, jnp.nan))
-    return jnp.where((p > 0) & (p < 1), x, ends)
+    return lax.while_loop(go_on, turn, start)[2]

@@ -3,9 +3,11 @@
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas
 import pytest
@@ -489,6 +491,24 @@ def test_distributions_lift_over_a_batch():
     assert_allclose(lifted[0][:, 0], m.cdf(0.5))
     assert_allclose(lifted[1][:, 0], m.quantile(0.3))
     assert_allclose(slope, np.exp(m.log_density([0.3])[0]))
+
+
+@pytest.mark.parametrize("p", [0.5, 0.2, 1e-12, 1 - 1e-9])
+def test_quantiles_have_the_derivatives_of_a_root(p):
+    """Also where the search begins at it, as at the median of a symmetric mixture, or has no step to take."""
+    even = bm.GaussianMixture.of([0.5, 0.5], [-1.0, 1.0], [1.0, 1.0])
+    same = bm.GaussianMixture.of([0.3, 0.7], [0.0, 0.0], [1.0, 1.0])
+    with jax.enable_x64(True):
+        for m in (even, same, one("five")):
+            density = np.exp(m.log_density([m.quantile(p)])[0])
+            for slope in (jax.grad, jax.jacfwd):
+                assert_allclose(slope(lambda p, m=m: m.quantile(p))(p), 1 / density, rtol=1e-6)
+
+        def moved(mean):
+            return replace(same, means=jnp.array([[0.0], [0.0]]).at[0, 0].add(mean)).quantile(p)
+
+        assert_allclose([jax.grad(moved)(0.0), jax.jacfwd(moved)(0.0)], 0.3, rtol=1e-9)
+        assert jax.vmap(even.quantile)(jnp.array([0.0, 1.0, 2.0])).tolist()[:2] == [-np.inf, np.inf]
 
 
 def singular():
