@@ -204,9 +204,11 @@ def _answer(
     for blocks, size in _blocks(arrays, max(64, _NUMBERS // (draws * batch.n_components))):
         with double_precision():
             values = np.asarray(_each(function, batch._arrays(), blocks))[..., :size]
-        low, high = np.quantile(values, [tail, 1 - tail], axis=0)
-        top = values.max(axis=0)
-        mean = top + np.log(np.mean(np.exp(values - top), axis=0)) if logs else values.mean(axis=0)
+        with np.errstate(invalid="ignore"):
+            low, high = np.quantile(values, [tail, 1 - tail], axis=0)
+        if logs:  # NaN is between two values of which one is minus infinity
+            low, high = (np.where(np.isnan(a), -np.inf, a) for a in (low, high))
+        mean = _log_mean(values) if logs else values.mean(axis=0)
         parts.append([np.moveaxis(part, -1, 0) for part in (mean, low, high)])
     coords: dict[str, Any] = {"obs_id": np.arange(n)}
     if dims:
@@ -216,6 +218,14 @@ def _answer(
         for i, name in enumerate(("mean", "lower", "upper"))
     }
     return xarray.Dataset(found, coords, {"probability": probability})
+
+
+def _log_mean(values: np.ndarray) -> np.ndarray:
+    """log of the mean of exp(values) over draws, of which all may be minus infinity."""
+    top = values.max(axis=0)
+    top = np.where(np.isfinite(top), top, 0)
+    with np.errstate(divide="ignore"):
+        return top + np.log(np.mean(np.exp(values - top), axis=0))
 
 
 def _blocks(arrays: list[np.ndarray], size: int) -> Iterator[tuple[tuple[np.ndarray, ...], int]]:

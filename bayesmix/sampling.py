@@ -21,6 +21,7 @@ from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.compilation import compiling, one_at_a_time
 from bayesmix.inputs import Points, as_count, as_name, as_points, as_share, cores
 from bayesmix.keys import as_generator, as_words, key_words
+from bayesmix.labels import exchangeable, unnamed
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
 from bayesmix.passes import is_few
@@ -74,7 +75,7 @@ def sample_posterior(
         n_warmup: steps before the draws, or up to `thinning` more; of "vi", how many steps it is fitted for.
         n_draws: of each chain.
         sample_weight: (n,); a weight counts repetitions. "nuts" takes any, "gibbs" whole numbers.
-        labels: (n,) clusters that are known, -1 where they are not.
+        labels: (n,) clusters that are known, -1 where they are not; those of rows of weight zero say nothing.
         init: mixtures to start from, one or one a chain, in the data's units. By default the distinct clean optima of
             the posterior within 10 nats of the best, moved a little where one serves several chains; under a
             hierarchical or LKJ prior those of `weak_prior`, under a program the best of draws from it.
@@ -158,7 +159,7 @@ def sample_posterior(
     problem = _problem(k, structure, x, sample_weight, conjugate)
     if method == "gibbs":
         problem.whole("gibbs draws a whole number of allocations", "use method='nuts'")
-    given = _given(labels, len(problem.points), k)
+    given = np.where(problem.keep, _given(labels, len(problem.points), k), -1)
     from bayesmix.stories import Reading, alike, read
 
     known = _attributes(model, prior, method, key, n_warmup) | {"thinning": thinning}
@@ -252,10 +253,12 @@ def sample_posterior(
     tree["posterior"].attrs |= known
     if not isinstance(prior, ConjugatePrior):
         _warn_of_collapse(mixture, problem)
-    if relabelling is None or k == 1:
+    if k == 1:
         return tree
     same = prior is not None or alike(story.parameters, k, flat_draws(sites))
-    return switching.relabelled(tree, relabelling, mean, same)
+    may = exchangeable(unnamed(given, k), getattr(prior, "concentration", 1), same)
+    tree["posterior"].attrs["exchangeable"] = may.argmax(axis=1).tolist()
+    return tree if relabelling is None else switching.relabelled(tree, relabelling, mean)
 
 
 def _problem(k: int, structure: str, x: Any, sample_weight: Any, prior: ConjugatePrior | None) -> Problem:

@@ -12,15 +12,16 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
+from bayesmix import labels
 from bayesmix.inputs import as_name
 from bayesmix.keys import as_generator
-from bayesmix.labels import assigned, exchangeable, match_mixtures, permuted, unnamed
+from bayesmix.labels import assigned, match_mixtures, permuted, unnamed
 from bayesmix.mixture import GaussianMixture
 from bayesmix.pointwise import Points, mean_in_order, mean_responsibilities, relabelling_costs, with_points
 from bayesmix.trees import flat_draws, mixtures
@@ -122,12 +123,13 @@ METHODS: dict[str, Callable[[_Draws], np.ndarray]] = {
 }
 
 
-def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
+def relabel(
+    posterior: xarray.DataTree, method: str = "ecr", *, exchangeable: Sequence[int] | None = None
+) -> xarray.DataTree:
     """The same draws with their labels undone of switching.
 
     Everything with a dimension `cluster` in the groups of draws is permuted together, and the values of z with it. A
-    label that means something stays: that of a cluster which a known label names, or whose prior concentration is no
-    other cluster's.
+    label that means something stays: that of a cluster which a known label names, or which the prior tells apart.
 
     Args:
         posterior: from `sample_posterior`; it is not changed.
@@ -135,6 +137,8 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
             (responsibilities nearest to their mean in relative entropy; slower, and sharper where clusters overlap),
             "means" (clusters matched to those of the densest draw) or "order" (by the mean of the first feature,
             which cuts clusters apart where their means cross).
+        exchangeable: a number of each cluster; those with the same one, which no known label names, may exchange
+            labels. By default what the attributes say, which is what `sample_posterior` found in the prior.
 
     Returns:
         A new tree. `sample_stats` has the `permutation` (chain, draw, cluster): which of the sampler's clusters each
@@ -143,7 +147,8 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
         may exchange labels); `allocations` the responsibilities averaged over draws.
 
     Raises:
-        ValueError: a tree without draws, data or allocations, or a method that is not known.
+        ValueError: a tree without draws, data or allocations, a method that is not known, or not a number for each
+            cluster.
 
     Example:
         >>> import bayesmix as bm
@@ -154,19 +159,16 @@ def relabel(posterior: xarray.DataTree, method: str = "ecr") -> xarray.DataTree:
         'stephens'
     """
     as_name(method, "method", METHODS)
-    return relabelled(posterior, method)
+    return relabelled(posterior, method, exchangeable=exchangeable)
 
 
 def relabelled(
     posterior: xarray.DataTree,
     method: str,
     mean: np.ndarray | None = None,
-    alike: np.ndarray | bool = True,
+    exchangeable: Sequence[int] | None = None,
 ) -> xarray.DataTree:
-    """`relabel`, of clusters that the prior holds `alike` (k, k).
-
-    `mean` is p(z | x) (n, k) averaged over the draws as they are, where it is known.
-    """
+    """`relabel`, where p(z | x) (n, k) averaged over the draws as they are may be known: `mean`."""
     import xarray
 
     batch = mixtures(posterior)
@@ -178,7 +180,7 @@ def relabelled(
         raise ValueError(
             f"relabel needs observed_data, allocations and sample_stats; {error} is absent"
         ) from None
-    given, weight = (posterior["observed_data"].get(name) for name in ("given", "weight"))
+    given = posterior["observed_data"].get("given")
     given = None if given is None else np.asarray(given)
     chains, draws, k = np.asarray(batch.weights).shape
     flat = flat_draws(batch)
@@ -187,9 +189,7 @@ def relabelled(
     if len(rows) > _ROWS:
         rows = np.sort(as_generator(0).choice(len(x), _ROWS, replace=False))
     some = with_points(x[rows], flat, None if given is None else given[rows])
-    counted = slice(None) if weight is None else np.asarray(weight) > 0
-    free = np.ones(k, bool) if given is None else unnamed(given[counted], k)
-    may = exchangeable(free, posterior["posterior"].attrs.get("prior_concentration", 1), alike)
+    may = _may(posterior, given, k, exchangeable)
     # By `take`, which leaves each draw's in a row of memory.
     order = METHODS[method](_Draws(flat, some, np.take(z, rows, axis=1), int(np.argmax(density)), may))
     if mean is None:
@@ -197,6 +197,8 @@ def relabelled(
     else:
         mean = mean_in_order(mean, flat, order, x, given)
     shaped = order.reshape(chains, draws, k)
+    before = posterior["sample_stats"].get("permutation")
+    since = shaped if before is None else np.take_along_axis(before.values, shaped, axis=2)
     groups = {}
     for name, group in posterior.children.items():
         dataset = group.to_dataset()
@@ -204,23 +206,40 @@ def relabelled(
         if {"chain", "draw"} <= set(dataset.dims) and not name.startswith("prior"):
             new |= _permuted(dataset, shaped)
         if name == "allocations":
-            new["z"] = dataset["z"].variable.copy(data=_renamed(z, order).reshape(dataset["z"].shape))
+            for label in {"z", "z_predictive"} & set(dataset):
+                old = dataset[label].variable
+                renamed = _renamed(old.values.reshape(chains * draws, -1), order)
+                new[label] = old.copy(data=renamed.reshape(old.shape))
             new["responsibilities"] = (("obs_id", "cluster"), mean)
-        # Where it is there already it is permuted with all that has clusters.
-        if name == "sample_stats" and "permutation" not in dataset:
-            new["permutation"] = (("chain", "draw", "cluster"), shaped)
+        if name == "sample_stats":
+            new["permutation"] = (("chain", "draw", "cluster"), since)
         if name in ("allocations", "sample_stats"):
             new["cluster"] = np.arange(k)
         dataset = dataset.assign(new)
         if name == "posterior":
             dataset.attrs |= {
                 "relabelling": method,
-                "share_permuted": float((order != np.arange(k)).any(axis=1).mean()),
+                "share_permuted": float((since != np.arange(k)).any(axis=2).mean()),
                 "certainty": float(mean.max(axis=1).mean()),
                 "exchangeable": may.argmax(axis=1).tolist(),
             }
         groups[name] = dataset
     return xarray.DataTree.from_dict(groups)
+
+
+def _may(
+    posterior: xarray.DataTree, given: np.ndarray | None, k: int, exchangeable: Sequence[int] | None
+) -> np.ndarray:
+    """Which cluster may take which label (k, k)."""
+    known = posterior["posterior"].attrs
+    free = np.ones(k, bool) if given is None else unnamed(given, k)
+    group = known.get("exchangeable") if exchangeable is None else exchangeable
+    if group is None:
+        return labels.exchangeable(free, known.get("prior_concentration", 1))
+    group = np.asarray(group)
+    if group.shape != (k,):
+        raise ValueError(f"exchangeable must be {k} numbers, one of each cluster; it is {exchangeable!r}")
+    return labels.exchangeable(free, 1, group[:, None] == group)
 
 
 def _permuted(dataset: xarray.Dataset, order: np.ndarray) -> dict[str, xarray.Variable]:

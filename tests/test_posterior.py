@@ -193,6 +193,53 @@ TOLD = {
 }
 
 
+def test_relabelling_is_of_all_that_has_labels():
+    """z of new points too; and the share of permuted draws is that of the permutation, however often it is undone."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, 1, 30), rng.normal(8, 1, 30)])
+    model = bm.MixtureModel(2, "V", "weak")
+    options = {"key": 1, "method": "gibbs", "n_chains": 2, "n_warmup": 50, "n_draws": 100, "permute": True}
+    tree = bm.sample_posterior(model, x, predictive=True, **options)
+    for some in (tree, bm.relabel(tree, "stephens"), bm.relabel(tree, "order")):
+        moved = (some["sample_stats"]["permutation"].values != np.arange(2)).any(axis=-1).mean()
+        assert 0.2 < moved < 0.8
+        assert some["posterior"].attrs["share_permuted"] == moved
+        own = some["posterior"]["means"].values[..., 0]
+        z = some["allocations"]["z_predictive"].values
+        away = some["posterior_predictive"]["x"].values[..., 0] - np.take_along_axis(
+            own, z.astype(int), axis=2
+        )
+        assert abs(away).max() < 6
+
+
+def test_a_known_label_of_a_row_of_weight_zero_says_nothing():
+    x = np.random.default_rng(0).normal(size=20)
+    given, weight = np.full(20, -1), np.ones(20)
+    given[0] = weight[0] = 0
+    options = {"key": 1, "method": "gibbs", "n_chains": 2, "n_warmup": 20, "n_draws": 200, "permute": True}
+    tree = bm.sample_posterior(
+        bm.MixtureModel(2, "V", "weak"), x, labels=given, sample_weight=weight, **options
+    )
+    assert "given" not in tree["observed_data"]
+    assert tree["posterior"].attrs["exchangeable"] == [0, 0]
+    share = (tree["allocations"]["z"].values[..., 0] == 0).mean()
+    assert_allclose(tree["allocations"]["responsibilities"].values[0, 0], share, atol=0.15)
+
+
+def test_a_density_of_nothing_in_all_draws_is_no_nan():
+    tree = bm.sample_posterior(
+        bm.MixtureModel(1, "V", "weak"),
+        np.arange(9.0),
+        key=0,
+        method="gibbs",
+        n_chains=1,
+        n_draws=20,
+        n_warmup=5,
+    )
+    found = bm.log_density(tree, [[1e160]])
+    assert [found[name].item() for name in ("mean", "lower", "upper")] == [-np.inf] * 3
+
+
 @pytest.mark.parametrize("case", TOLD)
 def test_labels_that_mean_something_are_kept(case):
     """By every method, against all allocations; and the evidence is the same."""

@@ -392,6 +392,34 @@ def test_labels_are_undone_where_the_program_holds_clusters_alike(ordered):
         assert np.ptp(means.mean(axis=1), axis=0).max() < 0.5
 
 
+def told_apart():
+    """Two clusters about one place, of which the first is held there."""
+    import numpyro
+    import numpyro.distributions as dist
+
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    m = numpyro.sample("m", dist.Normal(jnp.zeros(2), jnp.array([0.5, 5.0])).to_event(1))
+    s = numpyro.sample("s", dist.HalfNormal(jnp.array([3.0, 3.0])).to_event(1))
+    return bm.GaussianMixture(w, m[:, None], Covariance(s**2, "V"))
+
+
+@pytest.mark.parametrize("relabelling", [None, "ecr"])
+def test_relabel_keeps_to_what_the_program_tells_apart_unless_told_otherwise(relabelling):
+    x = np.random.default_rng(0).normal(size=40) * np.repeat([1.0, 3.0], 20)
+    model = bm.MixtureModel(2, "V", told_apart)
+    tree = bm.sample_posterior(model, x, key=1, n_chains=2, n_warmup=100, n_draws=50, relabelling=relabelling)
+    assert tree["posterior"].attrs["exchangeable"] == [0, 1]
+    kept = bm.relabel(tree, "order")["posterior"]
+    assert kept.attrs["exchangeable"] == [0, 1]
+    assert kept.attrs["share_permuted"] == 0
+    assert_allclose(kept["means"].values[..., 0], kept["m"].values)
+    free = bm.relabel(tree, "order", exchangeable=[7, 7])["posterior"]
+    assert free.attrs["exchangeable"] == [0, 0]
+    assert (np.diff(free["means"].values[..., 0]) > 0).all()
+    with pytest.raises(ValueError, match="exchangeable must be 2 numbers"):
+        bm.relabel(tree, exchangeable=[0])
+
+
 def test_a_thin_draw_of_the_rate_keeps_its_digits():
     """Of condition 1e40: as a matrix it could not be inverted, nor its Cholesky factor be found."""
     values, _ = all_values("hierarchical", "VVV")
