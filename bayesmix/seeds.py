@@ -46,7 +46,7 @@ def plus_plus(x: np.ndarray, weight: np.ndarray, k: int, rngs: Generators) -> np
     left = np.empty((len(rngs), 2 + int(math.log(k)), len(x)), x.dtype)
     # Squared distances are a product, [-2 y, 1, y·y] @ [x, x·x, 1]; equal rows are at distance zero, as squares are
     # taken to be less by more than the rounding of the terms.
-    less = (8 + math.sqrt(d)) * np.finfo(x.dtype).eps
+    less = (4 + math.sqrt(d)) * np.finfo(x.dtype).eps
     lengths = np.einsum("nd,nd->n", x, x) * (1 - less)
     columns = np.column_stack([x, lengths, np.ones_like(lengths)])
     shares = (weight / weight.max()).astype(x.dtype)

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
 from bayesmix.covariance import STRUCTURES
-from bayesmix.seeds import SEEDS
+from bayesmix.seeds import SEEDS, plus_plus
 from bayesmix.status import CODE, STATUS
 from bayesmix.verdict import Verdict
 
@@ -520,3 +520,16 @@ def test_data_whose_differences_are_no_numbers_are_refused(prior):
     for x in ([[1e308, -1e308], [-1e308, 1e308], [0, 0], [1, 1]], [[1e200], [2e200], [5e200]]):
         with pytest.raises(ValueError, match="x is too large or too small: its columns reach"):
             bm.fit(bm.MixtureModel(1, prior=prior), x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("d", [1, 10, 64])
+def test_seeds_are_distinct_rows_among_many_copies(d, dtype):
+    """Copies are at distance zero whatever the rounding; rows that differ by little more than that are others."""
+    rng = np.random.default_rng(0)
+    row = rng.normal(size=d)
+    apart = 1 + np.sqrt(3 * (4 + np.sqrt(d)) * np.finfo(dtype).eps) * np.arange(4)
+    rows = (row * np.append(apart, -3)[:, None]).astype(dtype)
+    x = np.repeat(rows, 50, axis=0)[rng.permutation(250)]
+    for seeds in plus_plus(x, np.ones(250), 5, rng.spawn(20)):
+        assert len(np.unique(seeds, axis=0)) == 5
