@@ -49,6 +49,7 @@ def fit_cells(
     accelerate: bool | None,
     progress: Callable[[Cell], None],
     checkpoint: Checkpoint | None = None,
+    given: np.ndarray | None = None,
 ) -> tuple[dict[Cell, CellFit], bool]:
     """Fit every cell; `progress` is called as each ends. After Ctrl-C those that ended, and that they are not all done.
 
@@ -64,11 +65,12 @@ def fit_cells(
         accelerate: as in `fit`.
         progress: told of each cell.
         checkpoint: written between rounds of calls, and gone on from.
+        given: known clusters of the rows (n,), -1 where they are not.
 
     Raises:
         KeyboardInterrupt: Ctrl-C before any cell ended, or twice.
     """
-    groups = group_cells(x, weight, cells, n_starts, hold, tol, accelerate)
+    groups = group_cells(x, weight, cells, n_starts, hold, tol, accelerate, given)
     kept = None if checkpoint is None else checkpoint.read()
     # Groups wait for each other in a checkpoint only, which has all of them at rest but one.
     abreast = len(groups) if checkpoint is None else 1

@@ -120,10 +120,12 @@ def _required(mixture: Any, problem: Problem) -> GaussianMixture:
 def _from_labels(problem: Problem, given: np.ndarray, generator: np.random.Generator) -> GaussianMixture:
     """The M-step of a partition that keeps the known clusters: each other row with the nearest of their means."""
     x, w, k = problem.x[:], problem.w, problem.n_components
-    seeds = plus_plus(x, w, k, [generator])[0]
-    for cluster in range(k):
-        if (rows := given == cluster).any():
-            seeds[cluster] = w[rows] @ x[rows] / w[rows].sum()
+    named = np.unique(given[given >= 0])
+    rows = [given == cluster for cluster in named]
+    centres = np.stack([w[own] @ x[own] / w[own].sum() for own in rows])
+    seeds = np.empty((k, x.shape[1]))
+    seeds[named] = centres
+    seeds[np.setdiff1d(np.arange(k), named)] = plus_plus(x, w, k - len(named), [generator], centres)[0]
     labels = np.where(given >= 0, given, nearest(x, seeds))
     start = from_partition(x, w, seeds, labels, problem.structure)
     assert start.statistics is not None

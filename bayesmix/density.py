@@ -28,7 +28,7 @@ from bayesmix.compilation import in_kernel
 from bayesmix.covariance import Covariance
 from bayesmix.elementary import exp_below, log_positive
 from bayesmix.inputs import cores
-from bayesmix.maxima import largest
+from bayesmix.maxima import largest, possible
 from bayesmix.storage import numbers, slices
 from bayesmix.variates import indices, uniform
 
@@ -172,9 +172,15 @@ def log_density(mixture: GaussianMixture, x: Array, factor: Array | None = None)
     return log_sum(log_joint(mixture, x, factor))
 
 
-def report(mixture: GaussianMixture, x: Array, factor: Array | None = None) -> Float[Array, "4 b"]:
-    """Of each point: log density, largest log joint, entropy of its responsibilities, most probable cluster."""
+def report(
+    mixture: GaussianMixture, x: Array, factor: Array | None = None, label: Array | None = None
+) -> Float[Array, "4 b"]:
+    """Of each point: log density, largest log joint, entropy of its responsibilities, most probable cluster.
+
+    Where its cluster is known, not -1, that of the others is zero.
+    """
     logits = log_joint(mixture, x, factor)
+    logits = logits if label is None else possible(logits, label)
     n = numbers(logits)
     top, each = _softmax(logits)
     sums = n.sum(each, axis=0)

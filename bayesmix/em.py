@@ -48,6 +48,7 @@ def fit(
     n_starts: int | None = None,
     init: Any = None,
     sample_weight: Any = None,
+    labels: Any = None,
     hold: Collection[str] = (),
     key: Any = 0,
     tol: float = 1e-4,
@@ -74,6 +75,9 @@ def fit(
         init: "kmeans" (default: k-means from k-means++ seeds), "k-means++", "random" (k different rows); or a
             start: labels (n,), responsibilities (n, k), means (k, d), a `GaussianMixture`.
         sample_weight: (n,); an integer weight is repetition, zero is absence.
+        labels: (n,) clusters that are known, -1 where they are not: such a row is wholly in its cluster and counts by
+            log p(x, z), and starts grow from it. All of them known is discriminant analysis. An `init` of labels is
+            where the search begins, no more.
         hold: what stays as the start has it: "weights", "covariance" or both. Starts that are no mixture
             have equal weights.
         key: seeds the starts and draws; a JAX key or an int.
@@ -129,6 +133,7 @@ def fit(
         n_starts=n_starts,
         init=init,
         sample_weight=sample_weight,
+        labels=labels,
         hold=hold,
         key=key,
         tol=tol,
@@ -148,6 +153,7 @@ def solve(
     n_starts: int | None = None,
     init: Any = None,
     sample_weight: Any = None,
+    labels: Any = None,
     hold: Collection[str] = (),
     key: Any = 0,
     tol: float = 1e-4,
@@ -180,7 +186,7 @@ def solve(
     if not (named or row.draws) and n_starts not in (None, 1):
         raise ValueError(f"a given init is one start, so n_starts must be 1, not {n_starts!r}")
     count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named or row.draws else 1
-    problem = prepare(n_components, covariance, x, sample_weight, tol, prior)
+    problem = prepare(n_components, covariance, x, sample_weight, tol, prior, labels)
     climbs = n_components > 1 and not added_variance
     problem = problem._replace(accelerate=wanted if climbs else False)
     if method == "online":
@@ -240,15 +246,19 @@ def _own_starts(
     rough = name == "kmeans" and k > 1 and not bare
     few = _FEW_ROWS + 100 * k
     some = sample_rows(w, few if rough or problem.batch else max(few, _SEED_ROWS), as_generator(key))
-    x = measured[some]
+    x, told = measured[some], None if problem.told is None else problem.told[some]
+    named, centres = _named(problem, measured)
+    others = np.setdiff1d(np.arange(k), named)
     whole = len(x) == len(every)
     points = every if not whole else x if measured is every else every[:]
     own = w if whole else np.maximum(w[some], w.sum() / len(x))  # those of all, by the chances of being drawn
 
     def grown(rngs: Sequence[np.random.Generator]) -> tuple[np.ndarray, np.ndarray]:
         """Seeds of some starts (starts, k, d), and what tells one start from another."""
-        seeds = draw(x, own, k, rngs)
-        return (seeds, seeds) if bare else lloyd(x, own, seeds, _LLOYD_STEPS if rough else 0)
+        seeds = np.empty((len(rngs), k, x.shape[1]), x.dtype)
+        seeds[:, named] = centres
+        seeds[:, others] = draw(x, own, len(others), rngs, centres if len(named) else None)
+        return (seeds, seeds) if bare else lloyd(x, own, seeds, _LLOYD_STEPS if rough else 0, told)
 
     together = max(1, _TOGETHER // (k * len(x)))
     batches = [generators[first : first + together] for first in range(0, len(generators), together)]
@@ -266,8 +276,19 @@ def _own_starts(
             starts.append(Start(unit_spheres(means)))
         else:
             near = near if whole else nearest(measured, seed)
+            near = near if problem.told is None else np.where(problem.told >= 0, problem.told, near)
             starts.append(from_partition(points, w, means, near, problem.structure))
     return starts, np.array(copies)
+
+
+def _named(problem: Problem, measured: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The clusters of which rows are known, and the means of these (m, d)."""
+    told = problem.told
+    if told is None:
+        return np.empty(0, int), np.empty((0, measured.shape[1]))
+    named = np.unique(told[told >= 0])
+    rows = [np.flatnonzero(told == cluster) for cluster in named]
+    return named, np.stack([np.average(measured[own], axis=0, weights=problem.w[own]) for own in rows])
 
 
 def _partition(labels: np.ndarray, k: int) -> bytes:

@@ -175,7 +175,7 @@ def _stochastic(
     for s, drawn in enumerate(chain.chains):
         later = drawn[len(drawn) // 2 :]
         second = chain.states.statistics.second
-        average = _average(later, problem.x.shape[1]) if len(later) else chain.states.statistics.moments[s]
+        average = _average(later, problem) if len(later) else chain.states.statistics.moments[s]
         statistics = Statistics(average, np.float64(-np.inf), None if second is None else second[s])
         ends.append(Start(chain.mixture(s), statistics))
     options = options._replace(responsibilities="soft", whitened=chain.whitened)
@@ -219,7 +219,8 @@ def _online(
     begun = run(states, first, every, problem.rules, options)
     size = problem.batch or batch_rows(problem)
     order = as_generator(key).permutation(len(problem.x))
-    batches, count = batches_of(problem.x.taken(order), problem.w[order], problem.structure, size)
+    given = None if problem.told is None else problem.told[order]
+    batches, count = batches_of(problem.x.taken(order), problem.w[order], problem.structure, size, given)
     rules = problem.rules._replace(settle=-_BEGUN, batches=np.int64(count))
     # Nothing has converged after a step, and a cluster without points in some batches is no empty one.
     own = options._replace(decreasing=True, batches=True, relocate=False, whitened=begun.whitened)
@@ -245,11 +246,11 @@ def batch_rows(problem: Problem) -> int:
     return max(_BATCH, 1 << int(numbers - 1).bit_length())
 
 
-def _average(moments: np.ndarray, d: int) -> np.ndarray:
+def _average(moments: np.ndarray, problem: Problem) -> np.ndarray:
     """The mean of moments (steps, k, p), each step's clusters matched to the running mean."""
-    average = moments[0]
+    average, d, may = moments[0], problem.x.shape[1], problem.may
     for i, drawn in enumerate(moments[1:], start=2):
-        average = average + (drawn[match_moments(drawn, average, d)] - average) / i
+        average = average + (drawn[match_moments(drawn, average, d, may)] - average) / i
     return average
 
 

@@ -28,13 +28,22 @@ _REPORTED = 2**19  # rows at once
 
 
 def likelihoods(
-    mixture: GaussianMixture, points: np.ndarray, weight: np.ndarray
+    mixture: GaussianMixture, points: np.ndarray, weight: np.ndarray, given: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted sums of log density, largest log joint and entropy; and the most probable cluster of each row."""
+    """Weighted sums of log density, largest log joint and entropy; and the most probable cluster of each row.
+
+    Of a row whose cluster is given, not -1, there is no other, and what counts is the log joint density.
+    """
     sums, labels = np.zeros(3), np.empty(len(points), np.int64)
     ends = np.linspace(0, len(points), 1 + -(-len(points) // _REPORTED), dtype=int)
     for part in map(slice, ends[:-1], ends[1:]):
         report = mixture._each(density.report, points[part], last=True)
+        if given is not None and (rows := np.flatnonzero(given[part] >= 0)).size:
+            own = given[part][rows]
+            report[:2, rows] = np.take_along_axis(mixture.log_joint(points[part][rows]), own[:, None], 1)[
+                :, 0
+            ]
+            report[2:, rows] = np.stack([np.zeros_like(own), own])
         sums += report[:3].astype(np.float64) @ weight[part]
         labels[part] = report[3]
     return sums, labels
@@ -58,7 +67,7 @@ def finished(
     if relocate:
         near = nearest(problem.x, path.mixture(winner).means.astype(problem.x.dtype))
         mixture, inertia = _around_centres(problem, near, mixture)
-    (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight)
+    (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight, problem.given)
     # Where rounding decides it is that of the data's own units.
     if relocate and not np.array_equal(labels[problem.keep], near):
         mixture, inertia = _around_centres(problem, labels[problem.keep], mixture)
@@ -104,6 +113,7 @@ def finished(
         n_redraws=0 if states.redraws is None else int(states.redraws[winner]),
         hold=hold,
         best_visited=best,
+        known_labels=problem.given,
         prior=prior,
         inertia=inertia,
         traces=tuple(traces[s] for s in np.flatnonzero(copies == np.arange(len(copies)))),

@@ -108,6 +108,7 @@ def group_cells(
     hold: tuple[str, ...],
     tol: float,
     accelerate: bool | None,
+    given: np.ndarray | None = None,
 ) -> list[Group]:
     """The cells by program and units, the longest program first; `begin` gives them their starts."""
     d, largest = x.values.shape[1], max(cell.n_components for cell in cells)
@@ -116,7 +117,8 @@ def group_cells(
         kinds.setdefault(_kind(STRUCTURES[cell.covariance], d), []).append(cell)
     groups = []
     for kind in sorted(kinds, key=lambda kind: (kind[0] != "full", not kind[1])):
-        group = Group(_problem(x, weight, *kind, tol), kinds[kind], hold, largest, accelerate is True)
+        problem = _problem(x, weight, *kind, tol, largest, given)
+        group = Group(problem, kinds[kind], hold, largest, accelerate is True)
         if accelerate is None:  # alike for all that share the program
             count = n_starts * sum(len(own) for (storage, _), own in kinds.items() if storage == kind[0])
             group.accelerated = count >= _MANY or pays(count * _PASSES * group.products)
@@ -127,7 +129,15 @@ def group_cells(
     return groups
 
 
-def _problem(x: Points, weight: np.ndarray, storage: str, by_column: bool, tol: float) -> Problem:
+def _problem(
+    x: Points,
+    weight: np.ndarray,
+    storage: str,
+    by_column: bool,
+    tol: float,
+    largest: int,
+    given: np.ndarray | None,
+) -> Problem:
     """The data in units of a kind, laid out for the structure without constraints of a storage."""
     d = x.values.shape[1]
     units = next(
@@ -135,7 +145,7 @@ def _problem(x: Points, weight: np.ndarray, storage: str, by_column: bool, tol: 
         for row in STRUCTURES.values()
         if not row.shared and row.n_features in (None, d) and _kind(row, d) == (storage, by_column)
     )
-    problem = prepare(1, units.name, x, weight, tol)
+    problem = prepare(largest, units.name, x, weight, tol, labels=given)
     if units.storage != storage:
         row, rules = STRUCTURES["VVI"], problem.rules
         wide = np.ones(d)
@@ -146,7 +156,7 @@ def _problem(x: Points, weight: np.ndarray, storage: str, by_column: bool, tol: 
         )
         problem = problem._replace(
             structure=row,
-            observations=observe(problem.x, problem.w, row),
+            observations=observe(problem.x, problem.w, row, given=problem.told),
             rules=rules._replace(floor=floor),
         )
     with double_precision():
@@ -155,8 +165,9 @@ def _problem(x: Points, weight: np.ndarray, storage: str, by_column: bool, tol: 
 
 def compile_ahead(group: Group, options: Options) -> None:
     """Compile the program of a group, unless it was before, while its starts are not known yet: no step of any."""
-    row, x = group.problem.structure, group.problem.observations.x
-    program = row.general, options, x.shape, x.dtype, group.largest, group.accelerated
+    row, observations = group.problem.structure, group.problem.observations
+    x, blind = observations.x, observations.label is None
+    program = row.general, options, x.shape, x.dtype, blind, group.largest, group.accelerated
     if program in _COMPILED:
         return
     blank = replace(group, cells=group.cells[:1], verdicts={})

@@ -151,11 +151,14 @@ def _information(problem: Problem, around: Chart) -> tuple[np.ndarray, tuple[np.
     inner = np.concatenate([(weights / mixture.weights[:, None])[:, None], inverse @ means, within], axis=1)
     constant = np.log(mixture.weights) + np.log(np.diagonal(inverse, axis1=1, axis2=2)).sum(axis=1)
     moments, between = np.zeros((*inner.shape[:2], inner.shape[1])), np.zeros((p, p))
-    step = max(64, _NUMBERS // (p + inner[..., 0].size))
+    step, told = max(64, _NUMBERS // (p + inner[..., 0].size)), problem.told
     for first in range(0, len(problem.x), step):
         x, w = problem.x[first : first + step].astype(np.float64), problem.w[first : first + step]
         y = inverse @ (x.T - mixture.means[:, :, None])
         logits = constant[:, None] - (y * y).sum(axis=1) / 2
+        if told is not None:
+            own = told[first : first + step]
+            logits[(own >= 0) & (own != np.arange(len(logits))[:, None])] = -np.inf
         r = np.exp(logits - logits.max(axis=0))
         r /= r.sum(axis=0)
         slope = (y[:, i] * y[:, j] - eye[i, j][:, None]) * np.where(i == j, 0.5, 1)[:, None]

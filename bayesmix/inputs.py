@@ -219,6 +219,26 @@ def as_weights(sample_weight: Any, n: int, name: str = "sample_weight") -> np.nd
     return weight
 
 
+def as_labels(labels: Any, n: int, k: int) -> np.ndarray:
+    """Known clusters (n,), -1 where they are not; `None` knows none.
+
+    Raises:
+        ValueError: no whole numbers from -1 to k - 1, one a row.
+    """
+    if labels is None:
+        return np.full(n, -1)
+    given: Any = np.ma.asarray(labels)
+    whole = given.dtype.kind in "iu" and given.shape == (n,)
+    known = given.compressed()  # what is masked is not known
+    if not whole or (known.size and (known.min() < -1 or known.max() >= k)):
+        raise ValueError(
+            f"labels must be {n} whole numbers, a cluster below {k} or -1 where it is not known; they are "
+            f"{given.dtype} of shape {given.shape}"
+            + (f" from {known.min()} to {known.max()}" if whole else "")
+        )
+    return np.ma.filled(given.astype(np.int64), -1)
+
+
 def require_squares(x: np.ndarray, deviations: np.ndarray) -> None:
     """Refuse data with standard deviations of which the squares, or those of narrow clusters, cannot be held."""
     if not ((deviations >= _HELD[0]) & (deviations <= _HELD[1])).all():

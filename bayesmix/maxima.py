@@ -1,4 +1,5 @@
-"""The largest of the logits of each point, and which it is, in fewer instructions than `argmax` takes on a CPU."""
+"""The largest of the logits of each point, and which it is, in fewer instructions than `argmax` takes on a CPU; and
+which of them are possible."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from bayesmix.storage import slices
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-__all__ = ["largest"]
+__all__ = ["largest", "possible"]
 
 _FOLDED = 128  # clusters, up to which the largest of logits is found by comparing one after another
 
@@ -52,6 +53,18 @@ def largest(
     while len(rows) > 1:  # by eights, which stay in registers
         rows = [lax.optimization_barrier(reduce(_larger, rows[i : i + 8])) for i in range(0, len(rows), 8)]
     return tuple(a[0] for a in rows[0])
+
+
+def possible(
+    logits: Float[Array, "k b"], label: Float[Array, " b"], order: Any = None
+) -> Float[Array, "k b"]:
+    """The logits where the clusters of some points are known, not -1: of no other is there a chance.
+
+    `order` is which cluster each row of the logits is of, if not the one of its number.
+    """
+    clusters = jnp.arange(len(logits)) if order is None else order
+    own = label == clusters.astype(label.dtype)[:, None]
+    return jnp.where((label < 0) | own, logits, -jnp.inf)
 
 
 def _larger(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:

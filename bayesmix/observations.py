@@ -28,16 +28,26 @@ class Observations:
     Attributes:
         x: (blocks, d, b).
         weight: (blocks, b); padding weighs nothing.
+        label: (blocks, b), the cluster of each point, -1 where it is not known; absent where none is.
         second: for a shared covariance the total second moment in storage (1, ...), else absent.
     """
 
     x: Any
     weight: Any
+    label: Any = None
     second: Any = None
 
 
-def observe(x: Any, weight: np.ndarray, structure: Structure, blocks: Any = None) -> Observations:
+def observe(
+    x: Any,
+    weight: np.ndarray,
+    structure: Structure,
+    blocks: Any = None,
+    given: np.ndarray | None = None,
+) -> Observations:
     """Blocks of the rows of x (n, d), an array or `units.Rows`, centred and scaled, with weights (n,).
+
+    `given` says which clusters are known (n,).
 
     Long passes are laid out for an accelerator and put there, see `devices`; float32 data are float64 there where
     covariances are full. `blocks` are those of x where they are known, from other weights.
@@ -50,18 +60,28 @@ def observe(x: Any, weight: np.ndarray, structure: Structure, blocks: Any = None
         wide = device is not None and STORAGES[structure.storage].axes == 2 and not structure.shared
         size = _block_size(n, features) if device is None else _on_device(features)
         blocks = points_last(x, size, np.float64 if wide else x.dtype)
-    weights = points_last(weight, blocks.shape[-1], blocks.dtype)
+    weights, labels = _beside(blocks, weight, given)
     if device is not None:
         with double_precision():
-            blocks, weights = jax.device_put((blocks, weights), device)
+            blocks, weights, labels = jax.device_put((blocks, weights, labels), device)
     second = None
     if structure.shared:
         second = sum(_second_moment(x[rows], weight[rows], structure) for rows in chunks_of(n, CACHED))
         second = np.asarray(second)[None]
-    return Observations(blocks, weights, second)
+    return Observations(blocks, weights, labels, second)
 
 
-def batches_of(x: Any, weight: np.ndarray, structure: Structure, size: int) -> tuple[Observations, int]:
+def _beside(
+    blocks: np.ndarray, weight: np.ndarray, given: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weights and labels of the points of some blocks."""
+    size, dtype = blocks.shape[-1], blocks.dtype
+    return points_last(weight, size, dtype), None if given is None else points_last(given, size, dtype)
+
+
+def batches_of(
+    x: Any, weight: np.ndarray, structure: Structure, size: int, given: np.ndarray | None = None
+) -> tuple[Observations, int]:
     """The rows of x (n, d) as batches of some `size`, each a block, and how many have rows.
 
     Weights of a batch are such that they add up to those of all: its sums are estimates of those of all data.
@@ -75,13 +95,12 @@ def batches_of(x: Any, weight: np.ndarray, structure: Structure, size: int) -> t
     for own in rows:
         weight[own] *= total / weight[own].sum()
     blocks = points_last(x, size, x.dtype)
-    weights = points_last(weight, blocks.shape[-1], blocks.dtype)
     second = None
     if structure.shared:
         each = [_second_moment(x[own], weight[own], structure) for own in rows]
         second = np.zeros((len(blocks), *np.shape(each[0])))
         second[: len(each)] = each
-    return Observations(blocks, weights, second), len(rows)
+    return Observations(blocks, *_beside(blocks, weight, given), second), len(rows)
 
 
 def _block_size(n: int, features: int) -> int:

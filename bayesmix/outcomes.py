@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,13 +102,13 @@ def sum_ahead(group: Group) -> None:
     """Compile `_sums`, and load what the table of a search will need, on a core that has nothing else to do yet."""
     import pandas  # noqa: F401
 
-    k, d, x = group.largest, group.problem.x.shape[1], group.problem.observations.x
-    program = k, x.shape, x.dtype
+    k, d, observations = group.largest, group.problem.x.shape[1], group.problem.observations
+    program = k, observations.x.shape, observations.x.dtype, observations.label is None
     if program in _SUMMED:
         return
     values = np.broadcast_to(np.eye(d), (1, k, d, d))
     blank = GaussianMixture(np.full((1, k), 1 / k), np.zeros((1, k, d)), Covariance(values, "VVV"))
-    _sums_of(blank, group.problem.observations)
+    _sums_of(blank, observations)
     _SUMMED.add(program)
 
 
@@ -141,12 +141,13 @@ def _sums(mixtures: GaussianMixture, count: Array, observations: Observations) -
     def one(mixture: GaussianMixture) -> Array:
         factor, _ = density.precision_factor(mixture.covariance, mixture.n_features)
 
-        def block(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
-            x, weight = pair
-            sums = density.report(mixture, x, factor)[:3] @ weight
+        def block(total: Array, part: tuple[Array, Array, Any]) -> tuple[Array, None]:
+            x, weight, label = part
+            sums = density.report(mixture, x, factor, label)[:3] @ weight
             return total + sums.astype(float), None
 
-        return jax.lax.scan(block, jnp.zeros(3), (observations.x, observations.weight))[0]
+        parts = observations.x, observations.weight, observations.label
+        return jax.lax.scan(block, jnp.zeros(3), parts)[0]
 
     def put(s: Array, sums: Array) -> Array:
         own = one(jax.tree.map(lambda a: a[s], mixtures))

@@ -9,6 +9,7 @@ import numpy as np
 
 from bayesmix.hierarchy import GROUPS, POINTS, agglomerate, sphere, ward
 from bayesmix.keys import as_generator
+from bayesmix.labels import assigned
 from bayesmix.seeds import nearest, plus_plus
 
 if TYPE_CHECKING:
@@ -26,12 +27,27 @@ class Starts(NamedTuple):
     partitions: dict[int, list[Int[np.ndarray, " m"]]]
 
 
-def partition(x: np.ndarray, weight: np.ndarray, counts: list[int], n_starts: int, key: Any) -> Starts:
-    """Partitions of the rows, or of a subset drawn without replacement, into each number of clusters."""
+def partition(
+    x: np.ndarray,
+    weight: np.ndarray,
+    counts: list[int],
+    n_starts: int,
+    key: Any,
+    given: np.ndarray | None = None,
+) -> Starts:
+    """Partitions of the rows, or of a subset drawn without replacement, into each number of clusters.
+
+    Of rows whose clusters are given, not -1, half of the subset at most; they are in them.
+    """
     generator = as_generator(key)
     rows = np.arange(len(x))
     if len(x) > _SUBSET:
-        rows = np.sort(generator.choice(len(x), _SUBSET, replace=False))
+        told = np.empty(0, np.intp) if given is None else np.flatnonzero(given >= 0)
+        if len(told) > _SUBSET // 2:
+            told = generator.choice(told, _SUBSET // 2, replace=False)
+        others = np.setdiff1d(rows, told) if len(told) else rows
+        others = generator.choice(len(others), _SUBSET - len(told), replace=False)
+        rows = np.union1d(told, np.setdiff1d(rows, told)[others]) if len(told) else np.sort(others)
         counts = [k for k in counts if k <= _SUBSET]
     w = weight[rows]
     away = x[rows].astype(np.float64) - x[rows[0]].astype(np.float64)
@@ -55,7 +71,17 @@ def partition(x: np.ndarray, weight: np.ndarray, counts: list[int], n_starts: in
         some += [np.unique(labels, return_inverse=True)[1] for labels in drawn[k]]
         whole = [labels for labels in some if labels.max() + 1 == k]
         partitions[k] = (whole or some[:1]) if k > 1 else some[:1]
+        if given is not None:
+            partitions[k] = [_with_known(labels, given[rows], k) for labels in partitions[k]]
     return Starts(rows, partitions)
+
+
+def _with_known(labels: np.ndarray, given: np.ndarray, k: int) -> np.ndarray:
+    """The partition under the names that agree with most of the known clusters, and in agreement with them all."""
+    known = given >= 0
+    shared = np.zeros((k, k))  # of groups and of clusters
+    np.add.at(shared, (labels[known], given[known]), 1)
+    return np.where(known, given, assigned(-shared[None])[0].argsort()[labels])
 
 
 def _quantile_groups(z: np.ndarray, weight: np.ndarray, counts: list[int]) -> dict[int, np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from bayesmix import lean
-from bayesmix.maxima import largest
+from bayesmix.maxima import largest, possible
 from bayesmix.observations import Observations
 from bayesmix.storage import Storage, slices
 from bayesmix.variates import split
@@ -49,23 +49,40 @@ def is_few(numbers: int, dtype: Any = np.float64) -> bool:
 
 
 def by_blocks(
-    natural: Any, block: Callable, assign: Assign, dtype: Any, observations: Observations, key: Any
+    natural: Any,
+    block: Callable,
+    assign: Assign,
+    dtype: Any,
+    observations: Observations,
+    key: Any,
+    order: Any = None,
 ) -> tuple[Any, Array]:
-    """Sums of a block function: moments, an array or several, and objective."""
+    """Sums of a block function: moments, an array or several, and objective.
 
-    def sums(x: Array, weight: Array, key: Any) -> tuple[Any, Array]:
+    `order` is which cluster each row of the logits is of, if not the one of its number.
+    """
+
+    def sums(x: Array, weight: Array, label: Any, key: Any) -> tuple[Any, Array]:
         numbers = None if key is None else (key, 0)
-        moments, each = block(natural, x.astype(dtype), weight.astype(dtype), assign, numbers)
+        own = assign if label is None else partial(_told, assign, label.astype(dtype), order)
+        moments, each = block(natural, x.astype(dtype), weight.astype(dtype), own, numbers)
         return jax.tree.map(lambda a: a.astype(jnp.float64), moments), jnp.sum(each.astype(jnp.float64))
 
     count = observations.x.shape[0]
     keys = _keys(key, count)
-    xs = (observations.x, observations.weight, keys)
+    xs = (observations.x, observations.weight, observations.label, keys)
     first = jax.tree.map(lambda a: a[0], xs)
     if count == 1:
         return sums(*first)
     zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(sums, *first))
     return lax.scan(lambda c, b: (jax.tree.map(jnp.add, c, sums(*b)), None), zero, xs)[0]
+
+
+def _told(
+    assign: Assign, label: Array, order: Any, logits: Array, weight: Array, key: Any
+) -> tuple[Array, Array]:
+    """Responsibilities where the clusters of some points are known."""
+    return assign(possible(logits, label, order), weight, key)
 
 
 def _sum(terms: Sequence[Array]) -> Array:
@@ -119,11 +136,12 @@ def by_lanes(
 
     @lean.inlined
     def chunk(i: Any, sums: tuple[list[Array], Array]) -> tuple[list[Array], Array]:
-        block, first, points, counts = at(i)
+        block, first, points, counts, label = at(i)
         given = [(_kept(a), None) if factor is None else (a, factor) for a, factor in pieces(points)]
         columns = slices(natural, 1)
         logits = _kept(_sum(terms(columns[1:], points, given)) + columns[0])
-        r, own = assign(logits, counts, None if keys is None else (keys[block], first))
+        rule = assign if label is None else partial(_told, assign, label, None)
+        r, own = rule(logits, counts, None if keys is None else (keys[block], first))
         r = parts(_kept(r)[:, None])
         moments = [reduce(add, r, sums[0][0])]
         for (a, factor), total in zip([(points, None), *given], sums[0][1:]):
@@ -184,16 +202,21 @@ def labels(
 
 
 def _chunks(observations: Observations, dtype: Any) -> tuple[int, int, Callable]:
-    """How many points a chunk has, how many there are, and of chunk i the block, first point, points and weights."""
-    x, weight = observations.x, observations.weight
+    """Points of a chunk, how many of them there are, and of chunk i block, first point, points, weights and labels."""
+    x = observations.x
     _, d, b = x.shape
     size = math.gcd(b, _CHUNK // np.dtype(dtype).itemsize)
     slice_at = partial(lax.dynamic_slice, allow_negative_indices=False)
 
-    def at(i: Any) -> tuple[Array, Array, Array, Array]:
+    def at(i: Any) -> tuple[Array, Array, Array, Array, Any]:
         block, first = lax.div(i, b // size), lax.rem(i, b // size) * size
         points = slice_at(x, (block, 0, first), (1, d, size))[0].astype(dtype)
-        return block, first, _kept(points), slice_at(weight, (block, first), (1, size))[0].astype(dtype)
+
+        def beside(a: Any) -> Array:
+            return slice_at(a, (block, first), (1, size))[0].astype(dtype)
+
+        labels = None if observations.label is None else beside(observations.label)
+        return block, first, _kept(points), beside(observations.weight), labels
 
     return size, x.shape[0] * (b // size), at
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from bayesmix.covariance import Covariance, Structure, structure_of
 from bayesmix.devices import blas_on_one_thread
-from bayesmix.inputs import as_points, as_weights
+from bayesmix.inputs import as_labels, as_points, as_weights
+from bayesmix.labels import exchangeable, unnamed
 from bayesmix.loop import Rules
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations, observe
@@ -39,12 +40,23 @@ class Problem(NamedTuple):
     n_components: int
     accelerate: bool | None = False  # EM; None where that is worth compiling
     batch: int | None = None  # rows of a step, of online EM
+    given: np.ndarray | None = None  # clusters of all rows, -1 where they are not known; `None` where none is
 
     def adding(self, variance: float) -> Problem:
         """The same, where each M-step adds a variance, in squared units of the data, to every diagonal."""
         matrix = variance * np.diag(self.units.scale**-2.0)[None]
         asked = self.structure.form.sparse(matrix)
         return self._replace(rules=self.rules._replace(floor=self.rules.floor._replace(asked=asked)))
+
+    @property
+    def told(self) -> np.ndarray | None:
+        """The clusters of the rows of `x`, -1 where they are not known, or `None`."""
+        return None if self.given is None else self.given[self.keep]
+
+    @property
+    def may(self) -> np.ndarray | None:
+        """Which cluster may take which label (k, k): one that rows name its own alone; `None` if none does."""
+        return None if self.given is None else exchangeable(unnamed(self.given, self.n_components), 1.0)
 
     @property
     def moved(self) -> float:
@@ -71,11 +83,12 @@ def prepare(
     sample_weight: Any,
     tol: float,
     prior: ConjugatePrior | None = None,
+    labels: Any = None,
 ) -> Problem:
     """Check the data against the question, centre and scale them, and lay them out in blocks.
 
     Raises:
-        ValueError: bad data, or fewer rows than clusters.
+        ValueError: bad data or labels, or fewer rows than clusters.
     """
     points, names = as_points(x)
     structure = structure_of(covariance, points.shape[1])
@@ -87,10 +100,11 @@ def prepare(
             f"x has {rows.shape[0]} rows{'' if keep.all() else ' of positive weight'}, fewer than "
             f"n_components={n_components}; ask for fewer clusters"
         )
+    given = _known(labels, keep, n_components)
     with blas_on_one_thread(rows.size):
         units = standardize(rows, w, names, structure)
         scaled = Rows(rows, units)
-        observations = observe(scaled, w, structure)
+        observations = observe(scaled, w, structure, given=None if given is None else given[keep])
     grid = np.array([spacing(column) for column in rows.T]) / units.scale
     summed = observations.x.dtype
     # Points err in the data's precision, each on its own; their sum does in float64.
@@ -103,8 +117,28 @@ def prepare(
         None if prior is None else penalty(prior, units, structure, n_components),
     )
     return Problem(
-        names, points, weight, keep, scaled, w, grid, units, structure, observations, rules, n_components
+        names,
+        points,
+        weight,
+        keep,
+        scaled,
+        w,
+        grid,
+        units,
+        structure,
+        observations,
+        rules,
+        n_components,
+        given=given,
     )
+
+
+def _known(labels: Any, keep: np.ndarray, k: int) -> np.ndarray | None:
+    """Known clusters of all rows; those of rows that are not kept say nothing. `None` where there are none."""
+    if labels is None:
+        return None
+    given = np.where(keep, as_labels(labels, len(keep), k), -1)
+    return given if (given >= 0).any() else None
 
 
 def problem_of(fit: Any, x: Any, sample_weight: Any, tol: float = 1e-4) -> Problem:
@@ -112,8 +146,17 @@ def problem_of(fit: Any, x: Any, sample_weight: Any, tol: float = 1e-4) -> Probl
     if not isinstance(fit, Fit):
         raise ValueError(f"fit must be what bm.fit returned; it is {type(fit).__name__}")
     mixture = fit.mixture
-    points = as_points(x, n_features=mixture.n_features, known=mixture.feature_names)
-    return prepare(mixture.n_components, mixture.structure, points, sample_weight, tol, fit.prior)
+    points, labels = (
+        as_points(x, n_features=mixture.n_features, known=mixture.feature_names),
+        fit.known_labels,
+    )
+    if labels is not None and len(points.values) != len(labels):
+        raise ValueError(
+            f"x has {len(points.values)} rows; the fit was told the clusters of {len(labels)}: pass the same data"
+        )
+    return prepare(
+        mixture.n_components, mixture.structure, points, sample_weight, tol, fit.prior, labels=labels
+    )
 
 
 def inside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:

@@ -17,6 +17,7 @@ import numpy as np
 from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.groups import Cell
 from bayesmix.inputs import as_count
+from bayesmix.mixture import GaussianMixture
 from bayesmix.outcomes import CellFit
 from bayesmix.results import Fit, criteria
 from bayesmix.status import CODE, sentence
@@ -55,6 +56,7 @@ class Search:
     reasons: Mapping[Cell, str]
     _x: np.ndarray = field(repr=False)
     _weight: np.ndarray = field(repr=False)
+    _given: np.ndarray | None = field(repr=False)  # clusters of the rows, -1 where they are not known
     _hold: tuple[str, ...] = field(repr=False)
     _max_steps: int = field(repr=False)
 
@@ -110,7 +112,7 @@ class Search:
 
     def _status(self, cell: Cell) -> str:
         found = self.cells[cell]
-        labels = found.mixture.classify(self._x) if found.verdict.reasons else np.zeros(1, np.int64)
+        labels = self._labels(found.mixture) if found.verdict.reasons else np.zeros(1, np.int64)
         return sentence(
             found.verdict.name,
             found.verdict.reasons,
@@ -121,6 +123,10 @@ class Search:
             structure=cell.covariance,
             k=cell.n_components,
         )
+
+    def _labels(self, mixture: GaussianMixture) -> np.ndarray:
+        labels, given = mixture.classify(self._x), self._given
+        return labels if given is None else np.where(given >= 0, given, labels)
 
     @property
     def best(self) -> Fit:
@@ -165,7 +171,7 @@ class Search:
             log_likelihood=found.log_likelihood,
             classification_log_likelihood=found.classification_log_likelihood,
             entropy=found.entropy,
-            labels=found.mixture.classify(self._x),
+            labels=self._labels(found.mixture),
             n_observations=float(self._weight.sum()),
             method="soft",
             n_steps=found.n_steps,
@@ -175,17 +181,21 @@ class Search:
             n_agree=found.n_agree,
             n_spurious=found.n_spurious,
             hold=self._hold,
+            known_labels=self._given,
         )
 
     def merge(self, other: Search) -> Search:
         """Both searches in one; of a cell that both have the clean one stays, or that with the larger likelihood.
 
         Raises:
-            ValueError: the other search is of other data or weights, or with other parts held.
+            ValueError: the other search is of other data, weights or labels, or with other parts held.
         """
         same = isinstance(other, Search) and self._hold == other._hold
-        if not (same and np.array_equal(self._x, other._x) and np.array_equal(self._weight, other._weight)):
-            raise ValueError("only searches on the same data, weights and held parts can be merged")
+        pairs: list[tuple[Any, Any]] = [
+            (getattr(self, name), getattr(other, name, None)) for name in ("_x", "_weight", "_given")
+        ]
+        if not (same and all(np.array_equal(*pair) for pair in pairs)):
+            raise ValueError("only searches on the same data, weights, labels and held parts can be merged")
         cells = dict(self.cells)
         for cell, found in other.cells.items():
             if cell not in cells or _rank(found) > _rank(cells[cell]):

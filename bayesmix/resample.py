@@ -176,7 +176,9 @@ def refit(
 
     def replicate(row: int) -> tuple[Observations, np.ndarray]:
         drawn, weight = RESAMPLE[kind](keys[row], problem, source)
-        data = observe(drawn, weight, problem.structure, x if drawn is problem.x else None)
+        same_rows = drawn is problem.x
+        given = problem.told if same_rows else None
+        data = observe(drawn, weight, problem.structure, x if same_rows else None, given)
         rows = np.repeat(blank, count, axis=0)
         places = jax.tree.leaves(layout.views(rows).mixture)
         for place, values in zip(places, jax.tree.leaves(starts), strict=True):

@@ -49,10 +49,11 @@ class Fit:
             its last level only; stochastic EM ends with the mixture of the averages; of online EM each is what the
             step's batch says of all data. The last entry is that of
             `mixture`.
-        log_likelihood: Σ log p(x) in nats under `mixture`, with observation weights as repetitions.
+        log_likelihood: Σ log p(x) in nats under `mixture`, with observation weights as repetitions; of a row whose
+            cluster was known log p(x, z).
         classification_log_likelihood: Σ max_k log p(x, z=k) in nats.
         entropy: -Σ_n Σ_k r log r in nats, of the soft assignments.
-        labels: the most probable cluster of each row (n,).
+        labels: the most probable cluster of each row (n,), or the one that was known.
         n_observations: total weight; BIC's n.
         method: a row of `engines.METHODS`.
         n_steps: M-steps of the run that won.
@@ -67,6 +68,7 @@ class Fit:
         prior: the prior whose log density the objective includes, so that this is the posterior's mode, or `None`.
         best_visited: stochastic EM: the mixture with the largest likelihood along the chain; no verdict is passed on
             it, so it may be a spurious one that the chain came through.
+        known_labels: what `fit` was told of the clusters of the rows (n,), -1 where it was told nothing, or `None`.
         inertia: k-means: weighted sum of squared distances to the assigned centres, in squared data units.
         traces: as `objective`, of every start that differs from those before it, the winner among them; only the
             winner was taken to its end. Empty where nothing was kept, as in a cell of a search.
@@ -90,6 +92,7 @@ class Fit:
     hold: tuple[str, ...] = field(default=(), metadata=_STATIC)
     prior: ConjugatePrior | None = None
     best_visited: GaussianMixture | None = None
+    known_labels: Any = None
     inertia: Any = None
     traces: tuple[Any, ...] = ()
 

@@ -19,7 +19,7 @@ import numpy as np
 from bayesmix import switching
 from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.compilation import compiling, one_at_a_time
-from bayesmix.inputs import Points, as_count, as_name, as_points, as_share, cores
+from bayesmix.inputs import Points, as_count, as_labels, as_name, as_points, as_share, cores
 from bayesmix.keys import as_generator, as_words, key_words
 from bayesmix.labels import exchangeable, unnamed
 from bayesmix.mixture import GaussianMixture
@@ -159,7 +159,7 @@ def sample_posterior(
     problem = _problem(k, structure, x, sample_weight, conjugate)
     if method == "gibbs":
         problem.whole("gibbs draws a whole number of allocations", "use method='nuts'")
-    given = np.where(problem.keep, _given(labels, len(problem.points), k), -1)
+    given = np.where(problem.keep, as_labels(labels, len(problem.points), k), -1)
     from bayesmix.stories import Reading, alike, read
 
     known = _attributes(model, prior, method, key, n_warmup) | {"thinning": thinning}
@@ -265,22 +265,6 @@ def _problem(k: int, structure: str, x: Any, sample_weight: Any, prior: Conjugat
     """In float64, whatever the data's type: a posterior is k-sized."""
     points, names = as_points(x)
     return prepare(k, structure, Points(points.astype(np.float64), names), sample_weight, 1e-4, prior)
-
-
-def _given(labels: Any, n: int, k: int) -> np.ndarray:
-    """Known clusters (n,), -1 where they are not."""
-    if labels is None:
-        return np.full(n, -1)
-    given: Any = np.ma.asarray(labels)
-    whole = given.dtype.kind in "iu" and given.shape == (n,)
-    known = given.compressed()  # what is masked is not known
-    if not whole or (known.size and (known.min() < -1 or known.max() >= k)):
-        raise ValueError(
-            f"labels must be {n} whole numbers, a cluster below {k} or -1 where it is not known; they are "
-            f"{given.dtype} of shape {given.shape}"
-            + (f" from {known.min()} to {known.max()}" if whole else "")
-        )
-    return np.ma.filled(given.astype(np.int64), -1)
 
 
 def _warn_of_collapse(mixtures: GaussianMixture, problem: Problem) -> None:

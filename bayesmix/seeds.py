@@ -27,8 +27,10 @@ _PRODUCTS = 2**18  # that are made at once, so that they stay in a cache
 type Generators = Sequence[np.random.Generator]
 
 
-def random_rows(x: np.ndarray, weight: np.ndarray, k: int, rngs: Generators) -> np.ndarray:
-    """k rows of different values (starts, k, d), drawn by weight."""
+def random_rows(
+    x: np.ndarray, weight: np.ndarray, k: int, rngs: Generators, given: np.ndarray | None = None
+) -> np.ndarray:
+    """k rows of different values (starts, k, d), drawn by weight, whatever is given beside them."""
     seeds = np.empty((len(rngs), k, x.shape[1]), x.dtype)
     for chosen, rng in zip(seeds, rngs):
         free = weight.copy()
@@ -39,11 +41,18 @@ def random_rows(x: np.ndarray, weight: np.ndarray, k: int, rngs: Generators) -> 
     return seeds
 
 
-def plus_plus(x: np.ndarray, weight: np.ndarray, k: int, rngs: Generators) -> np.ndarray:
-    """Greedy k-means++ (starts, k, d): each next row drawn by squared distance to those chosen, best of 2 + ln k."""
+def plus_plus(
+    x: np.ndarray, weight: np.ndarray, k: int, rngs: Generators, given: np.ndarray | None = None
+) -> np.ndarray:
+    """Greedy k-means++ (starts, k, d): each next row drawn by squared distance to those chosen, best of 2 + ln k.
+
+    Centres that are given (m, d) count as chosen already.
+    """
+    if given is not None:  # as rows that are never drawn
+        x, weight = np.concatenate([x, given.astype(x.dtype)]), np.append(weight, np.zeros(len(given)))
     starts, d = np.arange(len(rngs)), x.shape[1]
     away = np.full((len(rngs), len(x)), np.inf, x.dtype)  # squared, from the nearest of those chosen
-    left = np.empty((len(rngs), 2 + int(math.log(k)), len(x)), x.dtype)
+    left = np.empty((len(rngs), 2 + int(math.log(max(k, 1))), len(x)), x.dtype)
     # Squared distances are a product, [-2 y, 1, y·y] @ [x, x·x, 1]; equal rows are at distance zero, as squares are
     # taken to be less by more than the rounding of the terms.
     less = (4 + math.sqrt(d)) * np.finfo(x.dtype).eps
@@ -66,9 +75,14 @@ def plus_plus(x: np.ndarray, weight: np.ndarray, k: int, rngs: Generators) -> np
             return indices(chances, left.shape[1], rng)
         return np.repeat(indices(weight, 1, rng), left.shape[1])  # no row is away from those chosen
 
-    chosen = np.stack([indices(weight, 1, rng) for rng in rngs])
-    sums(chosen, away[:, None])
-    for _ in range(k - 1):
+    chosen = np.empty((len(rngs), 0), np.intp)
+    if given is None:
+        chosen = np.stack([indices(weight, 1, rng) for rng in rngs])
+        sums(chosen, away[:, None])
+    else:
+        for row in range(len(x) - len(given), len(x)):
+            sums(np.full((len(rngs), 1), row), away[:, None])
+    while chosen.shape[1] < k:
         candidates = np.stack([drawn(own, rng) for own, rng in zip(weight * away, rngs)])
         best = np.argmin(sums(candidates, left), axis=1)
         chosen = np.column_stack([chosen, candidates[starts, best]])
@@ -76,7 +90,7 @@ def plus_plus(x: np.ndarray, weight: np.ndarray, k: int, rngs: Generators) -> np
     return x[chosen]
 
 
-SEEDS: dict[str, Callable[[np.ndarray, np.ndarray, int, Generators], np.ndarray]] = {
+SEEDS: dict[str, Callable[[np.ndarray, np.ndarray, int, Generators, np.ndarray | None], np.ndarray]] = {
     "k-means++": plus_plus,
     "random": random_rows,
 }
@@ -115,14 +129,14 @@ def sample_rows(weight: np.ndarray, most: int, rng: np.random.Generator) -> Any:
 
 
 def lloyd(
-    x: np.ndarray, weight: np.ndarray, means: np.ndarray, max_steps: int
+    x: np.ndarray, weight: np.ndarray, means: np.ndarray, max_steps: int, given: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Means (starts, k, d) taken towards their k-means optima, and the nearest mean of each row (starts, n).
 
-    One that loses all points moves to the farthest. For starts only, of few points: compiling the loop would take
-    longer. `kmeans` is the loop itself.
+    One that loses all points moves to the farthest. Rows whose cluster is given (n,), not -1, stay in it. For starts
+    only, of few points: compiling the loop would take longer. `kmeans` is the loop itself.
     """
-    means, labels = means.copy(), _labels(x, means)
+    means, labels = means.copy(), _labels(x, means, given)
     going = np.arange(len(means))
     for _ in range(max_steps):
         last, before = labels[going], means[going]
@@ -134,17 +148,17 @@ def lloyd(
             for empty in np.flatnonzero(count[s] == 0):
                 now[s, empty] = x[np.argmax(squared)]
                 squared[(x == now[s, empty]).all(axis=1)] = 0
-        means[going], labels[going] = now, _labels(x, now)
+        means[going], labels[going] = now, _labels(x, now, given)
         going = going[(labels[going] != last).any(axis=1)]
         if not going.size:
             break
     return means, labels
 
 
-def _labels(x: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """As `nearest` has them, for several starts (starts, n)."""
+def _labels(x: np.ndarray, means: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+    """As `nearest` has them, for several starts (starts, n), or as they are given."""
     labels = np.empty((len(means), len(x)), np.intp)
     half = np.einsum("skd,skd->sk", means, means)[..., None] / 2
     for part in chunks_of(len(x), CACHED):
         labels[:, part] = np.argmax(means @ x[part].T - half, axis=1)
-    return labels
+    return labels if given is None else np.where(given >= 0, given, labels)

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
 from bayesmix.acceleration import asked
 from bayesmix.cells import fit_cells
 from bayesmix.checkpoints import Checkpoint, fingerprint
@@ -18,7 +20,17 @@ from bayesmix.covariance import STRUCTURES, structure_of
 from bayesmix.devices import blas_on_one_thread
 from bayesmix.gap import CentreSearch, search_centres
 from bayesmix.groups import Cell
-from bayesmix.inputs import Points, as_count, as_list, as_name, as_names, as_points, as_tol, as_weights
+from bayesmix.inputs import (
+    Points,
+    as_count,
+    as_labels,
+    as_list,
+    as_name,
+    as_names,
+    as_points,
+    as_tol,
+    as_weights,
+)
 from bayesmix.keys import as_words
 from bayesmix.outcomes import CellFit
 from bayesmix.partitions import partition
@@ -36,6 +48,7 @@ def search(
     n_starts: int = 4,
     criterion: str | None = None,
     sample_weight: Any = None,
+    labels: Any = None,
     hold: Collection[str] = (),
     key: Any = 0,
     tol: float = 1e-3,
@@ -56,6 +69,8 @@ def search(
         criterion: "bic" by default, "aic", "aicc", "icl", "icl_entropy", "clc" or "nec", which compares with one
             cluster, so that k = 1 must be searched too; for "kmeans" "gap" (by default) or "silhouette".
         sample_weight: (n,); an integer weight is repetition, zero is absence.
+        labels: (n,) clusters that are known, -1 where they are not, as in `fit`. Cells with fewer clusters than they
+            name are listed with that reason.
         hold: "weights" for equal proportions.
         key: seeds the draws.
         tol: as in `fit`: a cell ends when less than this many nats are left to gain.
@@ -97,11 +112,16 @@ def search(
             raise ValueError(
                 f"hold is for searches of mixtures; of k-means nothing is held: leave out {hold!r}"
             )
+        if labels is not None:
+            raise ValueError("labels are for searches of mixtures; k-means knows none: leave them out")
         return search_centres(x, weight, counts, n_starts=max(n_starts, 10), criterion=criterion, key=key)
     chosen = as_name("bic" if criterion is None else criterion, "criterion", CRITERIA)
-    if chosen == "nec" and 1 not in counts:
+    given = None if labels is None else np.where(weight > 0, as_labels(labels, len(points), counts[-1]), -1)
+    named = 0 if given is None else 1 + int(given.max())
+    if chosen == "nec" and (1 not in counts or named > 1):
         raise ValueError(
             f"criterion='nec' compares with one cluster, so n_components must have 1; it is {counts}"
+            + (f", and labels name {named} clusters" if named > 1 else "")
         )
     hold = as_names(hold, "hold", ("weights",))
     tol = as_tol(tol)
@@ -116,12 +136,15 @@ def search(
     keep = weight > 0
     rows = points[keep]
     cells = [Cell(k, name) for name in structures for k in counts]
-    fitted = [cell for cell in cells if cell.n_components <= len(rows)]
+    fitted = [cell for cell in cells if named <= cell.n_components <= len(rows)]
     reasons = {
         cell: f"x has {len(rows)} rows, fewer than {cell.n_components} clusters"
+        if cell.n_components >= named
+        else f"labels name cluster {named - 1}, so there are {named} clusters at least"
         for cell in cells
         if cell not in fitted
     }
+    told = None if given is None else given[keep]
     found: dict[Cell, CellFit] = {}
     if fitted:
         with Progress("search", "cells", len(fitted)) as bar:
@@ -135,6 +158,7 @@ def search(
                 lambda: {
                     "x": fingerprint(points),
                     "sample_weight": fingerprint(weight),
+                    **({} if given is None else {"labels": fingerprint(given)}),
                     "n_components": counts,
                     "covariance": structures,
                     "n_starts": n_starts,
@@ -145,13 +169,13 @@ def search(
                     "accelerate": wanted,
                 },
             )
-            within = [k for k in counts if k <= len(rows)]
+            within = [k for k in counts if named <= k <= len(rows)]
             with blas_on_one_thread(), ThreadPoolExecutor(1) as beside:
                 fits, interrupted = fit_cells(
                     Points(rows, names),
                     weight[keep],
                     fitted,
-                    beside.submit(partition, rows, weight[keep], within, n_starts, key),
+                    beside.submit(partition, rows, weight[keep], within, n_starts, key, told),
                     n_starts=n_starts,
                     hold=hold,
                     tol=tol,
@@ -159,6 +183,7 @@ def search(
                     accelerate=wanted,
                     progress=progress,
                     checkpoint=kept,
+                    given=told,
                 )
             found = {cell: fits[cell] for cell in fitted if cell in fits}
         if interrupted:
@@ -168,7 +193,8 @@ def search(
                 + ("" if kept is None else f"; the same call goes on from {str(kept.path)!r}"),
                 stacklevel=2,
             )
-    return Search(found, chosen, reasons, points, weight, hold, max_steps)
+    given = given if named else None
+    return Search(found, chosen, reasons, points, weight, given, hold, max_steps)
 
 
 def _counts(n_components: int | Iterable[int]) -> list[int]:

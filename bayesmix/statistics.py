@@ -166,7 +166,8 @@ def summarize(
             groups = [(w, *_some(mixture, factor, own)) for w, own in zip((False, True), places)]
         rules = [(_whitened if w else _raw)(own, dtype, beta, its) for w, own, its in groups]
         natural = [rule.natural for rule in rules]
-        totals, objective = by_blocks(natural, partial(_block, rules), assign, dtype, observations, key)
+        block = partial(_block, rules)
+        totals, objective = by_blocks(natural, block, assign, dtype, observations, key, order)
         parts = [
             _about_origin(own, total.T, its) if w else total.T for (w, own, its), total in zip(groups, totals)
         ]

@@ -62,6 +62,7 @@ def parts_of(observations: Observations, products: float) -> list[Observations]:
         Observations(
             observations.x[first : first + size],
             observations.weight[first : first + size],
+            None if observations.label is None else observations.label[first : first + size],
             second if first == 0 or second is None else np.zeros_like(second),
         )
         for first in range(0, blocks, size)
@@ -75,7 +76,7 @@ def assigned_of(parts: Sequence[Observations], options: Options, states: State) 
     """
     moments = states.statistics.moments
     shared = len(parts) > 1 and parts[0].second is not None and jax.default_backend() == "cpu"
-    shared = shared and not options.whitened
+    shared = shared and not options.whitened and parts[0].label is None
     if not shared or options.responsibilities != "hard" or (options.few and moments[0].size < _HOST):
         return []
     nearest = _is_nearest(states.mixture, options)

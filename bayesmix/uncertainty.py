@@ -45,7 +45,7 @@ def ordered(
 ) -> tuple[GaussianMixture, np.ndarray]:
     """Mixtures (draws, ...) in the data's units, their clusters in the order of the reference; and that order."""
     mixture = problem.units.leave(drawn)
-    order = match_mixtures(np.asarray(mixture.means), np.asarray(mixture.covariances), reference)
+    order = match_mixtures(np.asarray(mixture.means), np.asarray(mixture.covariances), reference, problem.may)
     return replace(permuted(mixture, order), feature_names=reference.feature_names), order
 
 
@@ -82,7 +82,7 @@ def bootstrap(
 
     Raises:
         ValueError: not a fit, other data, a kind that is not known, or for "nonparametric" and "parametric" weights
-            that do not add up to a whole number of rows.
+            that do not add up to a whole number of rows; "parametric" of a fit that was told labels.
         KeyboardInterrupt: Ctrl-C before any replicate was finished, or twice.
 
     Example:
@@ -96,6 +96,11 @@ def bootstrap(
     as_name(kind, "kind", _KINDS)
     n_draws = as_count(n_draws, "n_draws")
     problem = problem_of(fit, x, sample_weight)
+    if kind == "parametric" and problem.given is not None:
+        raise ValueError(
+            "kind='parametric' draws new rows, of which no cluster is known, and the fit knew some; "
+            "use kind='weighted' or 'nonparametric'"
+        )
     total = float(problem.w.sum())
     if kind != "weighted" and abs(total - round(total)) > 1e-9 * total:
         raise ValueError(
