@@ -198,6 +198,8 @@ class Fit:
             "spurious starts": self.n_spurious,
             "status": self.status,
         }
+        if self.known_labels is not None:
+            rows["rows whose cluster was known"] = int((self.known_labels >= 0).sum())
         if self.inertia is not None:
             rows["inertia"] = f"{self.inertia:.6g}"
         return pandas.DataFrame({"value": rows})

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from cases import NAMES, K, N, data
+from reference import load, rows
 from scipy.stats import multivariate_normal
 
 import bayesmix as bm
@@ -105,6 +106,7 @@ def test_every_structure_climbs_and_keeps_what_it_was_told(name):
     r = fit.mixture.responsibilities(x[~known])
     np.testing.assert_allclose(fit.entropy, -np.sum(r * np.log(np.maximum(r, 1e-300))), atol=1e-8)
     np.testing.assert_array_equal(fit.known_labels, labels)
+    assert fit.summary()["value"]["rows whose cluster was known"] == known.sum()
 
 
 def test_all_known_is_discriminant_analysis():
@@ -353,3 +355,29 @@ def test_searches_that_cannot_know_them_say_so():
         bm.search(x, covariance="EEE", labels=labels, criterion="nec")
     with pytest.raises(ValueError, match="a cluster below 2 or -1"):
         bm.search(x, covariance="EEE", n_components=2, labels=labels)
+
+
+SPECIES = np.repeat(np.arange(3), 50)  # of iris, as its rows come
+
+
+@pytest.mark.parametrize("name", load("mclust_known_labels.json")["models"])
+def test_mclust_finds_the_same(name):
+    """At least its likelihood: EVV and VVE it leaves early."""
+    reference = load("mclust_known_labels.json")
+    expected, labels = reference["models"][name], np.full(150, -1)
+    labels[reference["known"]] = SPECIES[reference["known"]]
+    fit = bm.fit(bm.MixtureModel(3, name), rows("iris"), labels=labels, tol=1e-8)
+    assert fit.n_parameters == expected["n_parameters"]
+    assert fit.log_likelihood > expected["log_likelihood"] - 1e-6
+    if name not in ("EVV", "VVE"):
+        np.testing.assert_allclose(fit.log_likelihood, expected["log_likelihood"], atol=1e-4)
+        np.testing.assert_allclose(-fit.bic, expected["bic"], atol=1e-3)
+        np.testing.assert_allclose(fit.mixture.means, expected["means"], atol=1e-3)
+        np.testing.assert_array_equal(fit.labels, list(map(int, expected["labels"])))
+
+
+@pytest.mark.parametrize("name", load("mclust_known_labels.json")["edda"])
+def test_mclust_finds_the_same_where_all_are_known(name):
+    fit = bm.fit(bm.MixtureModel(3, name), rows("iris"), labels=SPECIES)
+    expected = load("mclust_known_labels.json")["edda"][name]
+    np.testing.assert_allclose(fit.mixture.log_density(rows("iris")).sum(), expected, rtol=1e-7)
