@@ -20,7 +20,7 @@ from bayesmix.devices import double_precision
 from bayesmix.distribution import precision_sites
 from bayesmix.em import optima
 from bayesmix.given import given_mixture
-from bayesmix.initialize import from_partition, known_statistics
+from bayesmix.initialize import from_partition, known_centres, known_statistics
 from bayesmix.inputs import to_numpy
 from bayesmix.keys import as_generator, key_words
 from bayesmix.mixture import GaussianMixture
@@ -120,9 +120,7 @@ def _required(mixture: Any, problem: Problem) -> GaussianMixture:
 def _from_labels(problem: Problem, given: np.ndarray, generator: np.random.Generator) -> GaussianMixture:
     """The M-step of a partition that keeps the known clusters: each other row with the nearest of their means."""
     x, w, k = problem.x[:], problem.w, problem.n_components
-    named = np.unique(given[given >= 0])
-    rows = [given == cluster for cluster in named]
-    centres = np.stack([w[own] @ x[own] / w[own].sum() for own in rows])
+    named, centres = known_centres(x, w, given, k, problem.structure)
     seeds = np.empty((k, x.shape[1]))
     seeds[named] = centres
     seeds[np.setdiff1d(np.arange(k), named)] = plus_plus(x, w, k - len(named), [generator], centres)[0]

@@ -18,7 +18,7 @@ from bayesmix.devices import blas_on_one_thread
 from bayesmix.engines import METHODS, batch_rows
 from bayesmix.finish import finished
 from bayesmix.given import given_start
-from bayesmix.initialize import Start, from_partition, unit_spheres
+from bayesmix.initialize import Start, from_partition, known_centres, unit_spheres
 from bayesmix.inputs import as_count, as_name, as_names, as_tol, cores
 from bayesmix.keys import as_generator
 from bayesmix.loop import Options
@@ -247,7 +247,9 @@ def _own_starts(
     few = _FEW_ROWS + 100 * k
     some = sample_rows(w, few if rough or problem.batch else max(few, _SEED_ROWS), as_generator(key))
     x, told = measured[some], None if problem.told is None else problem.told[some]
-    named, centres = _named(problem, measured)
+    named, centres = np.empty(0, int), None
+    if problem.told is not None:
+        named, centres = known_centres(measured, w, problem.told, k, problem.structure)
     others = np.setdiff1d(np.arange(k), named)
     whole = len(x) == len(every)
     points = every if not whole else x if measured is every else every[:]
@@ -256,8 +258,9 @@ def _own_starts(
     def grown(rngs: Sequence[np.random.Generator]) -> tuple[np.ndarray, np.ndarray]:
         """Seeds of some starts (starts, k, d), and what tells one start from another."""
         seeds = np.empty((len(rngs), k, x.shape[1]), x.dtype)
-        seeds[:, named] = centres
-        seeds[:, others] = draw(x, own, len(others), rngs, centres if len(named) else None)
+        seeds[:, others] = draw(x, own, len(others), rngs, centres)
+        if centres is not None:
+            seeds[:, named] = centres
         return (seeds, seeds) if bare else lloyd(x, own, seeds, _LLOYD_STEPS if rough else 0, told)
 
     together = max(1, _TOGETHER // (k * len(x)))
@@ -279,16 +282,6 @@ def _own_starts(
             near = near if problem.told is None else np.where(problem.told >= 0, problem.told, near)
             starts.append(from_partition(points, w, means, near, problem.structure))
     return starts, np.array(copies)
-
-
-def _named(problem: Problem, measured: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The clusters of which rows are known, and the means of these (m, d)."""
-    told = problem.told
-    if told is None:
-        return np.empty(0, int), np.empty((0, measured.shape[1]))
-    named = np.unique(told[told >= 0])
-    rows = [np.flatnonzero(told == cluster) for cluster in named]
-    return named, np.stack([np.average(measured[own], axis=0, weights=problem.w[own]) for own in rows])
 
 
 def _partition(labels: np.ndarray, k: int) -> bytes:

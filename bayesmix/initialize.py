@@ -21,6 +21,7 @@ __all__ = [
     "from_means",
     "from_partition",
     "from_responsibilities",
+    "known_centres",
     "known_statistics",
     "splits",
     "unit_spheres",
@@ -122,6 +123,15 @@ def known_statistics(
 ) -> Statistics:
     """The statistics of the rows with a label from 0 to k - 1, each wholly in that cluster; others do not count."""
     return _statistics(*_cluster_moments(x, _by_label(labels, weight, k), k, structure), structure)
+
+
+def known_centres(
+    x: Any, weight: np.ndarray, labels: np.ndarray, k: int, structure: Structure
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which clusters have rows, of those with a label from 0 to k - 1, and the means of these (m, d)."""
+    moments = known_statistics(x, weight, labels, k, structure).moments
+    named = np.flatnonzero(moments[:, 0] > 0)
+    return named, moments[named, 1 : 1 + x.shape[1]] / moments[named, :1]
 
 
 def from_responsibilities(x: Any, weight: np.ndarray, r: np.ndarray, k: int, structure: Structure) -> Start:
