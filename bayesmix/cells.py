@@ -96,7 +96,7 @@ def fit_cells(
             best = [best_of(group, groups[0].problem) for group in groups]
         if checkpoint is not None and not interrupted:
             checkpoint.write(lambda: _stored(groups), now=True)
-    return report(groups, best, run.told), interrupted
+    return report(groups, best, run.told, max_steps), interrupted
 
 
 class _Run:

@@ -35,6 +35,7 @@ __all__ = ["CentreSearch", "search_centres", "silhouette"]
 
 _INTERRUPTED = "the search was interrupted before this number of clusters was finished"
 _REFERENCES = 20  # data sets without clusters
+_DRAWN = 2**17  # rows of one, at most, or as many as the data have
 _PAIRED = 5000  # rows whose distances the silhouette looks at, at most
 
 
@@ -141,7 +142,13 @@ def search_centres(
     points, keep = x.values, weight > 0
     rows, w = points[keep], weight[keep]
     fits, silhouettes, gaps, reasons = {}, {}, {}, {}
-    references = [_uniform(rows, w, generator) for _ in range(_REFERENCES)]
+    # Whole-number weights are repetitions: then a reference has as many rows, up to a limit, each of the same weight.
+    total, count = float(w.sum()), len(rows)
+    repeated = bool((w == np.round(w)).all())
+    if repeated:
+        count = int(min(total, max(count, _DRAWN)))
+    reference_weight = np.full(count, total / count) if repeated else w
+    references = [_uniform(rows, w, count, generator) for _ in range(_REFERENCES)]
     paired = np.arange(len(points))[keep]
     if len(paired) > _PAIRED:
         paired = np.sort(generator.choice(paired, _PAIRED, replace=False))
@@ -156,7 +163,9 @@ def search_centres(
                 logs = []
                 for r in references:
                     patience.check()
-                    logs.append(_log_inertia(kmeans(r, k, sample_weight=w, n_starts=n_starts, key=key)))
+                    logs.append(
+                        _log_inertia(kmeans(r, k, sample_weight=reference_weight, n_starts=n_starts, key=key))
+                    )
                 silhouettes[k] = silhouette(points[paired], fit.labels[paired], weight[paired])
                 error = float(np.std(logs) * np.sqrt(1 + 1 / _REFERENCES))
                 gaps[k] = float(np.mean(logs)) - _log_inertia(fit), error
@@ -177,22 +186,22 @@ def _log_inertia(fit: Fit) -> float:
     return float(np.log(max(float(fit.inertia), 1e-300)))
 
 
-def _uniform(x: np.ndarray, weight: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """As many rows drawn uniformly in the box of the data along their principal axes."""
+def _uniform(x: np.ndarray, weight: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
+    """So many rows drawn uniformly in the box of the data along their principal axes."""
     center = weight @ x / weight.sum()
     away = x - center
     axes = np.linalg.svd(np.sqrt(weight)[:, None] * away, full_matrices=False)[2]
     turned = away @ axes.T
-    return (generator.uniform(turned.min(axis=0), turned.max(axis=0), turned.shape) @ axes + center).astype(
-        x.dtype
-    )
+    drawn = generator.uniform(turned.min(axis=0), turned.max(axis=0), (n, turned.shape[1]))
+    return (drawn @ axes + center).astype(x.dtype)
 
 
 def silhouette(x: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
     """The weighted mean silhouette (b - a) / max(a, b) of rows (n, d) with labels (n,); NaN for one cluster.
 
     a is a point's mean distance to the others of its cluster, b to the nearest other cluster; a point alone in its
-    cluster has 0.
+    cluster has 0. Whole-number weights are repetitions, so that the others are all but one of them; of other weights
+    they are the other rows, and only their ratios count.
     """
     from scipy.spatial.distance import cdist
 
@@ -200,7 +209,7 @@ def silhouette(x: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
     if len(names) < 2:
         return float("nan")
     one_hot = (labels[:, None] == np.arange(len(names))) * weight[:, None]
-    size = one_hot.sum(axis=0)
+    size, repeated = one_hot.sum(axis=0), bool((weight == np.round(weight)).all())
     x = x.astype(np.float64)
     x = x / (np.abs(x).max() or 1)
     total = 0.0
@@ -209,12 +218,13 @@ def silhouette(x: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
         sums = cdist(x[some], x) @ one_hot
         own = labels[some]
         index = np.arange(len(own))
-        others = size[own] - 1
+        others = size[own] - (1 if repeated else weight[some])
         a = sums[index, own] / np.maximum(others, 1e-300)
         means = sums / size
         means[index, own] = np.inf
         b = means.min(axis=1)
         larger = np.maximum(a, b)
-        value = np.where((others > 0) & (larger > 0), (b - a) / np.where(larger > 0, larger, 1), 0)
+        alone = others <= 1e-12 * size[own]
+        value = np.where(~alone & (larger > 0), (b - a) / np.where(larger > 0, larger, 1), 0)
         total += float(weight[some] @ value)
     return total / float(weight.sum())

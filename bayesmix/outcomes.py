@@ -46,6 +46,7 @@ class CellFit:
     n_agree: int
     n_spurious: int
     degenerate: str
+    max_steps: int  # of a start, at most about so many
 
 
 class Best(NamedTuple):
@@ -65,7 +66,7 @@ def best_of(group: Group, common: Problem) -> Best:
     return Best(starts, mixtures, sums)
 
 
-def report(groups: list[Group], best: list[Best], told: set[Cell]) -> dict[Cell, CellFit]:
+def report(groups: list[Group], best: list[Best], told: set[Cell], max_steps: int) -> dict[Cell, CellFit]:
     """What is said of the cells that ended."""
     found = {}
     for group, (starts, mixtures, sums) in zip(groups, best):
@@ -94,6 +95,7 @@ def report(groups: list[Group], best: list[Best], told: set[Cell]) -> dict[Cell,
                 n_agree[index],
                 n_spurious[index],
                 group.problem.units.degenerate,
+                max_steps,
             )
     return found
 

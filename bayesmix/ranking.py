@@ -58,7 +58,6 @@ class Search:
     _weight: np.ndarray = field(repr=False)
     _given: np.ndarray | None = field(repr=False)  # clusters of the rows, -1 where they are not known
     _hold: tuple[str, ...] = field(repr=False)
-    _max_steps: int = field(repr=False)
 
     @cached_property
     def table(self) -> pandas.DataFrame:
@@ -117,7 +116,7 @@ class Search:
             found.verdict.name,
             found.verdict.reasons,
             labels,
-            max_steps=self._max_steps,
+            max_steps=found.max_steps,
             gain=found.gain,
             columns=found.degenerate,
             structure=cell.covariance,

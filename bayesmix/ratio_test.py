@@ -22,7 +22,7 @@ import numpy as np
 
 from bayesmix.em import fit
 from bayesmix.initialize import splits
-from bayesmix.inputs import as_count, as_points, as_share
+from bayesmix.inputs import as_count, as_list, as_points, as_share
 from bayesmix.keys import as_generator, key_words
 from bayesmix.loop import Options
 from bayesmix.mixture import GaussianMixture
@@ -130,8 +130,7 @@ def likelihood_ratio_test(
             "the likelihood-ratio test is about maximum likelihood, so the model's prior must be None"
         )
     level = as_share(level, "level", whole=True)
-    counts = [n_components] if isinstance(n_components, int | np.integer) else list(n_components)
-    counts = [as_count(k, "n_components") for k in counts]
+    counts = [as_count(k, "n_components") for k in as_list(n_components)]
     if not counts or counts != sorted(set(counts)):
         raise ValueError(
             f"n_components must be one number or different ones in rising order; it is {n_components!r}"

@@ -194,7 +194,7 @@ def search(
                 stacklevel=2,
             )
     given = given if named else None
-    return Search(found, chosen, reasons, points, weight, given, hold, max_steps)
+    return Search(found, chosen, reasons, points, weight, given, hold)
 
 
 def _counts(n_components: int | Iterable[int]) -> list[int]:

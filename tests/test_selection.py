@@ -321,6 +321,44 @@ def test_k_means_is_tabulated_by_inertia_silhouette_and_gap():
     assert bm.search(blob, n_components=range(1, 5), covariance="kmeans").best.mixture.n_components == 1
 
 
+def test_weights_are_repetitions_to_the_silhouette_and_the_gap():
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.normal(size=(12, 2)), rng.normal([6, 0], 1, size=(8, 2))])
+    weight = rng.integers(1, 5, 20)
+    options = {"n_components": range(1, 5), "covariance": "kmeans"}
+    table = bm.search(x, sample_weight=weight, **options).table
+    again = bm.search(np.repeat(x, weight, axis=0), **options)
+    assert_allclose(table["inertia"], again.table["inertia"], rtol=1e-9)
+    assert_allclose(table["silhouette"], again.table["silhouette"], rtol=1e-9)
+    for k in range(2, 5):
+        labels = again.fit(k).labels
+        assert_allclose(table["silhouette"][k - 1], silhouette_score(np.repeat(x, weight, axis=0), labels))
+    # Each has its own references, of as many rows.
+    error = np.hypot(table["gap_error"], again.table["gap_error"])
+    assert (abs(table["gap"] - again.table["gap"]) < 2 * error).all()
+    assert_allclose(table["gap_error"], again.table["gap_error"], rtol=0.8)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.01, 1 / 120, 300.5])
+def test_of_other_weights_only_ratios_count_to_the_silhouette_and_the_gap(scale):
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(m, 1, (40, 2)) for m in ([0, 0], [8, 8], [0, 12])])
+    options = {"n_components": range(1, 5), "covariance": "kmeans", "criterion": "silhouette"}
+    plain, scaled = (bm.search(x, sample_weight=np.full(120, weight), **options) for weight in (1.0, scale))
+    assert_allclose(scaled.table["silhouette"], plain.table["silhouette"], rtol=1e-6)
+    assert_allclose(scaled.table["gap"], plain.table["gap"], atol=1e-6)
+    assert scaled.best.mixture.n_components == 3
+
+
+def test_a_cell_of_a_merged_search_says_its_own_limit():
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.normal(0, 1, (60, 2)), rng.normal(5, 1, (50, 2))])
+    longer = bm.search(x, n_components=[1, 2], covariance=["VII", "EII"])
+    short = bm.search(x, n_components=[3], covariance="VII", max_steps=1)
+    for found in (longer.merge(short), short.merge(longer)):
+        assert "reached max_steps=1 before" in found.fit(3, "VII").status
+
+
 @pytest.mark.parametrize("covariance", ["VVI", "kmeans"])
 def test_a_search_keeps_the_names_of_the_columns(covariance):
     x = bm.datasets.load("old_faithful")

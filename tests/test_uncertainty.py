@@ -339,6 +339,9 @@ def test_the_likelihood_ratio_test_is_sequential_and_reports():
         bm.likelihood_ratio_test(x, bm.MixtureModel(1, "E", "weak"), 2)
     with pytest.raises(ValueError, match="rising order"):
         bm.likelihood_ratio_test(x, bm.MixtureModel(1, "E"), [2, 1])
+    for count in (2.0, np.array(2.5), None):
+        with pytest.raises(ValueError, match="n_components must be a whole number"):
+            bm.likelihood_ratio_test(x, bm.MixtureModel(1, "E"), count)
     for level in (0, 1.5, "a"):
         with pytest.raises(ValueError, match="level must be above 0 and at most 1, not"):
             bm.likelihood_ratio_test(x, bm.MixtureModel(1, "E"), 2, level=level)
