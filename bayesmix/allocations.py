@@ -153,7 +153,9 @@ def _positions(rows: Any, n: int) -> np.ndarray:
     chosen = np.asarray(rows)
     if chosen.dtype == bool and chosen.shape == (n,):
         chosen = np.flatnonzero(chosen)
-    if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iu":
+    if chosen.size == 0:
+        raise ValueError("rows selects none of the rows; choose one at least")
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
         raise ValueError(f"rows must be positions, or a mask ({n},); they are {rows!r}")
     if chosen.min() < 0 or chosen.max() >= n:
         raise ValueError(f"rows must be between 0 and {n - 1}; they go from {chosen.min()} to {chosen.max()}")

@@ -62,12 +62,12 @@ def compare(posteriors: Mapping[Any, xarray.DataTree], *, key: Any) -> pandas.Da
     data: Any = None
     terms, rows = {}, {}
     for turn, (name, tree) in enumerate(posteriors.items()):
-        try:
-            own, _ = dict(zip(("data", "weights", "labels"), observed_of(tree))), tree["log_likelihood"]["x"]
-        except KeyError as error:
-            raise ValueError(
-                f"posterior {name!r} has no {error}; sample it with pointwise=True and keep its data"
-            ) from None
+        for group in ("observed_data", "log_likelihood"):
+            if "x" not in getattr(tree, "children", {}).get(group, ()):
+                raise ValueError(
+                    f"posterior {name!r} has no x in a group {group!r}; sample it with pointwise=True and keep its data"
+                )
+        own = dict(zip(("data", "weights", "labels"), observed_of(tree)))
         data = own if data is None else data
         other = [what for what, values in own.items() if not np.array_equal(values, data[what])]
         if other:

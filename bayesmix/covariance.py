@@ -193,7 +193,7 @@ def covariance_values(covariances: Any, row: Structure, k: int, d: int) -> Any:
     else:
         raise ValueError(
             f"covariances have shape {given.shape}; {row.name} with {k} clusters and {d} features takes "
-            f"{(k, d, d)} or {stored}"
+            + " or ".join(map(str, dict.fromkeys([(k, d, d), stored, *([(k,)] if d == 1 else [])])))
         )
     if isinstance(given, np.ndarray):
         _check(given, np.broadcast_to(storage.dense(values, d), (k, d, d)), row)

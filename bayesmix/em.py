@@ -204,10 +204,13 @@ def solve(
         with blas_on_one_thread(numbers):
             start = given_start(init, problem, relocate)
         starts, copies = [start] * count, np.zeros(count, int)
-        if max_steps == 0 and starts[0].statistics is not None:
-            raise ValueError("max_steps must be at least 1 for a start from labels or responsibilities")
         if relocate:
             starts = [s._replace(mixture=unit_spheres(s.mixture.means)) for s in starts]
+    if max_steps == 0 and starts[0].statistics is not None:
+        raise ValueError(
+            "max_steps must be at least 1, unless init is means or a mixture: no other start is a mixture before its "
+            "first step"
+        )
     if row.draws:  # the same start need not end the same
         copies = np.arange(len(starts))
     options = Options("hard" if relocate else row.responsibilities, hold, relocate=relocate)

@@ -197,6 +197,8 @@ def _approximating(
     problem: Problem, starts: list[Start], copies: np.ndarray, options: Options, steps: int, key
 ) -> Path:
     """Statistics that move towards each draw by a decreasing step; so they settle."""
+    if not steps:
+        return _plain(problem, starts, copies, options._replace(responsibilities="soft"), 0, key)
     options = options._replace(responsibilities=sampled(problem), decreasing=True)
     rules = problem.rules._replace(settle=steps // 10)
     seeds = key_data(key, len(starts))
@@ -212,6 +214,8 @@ def _online(
     problem: Problem, starts: list[Start], copies: np.ndarray, options: Options, steps: int, key
 ) -> Path:
     """A step with all data, then statistics that move towards a batch's by a decreasing step; all data once more."""
+    if not steps:
+        return _plain(problem, starts, copies, options, 0, key)
     every, distinct = problem.observations, copies == np.arange(len(starts))
     states = begin(starts, options)
     states = states._replace(skip=states.skip & distinct)

@@ -13,6 +13,7 @@ from bayesmix import density
 from bayesmix.blocks import CACHED, chunks_of
 from bayesmix.covariance import Covariance
 from bayesmix.drive import Path
+from bayesmix.initialize import known_centres
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem
@@ -69,7 +70,10 @@ def finished(
         mixture, inertia = _around_centres(problem, near, mixture)
     (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight, problem.given)
     # Where rounding decides it is that of the data's own units.
-    if relocate and not np.array_equal(labels[problem.keep], near):
+    if relocate and _other_labels(problem, labels, near, states.statistics.moments[winner, :, 0]):
+        if verdicts[winner].converged:
+            mixture = _recentred(problem, labels[problem.keep], mixture)
+            _, labels = likelihoods(mixture, problem.points, problem.weight)
         mixture, inertia = _around_centres(problem, labels[problem.keep], mixture)
         (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight)
     total = float(problem.weight.sum())
@@ -84,6 +88,9 @@ def finished(
         best = _outside(problem, jax.tree.map(lambda a: a[winner], states.best[0]))
     traces = [_of_spheres(problem, trace) if relocate else trace + problem.moved for trace in path.traces]
     objective = traces[winner].copy()
+    if not len(objective):  # of a run that left no step behind, and so no log prior
+        hard = problem.rules.penalty is None and method == "hard"
+        objective = np.array([top if hard else total_log if problem.rules.penalty is None else np.nan])
     if inertia is not None:
         objective[-1:] = _energy(problem, inertia)
     return Fit(
@@ -126,11 +133,33 @@ def _outside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
     return replace(outer, feature_names=problem.names)
 
 
+def _other_labels(problem: Problem, labels: np.ndarray, near: np.ndarray, count: np.ndarray) -> bool:
+    """Whether labels of all rows are others than those in loop units, or than those that the loop counted."""
+    own = labels[problem.keep]
+    counted = np.bincount(own, problem.w, problem.n_components)
+    return not np.array_equal(own, near) or bool(np.abs(counted - count).max() > problem.w.min() / 2)
+
+
+def _recentred(problem: Problem, labels: np.ndarray, mixture: GaussianMixture) -> GaussianMixture:
+    """The centres at the means of what the labels give them, in the data's own units."""
+    named, centres = known_centres(
+        _kept_points(problem), problem.w, labels, problem.n_components, problem.structure
+    )
+    means = mixture.means.copy()
+    means[named] = centres
+    return replace(mixture, means=means)
+
+
+def _kept_points(problem: Problem) -> np.ndarray:
+    """The rows of positive weight, in the data's own units."""
+    return problem.points if problem.keep.all() else problem.points[problem.keep]
+
+
 def _around_centres(
     problem: Problem, labels: np.ndarray, mixture: GaussianMixture
 ) -> tuple[GaussianMixture, float]:
     """K-means: each centre with the sphere σ² = inertia / (n d) around it, and the inertia, in the data's own units."""
-    points = problem.points if problem.keep.all() else problem.points[problem.keep]
+    points = _kept_points(problem)
     centres, inertia = mixture.means.astype(np.float64), 0.0
     for rows in chunks_of(len(points), CACHED):
         away = points[rows] - np.take(centres, labels[rows], axis=0)

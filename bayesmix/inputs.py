@@ -26,6 +26,7 @@ __all__ = [
 
 _HELD = 1e-152, 1e152  # standard deviations, at least and at most
 _ALIKE = 1e40  # largest by smallest, at most
+_WEIGHED = 1e-90, 1e150  # weights in all, at least and at most
 
 
 class Points(NamedTuple):
@@ -57,6 +58,7 @@ def as_points(
     n_features: int | None = None,
     feature_names: Iterable[str] | None = None,
     known: tuple[str, ...] | None = None,
+    infinite: bool = False,
 ) -> Points:
     """Data as an (n, d) float array; (n,) is one feature.
 
@@ -69,6 +71,7 @@ def as_points(
         n_features: how many columns there must be.
         feature_names: what to call them, in place of their own names.
         known: the features' names in the order in which they are needed: a table's columns are taken by name.
+        infinite: whether infinities are numbers too.
 
     Raises:
         ValueError: not numeric, missing or infinite cells, empty, more than two axes, not `n_features` columns, or
@@ -79,6 +82,8 @@ def as_points(
     else:
         names, by_name, (values, blame) = _read(x, name)
     if values.ndim == 1:
+        if blame:  # no number has a shape
+            refuse(values[:, None], names or default_names(1), name, blame)
         if n_features not in (None, 1):
             raise ValueError(
                 f"{name} has shape {values.shape}, which is {values.size} points of one feature, but "
@@ -103,7 +108,7 @@ def as_points(
         names = as_feature_names(feature_names, d)
     if names is None:
         names = default_names(d)
-    refuse(values, names, name, blame)
+    refuse(np.nan_to_num(values, nan=np.nan) if infinite else values, names, name, blame)
     return Points(values, names)
 
 
@@ -204,7 +209,7 @@ def as_weights(sample_weight: Any, n: int, name: str = "sample_weight") -> np.nd
     """Observation weights (n,), float64; `None` is a weight of one each.
 
     Raises:
-        ValueError: wrong shape, negative, not finite, or all zero.
+        ValueError: wrong shape, negative, not finite, all zero, or far too small or large in all to compute with.
     """
     if sample_weight is None:
         return np.ones(n)
@@ -216,6 +221,10 @@ def as_weights(sample_weight: Any, n: int, name: str = "sample_weight") -> np.nd
         raise ValueError(f"{name} is negative ({weight[row]}) in row {row}; a weight counts repetitions")
     if not weight.any():
         raise ValueError(f"{name} is zero for every row, so there are no data")
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not _WEIGHED[0] <= total <= _WEIGHED[1]:
+        raise ValueError(f"{name} adds up to {total:.3g}, which is no number of repetitions; change its unit")
     return weight
 
 

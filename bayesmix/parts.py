@@ -38,7 +38,12 @@ def conditional(mixture: GaussianMixture, free: list[int], given: list[int], poi
     if is_traced(mixture, point):
         return _of_features(mixture, free, *_condition(mixture._arrays(), jnp.asarray(point), *indices))
     mixture._check_one()
-    values = as_points([point], "given").values.astype(mixture.means.dtype)[0]
+    value, dtype = as_points([point], "given").values[0], mixture.means.dtype
+    if (np.abs(value) > np.finfo(dtype).max).any():
+        raise ValueError(
+            f"given has {np.abs(value).max():.3g}, which {dtype}, the type of the mixture, cannot hold"
+        )
+    values = value.astype(dtype)
     with double_precision():
         found = to_numpy(_condition_compiled(mixture._arrays(), values, *indices))
     return _of_features(mixture, free, *found)

@@ -40,14 +40,14 @@ from bayesmix.inputs import to_numpy
 
 if TYPE_CHECKING:
     import pandas
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Bool, Float
 
     from bayesmix.mixture import GaussianMixture
 
 __all__ = ["Modes", "find_modes", "ridgeline"]
 
 _CHUNK = 64  # starts that climb together
-_STEPS = 200
+_STEPS, _CALM_STEPS = 200, 20_000
 _ALONG = 33  # places along a ridgeline, fewer where there are many pairs
 _BUDGET = 4096  # places along all ridgelines, and triples of clusters
 _AT_REST = 1e-10  # Newton's step, in standard deviations of the clusters that rule there
@@ -127,19 +127,22 @@ def find_modes(mixture: GaussianMixture) -> Modes:
     weights, means = np.asarray(mixture.weights), np.asarray(mixture.means)
     covariances = np.asarray(mixture.covariances)
     center = means[0] + weights @ (means - means[0])
-    within = np.diagonal(covariances, axis1=1, axis2=2)
-    scale = np.sqrt(weights @ (within + (means - center) ** 2))
-    hills = _hills(weights, (means - center) / scale, covariances / (scale[:, None] * scale))
-    starts = _starts(hills, np.flatnonzero(weights > 0))
+    within = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+    largest = np.maximum(within, np.abs(means - center)).max(axis=0)  # whose square may be too large
+    scale = largest * np.sqrt(weights @ ((within / largest) ** 2 + ((means - center) / largest) ** 2))
+    hills = _hills(weights, (means - center) / scale, covariances / scale[:, None] / scale)
+    # Means climb twice: as EM does, to the peaks that are theirs, and like all other starts.
+    starts = np.concatenate([hills.means, _starts(hills, np.flatnonzero(weights > 0))])
+    calm = np.arange(len(starts)) < len(means)
     with double_precision():
-        blocks = to_numpy(_climb_all(hills, points_last(starts, _CHUNK)))
+        blocks = to_numpy(_climb_all(hills, points_last(starts, _CHUNK), points_last(calm, _CHUNK)))
     ends = _End(*(leaf.reshape(-1, *leaf.shape[2:])[: len(starts)] for leaf in blocks))
     chosen, which = _distinct(ends)
     return Modes(
         points=center + scale * ends.x[chosen],
         log_density=ends.height[chosen] - np.log(scale).sum(),
         cluster_mode=which[: len(means)],
-        curvature=ends.curvature[chosen] / (scale[:, None] * scale),
+        curvature=ends.curvature[chosen] / scale[:, None] / scale,
         feature_names=mixture.feature_names,
     )
 
@@ -222,8 +225,11 @@ def _view(hills: _Hills, x: Float[Array, " d"]) -> _View:
     return _View(jax.nn.logsumexp(logits), gradient @ axes, spread - 1, axes, curvature, metric)
 
 
-def _step(hills: _Hills, x: Float[Array, " d"]) -> tuple[Array, Array]:
-    """The next place, and whether the climb ends there."""
+def _step(hills: _Hills, x: Float[Array, " d"], calm: Array) -> tuple[Array, Array]:
+    """The next place, and whether the climb ends there.
+
+    A `calm` climb goes by steps of EM, which do not leave a hill for another, but where it rests on a saddle.
+    """
     view = _view(hills, x)
     newton = view.slope / jnp.clip(jnp.abs(view.bend), 1e-12, 1)
     length, em_length = jnp.linalg.norm(newton), jnp.linalg.norm(view.slope)
@@ -232,6 +238,10 @@ def _step(hills: _Hills, x: Float[Array, " d"]) -> tuple[Array, Array]:
     ways = jnp.stack([0 * newton, view.slope, short, short / 4, short / 16, aside, -aside])
     places = x + ways @ view.axes.T
     heights = jax.vmap(_height, (None, 0))(hills, places)
+    other = jnp.array([0, 0, 1, 1, 1, 0, 0], bool) | (
+        jnp.array([0] * 5 + [1] * 2, bool) & (em_length > _AT_REST)
+    )
+    heights = jnp.where(calm & other, -jnp.inf, heights)
     best = jnp.argmax(heights)
     near = (view.bend[-1] < 0) & (jnp.sum(view.slope * newton) < 2 * _NEAR)
     ended = jnp.where(near, (length <= _AT_REST) | (em_length <= _AT_REST**1.5), heights[best] <= heights[0])
@@ -252,15 +262,17 @@ def _end(hills: _Hills, x: Float[Array, " d"]) -> _End:
 
 
 @jax.jit
-def _climb_all(hills: _Hills, blocks: Float[Array, "c d b"]) -> _End:
-    def climb(block: Float[Array, "d b"]) -> _End:
+def _climb_all(hills: _Hills, blocks: Float[Array, "c d b"], calm: Bool[Array, "c b"]) -> _End:
+    def climb(part: tuple[Array, Array]) -> _End:
+        block, calm = part
+
         def go_on(carry: tuple) -> Array:
             _, ended, steps = carry
-            return ~jnp.all(ended) & (steps < _STEPS)
+            return jnp.any(~ended & (calm | (steps < _STEPS))) & (steps < _CALM_STEPS)
 
         def turn(carry: tuple) -> tuple:
             x, ended, steps = carry
-            moved, arrived = jax.vmap(_step, (None, 0))(hills, x)
+            moved, arrived = jax.vmap(_step, (None, 0, 0))(hills, x, calm)
             return jnp.where(ended[:, None], x, moved), ended | arrived, steps + 1
 
         start = (block.T, jnp.zeros(block.shape[1], bool), jnp.asarray(0))
@@ -268,7 +280,7 @@ def _climb_all(hills: _Hills, blocks: Float[Array, "c d b"]) -> _End:
         return jax.vmap(_end, (None, 0))(hills, x)
 
     hills = _Hills(*map(jnp.asarray, hills))
-    return jax.lax.map(climb, blocks)
+    return jax.lax.map(climb, (blocks, calm))
 
 
 def _below(ends: _End, i: int, points: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ def prepare(
         units = standardize(rows, w, names, structure)
         scaled = Rows(rows, units)
         observations = observe(scaled, w, structure, given=None if given is None else given[keep])
-    grid = np.array([spacing(column) for column in rows.T]) / units.scale
+    grid = np.array([spacing(column, w) for column in rows.T]) / units.scale
     summed = observations.x.dtype
     # Points err in the data's precision, each on its own; their sum does in float64.
     own, double = (4 * float(np.finfo(dtype).eps) for dtype in (summed, np.float64))

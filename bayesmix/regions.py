@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["HighestDensityRegion", "densest_region"]
 
 _HALVINGS = 110  # of a bracket, down to neighbouring numbers
+_LEAST = 1e-6  # coverage in one dimension
 _FEWEST = 20  # draws that must fall on either side of the level
 
 
@@ -79,11 +80,16 @@ def densest_region(mixture: GaussianMixture, coverage: Any, key: Any, n_draws: i
     """The highest-density region of a mixture in float64.
 
     Raises:
-        ValueError: a coverage that is not between 0 and 1, or so near either that the draws cannot tell.
+        ValueError: a coverage that is not between 0 and 1, or so near either that the draws cannot tell, or rounding.
     """
     share = as_share(coverage, "coverage")
     n_draws = as_count(n_draws, "n_draws")
     if mixture.n_features == 1:
+        if share < _LEAST:
+            raise ValueError(
+                f"coverage must be at least {_LEAST} in one dimension, not {share}: so near a peak rounding hides what "
+                "the density falls by; the peaks are mixture.modes()"
+            )
         level, intervals = _on_a_line(mixture, share)
         return HighestDensityRegion(share, level, 0.0, intervals, mixture)
     active = np.flatnonzero(mixture.weights > 0)

@@ -187,7 +187,7 @@ class Fit:
             "covariance": self.mixture.structure,
             "method": self.method,
             "clusters": self.mixture.n_components,
-            "observations": f"{self.n_observations:g}",
+            "observations": f"{self.n_observations:.15g}",
             "log-likelihood": f"{self.log_likelihood:.4f}",
             "parameters": self.n_parameters,
             f"BIC{off}": f"{self.bic:.4f}",

@@ -16,11 +16,14 @@ __all__ = ["spacing", "spurious_clusters", "suspect"]
 _RATIO = 1e-3
 
 
-def spacing(column: np.ndarray) -> float:
-    """The spacing of the grid that a column was recorded on; zero where its values do not repeat."""
+def spacing(column: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """The spacing of the grid that a column was recorded on; zero where its values do not repeat.
+
+    A row that weighs two or more is a repetition too.
+    """
     head = column[:2000]
     values = np.unique(head)
-    if values.size == head.size:
+    if values.size == head.size and (weight is None or (weight[:2000] < 2).all()):
         return 0.0
     gaps = np.diff(values if head.size == column.size else np.unique(column))
     return float(gaps.min()) if gaps.size else 0.0

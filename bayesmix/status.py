@@ -51,8 +51,8 @@ STATUS = {
         5,
         False,
         False,
-        "collapsed component: {clusters} shrank onto a point, line or plane, where the variance floor held it, so the "
-        'likelihood means nothing; use prior="weak", fewer clusters or a structure with equal volumes',
+        "collapsed component: {clusters}; so the likelihood means nothing as that of {k} clusters: use "
+        'prior="weak", fewer clusters or a structure with equal volumes',
     ),
     "spurious": Status(
         6,

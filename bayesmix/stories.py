@@ -37,6 +37,16 @@ _PLATE = "cluster"
 _WAYS = 64  # that are tried to tell which sites are of clusters, at most
 _DRAWS = 3  # at which a program is asked
 _TOLERANCE = 1e-8
+_TAKEN = {
+    "chain",
+    "draw",
+    "cluster",
+    "feature",
+    "feature_bis",
+    "obs_id",
+    "x",
+    "z",
+}  # dimensions, and the points
 _SHARE = -1  # in place of an axis: a site p of two clusters whose weights are p and 1 - p
 
 
@@ -52,7 +62,13 @@ def is_free(site: dict[str, Any]) -> bool:
 
 
 def unconstrained_shape(site: dict[str, Any]) -> tuple[int, ...]:
-    return biject_to(site["fn"].support).inverse_shape(site["fn"].shape())
+    try:
+        return biject_to(site["fn"].support).inverse_shape(site["fn"].shape())
+    except NotImplementedError:
+        raise ValueError(
+            f"prior has a site {site['name']!r} that no gradient can follow, a {type(site['fn']).__name__}; sum it "
+            "out, or say it by laws of real numbers"
+        ) from None
 
 
 def on_blanks(program: Callable[[], Any]) -> dict[str, Any]:
@@ -73,6 +89,10 @@ def read(program: Callable[[], GaussianMixture], k: int) -> Reading:
 
     def look() -> None:
         for name, site in on_blanks(program).items():
+            if name in _TAKEN and site["type"] in ("sample", "deterministic"):
+                raise ValueError(
+                    f"prior has a site {name!r}, which is the name of something else in what is returned; rename it"
+                )
             if is_free(site):
                 shapes[name] = jax.ShapeDtypeStruct(unconstrained_shape(site), float)
             axis = _axis(site, k, _PLATE)

@@ -171,15 +171,16 @@ def relabelled(
     """`relabel`, where p(z | x) (n, k) averaged over the draws as they are may be known: `mean`."""
     import xarray
 
+    posterior = posterior.map_over_datasets(
+        lambda group: group.transpose("chain", "draw", ..., missing_dims="ignore")
+    )
     batch = mixtures(posterior)
-    try:
-        x = np.asarray(posterior["observed_data"]["x"])
-        z = np.asarray(posterior["allocations"]["z"])
-        density = np.asarray(posterior["sample_stats"]["lp"])
-    except KeyError as error:
-        raise ValueError(
-            f"relabel needs observed_data, allocations and sample_stats; {error} is absent"
-        ) from None
+    for group, name in (("observed_data", "x"), ("allocations", "z"), ("sample_stats", "lp")):
+        if name not in posterior.children.get(group, ()):
+            raise ValueError(f"relabel needs {name!r} in a group {group!r}, as sample_posterior returns it")
+    x = np.asarray(posterior["observed_data"]["x"])
+    z = np.asarray(posterior["allocations"]["z"])
+    density = np.asarray(posterior["sample_stats"]["lp"])
     given = posterior["observed_data"].get("given")
     given = None if given is None else np.asarray(given)
     chains, draws, k = np.asarray(batch.weights).shape

@@ -50,7 +50,7 @@ def cumulative(mixture: GaussianMixture, x: Any) -> Any:
         ValueError: more than one feature, a batch of mixtures, or points that do not fit.
     """
     if not is_traced(x) and table_of(x) is not None:  # of which columns are taken by name
-        x = as_points(x, n_features=mixture.n_features, known=mixture.feature_names).values
+        x = as_points(x, n_features=mixture.n_features, known=mixture.feature_names, infinite=True).values
     points = jnp.asarray(x) if is_traced(x) else as_floats(x, "x", infinite=True)
     if points.ndim > 2 or points.shape[1:] not in ((), (1,)):
         raise ValueError(f"x must be (n,) or (n, 1), points of one feature; it has shape {points.shape}")
@@ -171,9 +171,9 @@ def _root(mixture: GaussianMixture, p: Float[Array, " n"]) -> Float[Array, " n"]
         low, high = jnp.where(inside & (excess <= 0), x, low), jnp.where(inside & (excess >= 0), x, high)
         newton = x + step
         trusted = (low < newton) & (newton < high) & (jnp.abs(step) < last / 2)
-        following = jnp.where(trusted, newton, low + (high - low) / 2)
+        following = jnp.where(trusted, newton, low / 2 + high / 2)
         last = jnp.where(trusted, jnp.abs(step), high - low)
         return low, high, jnp.where(inside & (newton != x), following, x), last, steps + 1
 
-    start = (low, high, low + (high - low) / 2, high - low, jnp.asarray(0))
+    start = (low, high, low / 2 + high / 2, high - low, jnp.asarray(0))
     return lax.while_loop(go_on, turn, start)[2]

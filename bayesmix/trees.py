@@ -116,12 +116,17 @@ def mixtures(tree: xarray.DataTree, *, group: str = "posterior") -> GaussianMixt
         >>> bm.mixtures(bm.bootstrap(fit, x, n_draws=20, key=0)).means.shape
         (1, 20, 3, 1)
     """
+    if group not in getattr(tree, "children", ()):
+        raise ValueError(
+            f"mixtures needs a tree with a group {group!r}, as sample_posterior and bootstrap return one"
+        )
     try:
         posterior = tree[group].to_dataset()
-        arrays = [np.asarray(posterior[name]) for name in DIMS]
+        lead = [name for name in ("chain", "draw") if name in posterior.dims]
+        arrays = [np.asarray(posterior[name].transpose(*lead, *dims)) for name, dims in DIMS.items()]
         names = tuple(str(name) for name in posterior["feature"].values)
         row = structure_of(posterior.attrs["covariance"], len(names))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"mixtures needs a tree whose group {group!r} has weights, means and covariances; {error}"
         ) from None

@@ -70,8 +70,13 @@ def verdict(
         return Verdict("degenerate")
     held = np.flatnonzero(collapsed)
     if held.size or code == CODE["collapsed"]:
-        held = held if held.size else [np.argmin(count)]  # draws that left some cluster too few points
-        return Verdict("collapsed", dict.fromkeys(map(int, held), ""))
+        if not held.size:
+            return Verdict("collapsed", {int(np.argmin(count)): "was drawn too few points, again and again"})
+        empty, floor = (
+            "holds no points",
+            "shrank onto a point, line or plane, where the variance floor held it",
+        )
+        return Verdict("collapsed", {c: floor if count[c] > 0 else empty for c in held.tolist()})
     reasons = {} if mixture is None else spurious_clusters(mixture, count, problem.grid)
     return Verdict("spurious", reasons) if reasons else Verdict(NAME[code])
 

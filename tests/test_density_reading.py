@@ -565,3 +565,37 @@ def test_reading_loads_scipy_and_pandas_only_where_they_are_used():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set() False False"
+
+
+def test_a_mean_climbs_the_hill_that_em_climbs():
+    """And that the gradient's flow climbs; longer steps, as those that find peaks, may leave it for another."""
+    variances = np.array([[0.8, 0.8], [0.5, 0.4], [0.1, 0.7], [0.3, 0.9]])
+    means = np.array([[1.2, -2.3], [-0.4, -0.4], [0.4, -1.1], [-1.4, 1.1]])
+    m = bm.GaussianMixture.of([0.2, 0.1, 0.2, 0.5], means, variances, covariance="diag")
+    modes = m.modes()
+    assert_allclose(modes.points[modes.cluster_mode], slow_climb(m, m.means), atol=1e-5)
+
+
+def test_clusters_farther_apart_than_squares_can_be_held():
+    m = bm.GaussianMixture.of([0.5, 0.5], [-1e200, 1e200], [1e300, 1e300])
+    for read in (m.modes, lambda: m.highest_density_region(0.5)):
+        with pytest.raises(ValueError, match="the peaks of this mixture cannot be told"):
+            read()
+    wide = bm.GaussianMixture.of([0.5, 0.5], [-1.7e308, 1.7e308], [1e300, 1e300])
+    assert_allclose(wide.quantile([0.1, 0.5, 0.9]), [-1.7e308, 0, 1.7e308])
+
+
+def test_small_coverages_in_one_dimension_are_exact_or_refused():
+    m = bm.GaussianMixture.of([1.0], [0.0], [1.0])
+    for coverage in (1e-6, 1e-4):
+        ends = m.highest_density_region(coverage).intervals
+        assert_allclose(ends, [stats.norm.ppf([(1 - coverage) / 2, (1 + coverage) / 2])], rtol=1e-3)
+    with pytest.raises(ValueError, match="coverage must be at least 1e-06 in one dimension, not 1e-08"):
+        m.highest_density_region(1e-8)
+
+
+def test_a_series_may_have_infinities_where_a_list_may():
+    m = bm.GaussianMixture.of([1.0], [0.0], [1.0])
+    assert m.cdf(pandas.Series([-np.inf, 0, np.inf])).tolist() == [0, 0.5, 1]
+    with pytest.raises(ValueError, match="a missing value in row 0"):
+        m.cdf(pandas.Series([np.nan, 0.0]))

@@ -533,3 +533,119 @@ def test_seeds_are_distinct_rows_among_many_copies(d, dtype):
     x = np.repeat(rows, 50, axis=0)[rng.permutation(250)]
     for seeds in plus_plus(x, np.ones(250), 5, rng.spawn(20)):
         assert len(np.unique(seeds, axis=0)) == 5
+
+
+def two_groups():
+    rng = np.random.default_rng(4)
+    return np.concatenate([rng.normal(size=(30, 2)), rng.normal(size=(30, 2)) + 3])
+
+
+def test_a_cluster_without_points_is_not_said_to_have_shrunk():
+    x = two_groups()
+    for name, init in (("EEE", np.zeros(60, int)), ("VVV", np.tile([1.0, 0.0], (60, 1)))):
+        fit = bm.fit(bm.MixtureModel(2, name), x, init=init)
+        assert fit.spurious
+        assert (
+            "cluster 1 (rows none) holds no points; so the likelihood means nothing as that of 2"
+            in fit.status
+        )
+    empty = bm.GaussianMixture.of([1, 0], [[1, 1], [9, 9]], [np.eye(2)] * 2)
+    drawn = bm.fit(bm.MixtureModel(2), x, init=empty, method="stochastic_approximation")
+    assert drawn.spurious
+    np.testing.assert_allclose(drawn.objective[-1], drawn.log_likelihood)
+    twice = np.repeat([[0.0, 0.0], [5.0, 5.0]], 10, axis=0) + np.arange(20)[:, None] * [[0.1, 0.0]]
+    flat = bm.fit(bm.MixtureModel(2), np.column_stack([twice, twice[:, 1] ** 2]))
+    assert flat.spurious
+
+
+@pytest.mark.parametrize(
+    "method", ["soft", "hard", "online", "stochastic", "stochastic_approximation", "annealed"]
+)
+def test_without_a_step_only_a_mixture_is_one(method):
+    x, model = two_groups(), bm.MixtureModel(2)
+    for init in (None, "random", np.arange(60) % 2):
+        with pytest.raises(
+            ValueError, match="max_steps must be at least 1, unless init is means or a mixture"
+        ):
+            bm.fit(model, x, init=init, method=method, max_steps=0)
+    fit = bm.fit(model, x, init=x[[0, 40]], method=method, max_steps=0)
+    assert fit.status.startswith("reached max_steps=0")
+    np.testing.assert_allclose(
+        fit.objective[-1], fit.classification_log_likelihood if method == "hard" else fit.log_likelihood
+    )
+    assert bm.kmeans(x, 2, max_steps=0).n_steps == 0
+
+
+@pytest.mark.parametrize("scale", [1e-105, 1e-310, 1e149, 1e307])
+def test_weights_beyond_all_numbers_are_refused(scale):
+    x = two_groups()
+    for call in (
+        lambda w: bm.fit(bm.MixtureModel(2), x, sample_weight=w),
+        lambda w: bm.fit(bm.MixtureModel(2, prior="weak"), x, sample_weight=w),
+        lambda w: bm.kmeans(x, 2, sample_weight=w),
+        lambda w: bm.search(x, n_components=2, covariance="EII", sample_weight=w),
+    ):
+        with pytest.raises(
+            ValueError, match=r"sample_weight adds up to .*, which is no number of repetitions"
+        ):
+            call(np.full(60, scale))
+
+
+@pytest.mark.parametrize("scale", [1e-80, 1e140])
+def test_of_weights_only_ratios_count(scale):
+    x = two_groups()
+    np.testing.assert_allclose(
+        bm.kmeans(x, 2, sample_weight=np.full(60, scale)).inertia / scale, bm.kmeans(x, 2).inertia, rtol=1e-9
+    )
+    fit = bm.fit(bm.MixtureModel(2, "EEE"), x, sample_weight=np.full(60, scale))
+    np.testing.assert_allclose(
+        fit.log_likelihood / scale, bm.fit(bm.MixtureModel(2, "EEE"), x).log_likelihood, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("y", [[0, 0.1, 1e7, 1e7 + 0.1, 3e7], [0, 1e-9, 1, 1 + 1e-9]])
+def test_centres_are_the_means_of_their_labels_where_rounding_decides_these(y):
+    y = np.array(y)
+    fit = bm.kmeans(y, len(y), init=y[:, None])
+    np.testing.assert_array_equal(np.sort(fit.labels), np.arange(len(y)))
+    np.testing.assert_array_equal(fit.mixture.means[fit.labels, 0], y)
+    assert fit.inertia == 0
+
+
+def test_a_summary_counts_all_observations():
+    fit = bm.fit(bm.MixtureModel(1), two_groups(), sample_weight=np.full(60, 1234567 / 60))
+    assert fit.summary()["value"]["observations"] == "1234567"
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-40, 1e-30, 1e30, 1e37])
+def test_float32_data_of_any_scale_have_the_fit_of_their_float64_cast(scale):
+    x = (np.concatenate([np.linspace(0, 1, 20), np.linspace(8, 9, 20)]) * scale).astype(np.float32)
+    fit, wide = (bm.fit(bm.MixtureModel(2, "V"), data) for data in (x, x.astype(float)))
+    np.testing.assert_allclose(fit.log_likelihood, wide.log_likelihood, rtol=1e-6)
+    np.testing.assert_array_equal(np.bincount(fit.labels), [20, 20])
+    density = fit.mixture.log_density(x)
+    assert density.dtype == np.float32
+    np.testing.assert_allclose(density, wide.mixture.log_density(x.astype(float)), rtol=1e-4)
+    np.testing.assert_array_equal(np.bincount(bm.kmeans(x, 2).labels), [20, 20])
+    np.testing.assert_array_equal(fit.mixture.within(x, radius=5.0) >= 0, np.ones(40, bool))
+
+
+def test_a_mixture_beyond_float32_is_evaluated_at_float32_points():
+    thin = bm.GaussianMixture.of([0.5, 0.5], [[0, 0], [1, 1.0]], [np.diag([1e-80, 1.0])] * 2)
+    far = bm.GaussianMixture.of([0.5, 0.5], [[1e60, 0], [1, 1]], [1e120 * np.eye(2), np.eye(2)])
+    x = np.array([[0, 0], [1, 1.0]])
+    for m in (thin, far):
+        np.testing.assert_allclose(m.log_density(x.astype(np.float32)), m.log_density(x), rtol=1e-6)
+        np.testing.assert_array_equal(m.classify(x.astype(np.float32)), m.classify(x))
+    single = bm.GaussianMixture.of(*(np.array(a, np.float32) for a in ([1], [[0, 0]], [np.eye(2)])))
+    with pytest.raises(
+        ValueError, match=r"given has 1e\+39, which float32, the type of the mixture, cannot hold"
+    ):
+        single.condition({0: 1e39})
+
+
+@pytest.mark.parametrize("x", ["abc", {"a": [1]}, {1, 2}], ids=["text", "dict", "set"])
+def test_what_is_no_array_is_named_for_what_it_is(x):
+    m = bm.GaussianMixture.of([1.0], [[0.0, 0.0]], [np.eye(2)])
+    with pytest.raises(ValueError, match=r"x is not numeric: column 'x0' \(row 0 holds"):
+        m.log_density(x)

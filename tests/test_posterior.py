@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import arviz as az
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -13,6 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bayesmix as bm
 from bayesmix import pointwise
+from bayesmix.covariance import Covariance
+from bayesmix.spurious import spacing
 from bayesmix.switching import METHODS
 
 
@@ -505,3 +508,73 @@ def test_labels_that_are_masked_are_not_known():
         bm.sample_posterior(model, x, labels=["a"] * 82, **options)
     with pytest.raises(ValueError, match="they are uint64 of shape"):
         bm.sample_posterior(model, x, labels=np.full(82, 2**64 - 1, np.uint64), **options)
+
+
+def program_with(name, law):
+    """Two clusters of which a site of this name is the weight of the first."""
+
+    def program():
+        share = jnp.clip(numpyro.sample(name, law) * 1.0, 0.1, 0.9)
+        means = numpyro.sample("mu", dist.Normal(0, 5).expand([2]).to_event(1))
+        return bm.GaussianMixture(jnp.array([share, 1 - share]), means[:, None], Covariance(jnp.ones(1), "E"))
+
+    return program
+
+
+@pytest.mark.parametrize("name", ["chain", "draw", "cluster", "feature", "obs_id", "x", "z"])
+def test_a_site_cannot_have_the_name_of_a_dimension_or_of_the_points(name):
+    model = bm.MixtureModel(2, "E", program_with(name, dist.Beta(2, 2)))
+    for call in (
+        lambda: bm.sample_posterior(model, np.arange(9.0), key=0, n_warmup=9, n_draws=9),
+        lambda: model.prior_predictive(3, key=0),
+    ):
+        with pytest.raises(
+            ValueError, match=f"prior has a site {name!r}, which is the name of something else"
+        ):
+            call()
+
+
+def test_a_discrete_site_is_refused_by_name():
+    model = bm.MixtureModel(2, "E", program_with("coin", dist.Bernoulli(0.5)))
+    with pytest.raises(ValueError, match="prior has a site 'coin' that no gradient can follow, a Bernoulli"):
+        bm.sample_posterior(model, np.arange(9.0), key=0, n_warmup=9, n_draws=9)
+
+
+def test_readers_of_a_posterior_go_by_the_names_of_its_dimensions(faithful):
+    posterior = faithful
+    for order in (("draw", "chain", ...), (..., "chain", "draw")):
+        turned = posterior.map_over_datasets(
+            lambda group: group.transpose(*order, missing_dims="ignore")  # noqa: B023
+        )
+        assert_array_equal(bm.mixtures(turned).means, bm.mixtures(posterior).means)
+        assert_array_equal(bm.mixtures(turned).covariances, bm.mixtures(posterior).covariances)
+        again, expected = bm.relabel(turned, "order"), bm.relabel(posterior, "order")
+        for group, name in (("posterior", "means"), ("allocations", "z"), ("sample_stats", "lp")):
+            assert again[group][name].transpose(*expected[group][name].dims).equals(expected[group][name])
+
+
+def test_what_a_tree_lacks_is_said_by_name(faithful):
+    posterior = faithful
+    bare = posterior.copy()
+    del bare["log_likelihood"]
+    with pytest.raises(
+        ValueError, match="posterior 'b' has no x in a group 'log_likelihood'; sample it with pointwise"
+    ):
+        bm.compare({"a": posterior, "b": bare}, key=0)
+    with pytest.raises(ValueError, match="mixtures needs a tree with a group 'prior'"):
+        bm.mixtures(posterior, group="prior")
+    del bare["observed_data"]
+    with pytest.raises(ValueError, match="relabel needs 'x' in a group 'observed_data'"):
+        bm.relabel(bare)
+    n = posterior["observed_data"].sizes["obs_id"]
+    with pytest.raises(ValueError, match="rows selects none of the rows"):
+        bm.coclustering(posterior, rows=np.zeros(n, bool))
+    with pytest.raises(ValueError, match="One chain is isel"):
+        bm.diagnose(posterior.isel(chain=0))
+
+
+def test_a_weight_of_two_is_a_value_that_repeats():
+    x, weight = np.array([-1.3, -0.4, 0.2, 1.9, 2.6, 3.1]), np.array([1, 3, 1, 1, 1, 1])
+    repeated = np.repeat(x, weight)
+    assert spacing(x) == 0
+    assert spacing(x, weight) == spacing(repeated) == 0.5
