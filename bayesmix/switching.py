@@ -171,10 +171,10 @@ def relabelled(
     """`relabel`, where p(z | x) (n, k) averaged over the draws as they are may be known: `mean`."""
     import xarray
 
+    batch = mixtures(posterior)
     posterior = posterior.map_over_datasets(
         lambda group: group.transpose("chain", "draw", ..., missing_dims="ignore")
     )
-    batch = mixtures(posterior)
     for group, name in (("observed_data", "x"), ("allocations", "z"), ("sample_stats", "lp")):
         if name not in posterior.children.get(group, ()):
             raise ValueError(f"relabel needs {name!r} in a group {group!r}, as sample_posterior returns it")
