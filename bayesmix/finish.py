@@ -66,14 +66,16 @@ def finished(
     states, units = path.states, problem.units
     mixture, inertia = _outside(problem, path.mixture(winner)), None
     if relocate:
-        near = nearest(problem.x, path.mixture(winner).means.astype(problem.x.dtype))
+        near: Any = nearest(problem.x, path.mixture(winner).means.astype(problem.x.dtype))
         mixture, inertia = _around_centres(problem, near, mixture)
     (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight, problem.given)
     # Where rounding decides it is that of the data's own units.
-    if relocate and _other_labels(problem, labels, near, states.statistics.moments[winner, :, 0]):
-        if verdicts[winner].converged:
-            mixture = _recentred(problem, labels[problem.keep], mixture)
+    if relocate and verdicts[winner].name in ("converged", "few_rows"):
+        counted = states.statistics.moments[winner, :, 0]
+        if _other_counts(problem, labels[problem.keep], counted):
+            mixture, near = _recentred(problem, labels[problem.keep], mixture), None
             _, labels = likelihoods(mixture, problem.points, problem.weight)
+    if relocate and not np.array_equal(labels[problem.keep], near):
         mixture, inertia = _around_centres(problem, labels[problem.keep], mixture)
         (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight)
     total = float(problem.weight.sum())
@@ -88,9 +90,8 @@ def finished(
         best = _outside(problem, jax.tree.map(lambda a: a[winner], states.best[0]))
     traces = [_of_spheres(problem, trace) if relocate else trace + problem.moved for trace in path.traces]
     objective = traces[winner].copy()
-    if not len(objective):  # of a run that left no step behind, and so no log prior
-        hard = problem.rules.penalty is None and method == "hard"
-        objective = np.array([top if hard else total_log if problem.rules.penalty is None else np.nan])
+    if not len(objective):  # of a run that took no step; what a prior adds nobody has computed
+        objective = np.array([np.nan if prior is not None else top if method == "hard" else total_log])
     if inertia is not None:
         objective[-1:] = _energy(problem, inertia)
     return Fit(
@@ -133,11 +134,10 @@ def _outside(problem: Problem, mixture: GaussianMixture) -> GaussianMixture:
     return replace(outer, feature_names=problem.names)
 
 
-def _other_labels(problem: Problem, labels: np.ndarray, near: np.ndarray, count: np.ndarray) -> bool:
-    """Whether labels of all rows are others than those in loop units, or than those that the loop counted."""
-    own = labels[problem.keep]
-    counted = np.bincount(own, problem.w, problem.n_components)
-    return not np.array_equal(own, near) or bool(np.abs(counted - count).max() > problem.w.min() / 2)
+def _other_counts(problem: Problem, labels: np.ndarray, counted: np.ndarray) -> bool:
+    """Whether clusters have other weights by their labels than the loop counted, by more than rounding."""
+    counts = np.bincount(labels, problem.w, problem.n_components)
+    return bool((np.abs(counts - counted) > np.maximum(problem.w.min() / 2, 1e-5 * counted)).any())
 
 
 def _recentred(problem: Problem, labels: np.ndarray, mixture: GaussianMixture) -> GaussianMixture:

@@ -45,9 +45,9 @@ def partition(
         told = np.empty(0, np.intp) if given is None else np.flatnonzero(given >= 0)
         if len(told) > _SUBSET // 2:
             told = generator.choice(told, _SUBSET // 2, replace=False)
-        others = np.setdiff1d(rows, told) if len(told) else rows
-        others = generator.choice(len(others), _SUBSET - len(told), replace=False)
-        rows = np.union1d(told, np.setdiff1d(rows, told)[others]) if len(told) else np.sort(others)
+        others = np.setdiff1d(rows, told)
+        drawn = others[generator.choice(len(others), _SUBSET - len(told), replace=False)]
+        rows = np.sort(np.concatenate([told, drawn]))
         counts = [k for k in counts if k <= _SUBSET]
     w = weight[rows]
     away = x[rows].astype(np.float64) - x[rows[0]].astype(np.float64)
@@ -81,7 +81,7 @@ def _with_known(labels: np.ndarray, given: np.ndarray, k: int) -> np.ndarray:
     known = given >= 0
     shared = np.zeros((k, k))  # of groups and of clusters
     np.add.at(shared, (labels[known], given[known]), 1)
-    return np.where(known, given, assigned(-shared[None])[0].argsort()[labels])
+    return np.where(known, given, assigned(-shared[None])[0][labels])
 
 
 def _quantile_groups(z: np.ndarray, weight: np.ndarray, counts: list[int]) -> dict[int, np.ndarray]:

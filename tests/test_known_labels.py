@@ -10,6 +10,7 @@ from scipy.stats import multivariate_normal
 
 import bayesmix as bm
 from bayesmix import passes, threads
+from bayesmix.partitions import _with_known
 from bayesmix.problem import problem_of
 from bayesmix.seeds import plus_plus
 
@@ -381,3 +382,12 @@ def test_mclust_finds_the_same_where_all_are_known(name):
     fit = bm.fit(bm.MixtureModel(3, name), rows("iris"), labels=SPECIES)
     expected = load("mclust_known_labels.json")["edda"][name]
     np.testing.assert_allclose(fit.mixture.log_density(rows("iris")).sum(), expected, rtol=1e-7)
+
+
+def test_partitions_take_the_names_that_rows_give_their_groups():
+    groups = np.repeat([0, 1, 2], 4)
+    given = np.full(12, -1)
+    given[[0, 1, 4, 5, 8]] = [1, 1, 2, 2, 0]  # a cycle
+    np.testing.assert_array_equal(_with_known(groups, given, 3), np.repeat([1, 2, 0], 4))
+    given[9] = 1  # a row that disagrees with its group
+    np.testing.assert_array_equal(_with_known(groups, given, 3)[8:], [0, 1, 0, 0])
