@@ -154,7 +154,7 @@ def _positions(rows: Any, n: int) -> np.ndarray:
     if chosen.dtype == bool and chosen.shape == (n,):
         chosen = np.flatnonzero(chosen)
     if chosen.size == 0:
-        raise ValueError("rows selects none of the rows; choose one at least")
+        raise ValueError(f"rows must be positions, or a mask ({n},), of one row at least; they are of none")
     if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
         raise ValueError(f"rows must be positions, or a mask ({n},); they are {rows!r}")
     if chosen.min() < 0 or chosen.max() >= n:
