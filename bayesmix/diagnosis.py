@@ -120,9 +120,9 @@ def _statistics(posterior: Any) -> dict[str, np.ndarray]:
         stats["lp"]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ValueError(
-            "diagnose reads what sample_posterior returned; this has no 'lp' of chains and draws in a group "
-            "'sample_stats'. One chain is isel(chain=[0]); the draws of a bootstrap are independent, so there are no "
-            "chains to compare"
+            "diagnose reads what sample_posterior returned; this has no 'lp' in a group 'sample_stats', "
+            "of chains and draws. One chain is isel(chain=[0]); the draws of a bootstrap are independent, so there are "
+            "no chains to compare"
         ) from None
     return stats
 

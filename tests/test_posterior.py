@@ -569,7 +569,7 @@ def test_what_a_tree_lacks_is_said_by_name(faithful):
     n = posterior["observed_data"].sizes["obs_id"]
     with pytest.raises(ValueError, match="of one row at least; they are of none"):
         bm.coclustering(posterior, rows=np.zeros(n, bool))
-    with pytest.raises(ValueError, match="One chain is isel"):
+    with pytest.raises(ValueError, match=r"One chain is isel"):
         bm.diagnose(posterior.isel(chain=0))
 
 
