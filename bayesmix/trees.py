@@ -49,7 +49,7 @@ def mixture_tree(
     known = {"creation_library": "bayesmix", "covariance": mixture.structure, **attributes}
     posterior = dict_to_dataset(
         parameters,
-        dims={**DIMS, **dict(dims or {})},
+        dims={**dict(dims or {}), **DIMS},
         coords={"cluster": np.arange(k), "feature": names, "feature_bis": names},
         attrs=known,
     )
@@ -78,7 +78,7 @@ def prior_tree(
     from arviz_base import dict_to_dataset
 
     k, rows = mixture.n_components, drawn["x"].shape[1]
-    known: dict[Any, Any] = {**DIMS, **dims, "x": ["obs_id", "feature"], "z": ["obs_id"]}
+    known: dict[Any, Any] = {**dims, **DIMS, "x": ["obs_id", "feature"], "z": ["obs_id"]}
     coords = {
         "cluster": np.arange(k),
         "feature": list(names),

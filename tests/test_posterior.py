@@ -578,3 +578,16 @@ def test_a_weight_of_two_is_a_value_that_repeats():
     repeated = np.repeat(x, weight)
     assert spacing(x) == 0
     assert spacing(x, weight) == spacing(repeated) == 0.5
+
+
+def test_a_site_that_is_called_as_a_parameter_has_its_dimensions():
+    def program():
+        with numpyro.plate("cluster", 2):
+            means = numpyro.sample("means", dist.Normal(0, 5).expand([2, 1]).to_event(1))
+        return bm.GaussianMixture(jnp.ones(2) / 2, means, Covariance(jnp.ones(1), "E"))
+
+    model = bm.MixtureModel(2, "E", program)
+    posterior = bm.sample_posterior(model, np.arange(9.0), key=0, n_warmup=30, n_draws=9)
+    for group in (posterior["posterior"], model.prior_predictive(3, key=0)["prior"]):
+        assert group["means"].dims == ("chain", "draw", "cluster", "feature")
+    assert bm.mixtures(posterior).means.shape[2:] == (2, 1)
