@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
 
 __all__ = [
-    "classify", "draw_cluster", "factor_of", "inverse_factor", "is_written_out", "log_density",
+    "classify", "draw_cluster", "factor_of", "inverse_factor", "is_single", "is_written_out", "log_density",
     "log_determinant", "log_joint", "log_sum", "precision_factor", "report", "responsibilities", "simulate",
     "simulate_numbers", "within_euclidean", "within_mahalanobis",
 ]  # fmt: skip
 
+_SINGLE = 1e30  # far from the ends of float32
 # Products of a point k d² (2 k d without correlations), and features, up to which distances are written out.
 _WRITTEN, _WIDEST = 1600, 16
 _ADDED_UP = 3  # features, from which distances without correlations are added up
@@ -149,6 +150,11 @@ def _by_feature(w: Float[Array, "k d"], x: Float[Array, "d b"], means: Float[Arr
 def factor_of(mixture: GaussianMixture) -> Array:
     """W alone."""
     return precision_factor(mixture.covariance, mixture.n_features)[0]
+
+
+def is_single(mixture: GaussianMixture) -> bool:
+    """Whether float32 holds what distances are computed with, and their squares near the clusters; in NumPy."""
+    return bool(np.abs(factor_of(mixture)).max() < _SINGLE and np.abs(mixture.means).max() < _SINGLE)
 
 
 def is_written_out(mixture: GaussianMixture) -> bool:

@@ -41,9 +41,7 @@ def likelihoods(
         report = mixture._each(density.report, points[part], last=True)
         if given is not None and (rows := np.flatnonzero(given[part] >= 0)).size:
             own = given[part][rows]
-            report[:2, rows] = np.take_along_axis(mixture.log_joint(points[part][rows]), own[:, None], 1)[
-                :, 0
-            ]
+            report[:2, rows] = mixture.log_joint(points[part][rows])[np.arange(rows.size), own]
             report[2:, rows] = np.stack([np.zeros_like(own), own])
         sums += report[:3].astype(np.float64) @ weight[part]
         labels[part] = report[3]

@@ -144,7 +144,7 @@ def search_centres(
     fits, silhouettes, gaps, reasons = {}, {}, {}, {}
     # Whole-number weights are repetitions: then a reference has as many rows, up to a limit, each of the same weight.
     total, count = float(w.sum()), len(rows)
-    repeated = bool((w == np.round(w)).all())
+    repeated = _repeats(w)
     if repeated:
         count = int(min(total, max(count, _DRAWN)))
     reference_weight = np.full(count, total / count) if repeated else w
@@ -182,6 +182,11 @@ def search_centres(
     return CentreSearch(fits, chosen, silhouettes, gaps, reasons)
 
 
+def _repeats(weight: np.ndarray) -> bool:
+    """Whether weights are whole numbers, which are repetitions."""
+    return bool((weight == np.round(weight)).all())
+
+
 def _log_inertia(fit: Fit) -> float:
     return float(np.log(max(float(fit.inertia), 1e-300)))
 
@@ -209,7 +214,7 @@ def silhouette(x: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
     if len(names) < 2:
         return float("nan")
     one_hot = (labels[:, None] == np.arange(len(names))) * weight[:, None]
-    size, repeated = one_hot.sum(axis=0), bool((weight == np.round(weight)).all())
+    size, repeated = one_hot.sum(axis=0), _repeats(weight)
     x = x.astype(np.float64)
     x = x / (np.abs(x).max() or 1)
     total = 0.0

@@ -228,15 +228,15 @@ def as_weights(sample_weight: Any, n: int, name: str = "sample_weight") -> np.nd
     return weight
 
 
-def as_labels(labels: Any, n: int, k: int) -> np.ndarray:
-    """Known clusters (n,), -1 where they are not; `None` knows none.
+def as_labels(labels: Any, k: int, keep: np.ndarray) -> np.ndarray | None:
+    """Known clusters (n,), -1 where they are not; those of rows that are not kept (n,) say nothing. `None` if none is.
 
     Raises:
         ValueError: no whole numbers from -1 to k - 1, one a row.
     """
     if labels is None:
-        return np.full(n, -1)
-    given: Any = np.ma.asarray(labels)
+        return None
+    n, given = len(keep), np.ma.asarray(labels)
     whole = given.dtype.kind in "iu" and given.shape == (n,)
     known = given.compressed()  # what is masked is not known
     if not whole or (known.size and (known.min() < -1 or known.max() >= k)):
@@ -245,7 +245,8 @@ def as_labels(labels: Any, n: int, k: int) -> np.ndarray:
             f"{given.dtype} of shape {given.shape}"
             + (f" from {known.min()} to {known.max()}" if whole else "")
         )
-    return np.ma.filled(given.astype(np.int64), -1)
+    given = np.where(keep, np.ma.filled(given.astype(np.int64), -1), -1)
+    return given if (given >= 0).any() else None
 
 
 def require_squares(x: np.ndarray, deviations: np.ndarray) -> None:

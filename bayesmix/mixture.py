@@ -420,7 +420,7 @@ class GaussianMixture:
             if density.is_written_out(self) and block is not density.within_euclidean
             else None
         )
-        wide = points.dtype == np.float32 and not self._is_single()
+        wide = points.dtype == np.float32 and not density.is_single(jax.tree.map(np.asarray, self._arrays()))
         out = each_point(
             block,
             self._arrays(),
@@ -431,11 +431,6 @@ class GaussianMixture:
             last,
         )
         return out.astype(np.float32) if wide and out.dtype.kind == "f" else out
-
-    def _is_single(self) -> bool:
-        """Whether float32 holds what distances are computed with, and their squares near the clusters."""
-        factor = density.factor_of(jax.tree.map(np.asarray, self._arrays()))
-        return bool(np.abs(factor).max() < _SINGLE and np.abs(self.means).max() < _SINGLE)
 
     def _check_one(self) -> None:
         if self.means.ndim != 2:
@@ -450,7 +445,6 @@ def _framed(values: Any, x: Any, as_frame: bool, *names: str) -> Any:
     return frame_like(x, values, names) if as_frame else values
 
 
-_SINGLE = 1e30  # far from the ends of float32
 _DISTANCES: dict[str, Callable[..., Array]] = {
     "mahalanobis": density.within_mahalanobis,
     "euclidean": density.within_euclidean,

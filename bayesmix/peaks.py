@@ -238,10 +238,9 @@ def _step(hills: _Hills, x: Float[Array, " d"], calm: Array) -> tuple[Array, Arr
     ways = jnp.stack([0 * newton, view.slope, short, short / 4, short / 16, aside, -aside])
     places = x + ways @ view.axes.T
     heights = jax.vmap(_height, (None, 0))(hills, places)
-    other = jnp.array([0, 0, 1, 1, 1, 0, 0], bool) | (
-        jnp.array([0] * 5 + [1] * 2, bool) & (em_length > _AT_REST)
-    )
-    heights = jnp.where(calm & other, -jnp.inf, heights)
+    moving = em_length > _AT_REST
+    barred = calm & jnp.array([False, False, True, True, True, moving, moving])
+    heights = jnp.where(barred, -jnp.inf, heights)
     best = jnp.argmax(heights)
     near = (view.bend[-1] < 0) & (jnp.sum(view.slope * newton) < 2 * _NEAR)
     ended = jnp.where(near, (length <= _AT_REST) | (em_length <= _AT_REST**1.5), heights[best] <= heights[0])

@@ -100,7 +100,7 @@ def prepare(
             f"x has {rows.shape[0]} rows{'' if keep.all() else ' of positive weight'}, fewer than "
             f"n_components={n_components}; ask for fewer clusters"
         )
-    given = _known(labels, keep, n_components)
+    given = as_labels(labels, n_components, keep)
     with blas_on_one_thread(rows.size):
         units = standardize(rows, w, names, structure)
         scaled = Rows(rows, units)
@@ -133,23 +133,13 @@ def prepare(
     )
 
 
-def _known(labels: Any, keep: np.ndarray, k: int) -> np.ndarray | None:
-    """Known clusters of all rows; those of rows that are not kept say nothing. `None` where there are none."""
-    if labels is None:
-        return None
-    given = np.where(keep, as_labels(labels, len(keep), k), -1)
-    return given if (given >= 0).any() else None
-
-
 def problem_of(fit: Any, x: Any, sample_weight: Any, tol: float = 1e-4) -> Problem:
     """The problem that a fit solved, or an error that says why these are not its data."""
     if not isinstance(fit, Fit):
         raise ValueError(f"fit must be what bm.fit returned; it is {type(fit).__name__}")
     mixture = fit.mixture
-    points, labels = (
-        as_points(x, n_features=mixture.n_features, known=mixture.feature_names),
-        fit.known_labels,
-    )
+    points = as_points(x, n_features=mixture.n_features, known=mixture.feature_names)
+    labels = fit.known_labels
     if labels is not None and len(points.values) != len(labels):
         raise ValueError(
             f"x has {len(points.values)} rows; the fit was told the clusters of {len(labels)}: pass the same data"

@@ -161,6 +161,7 @@ def refit(
         KeyboardInterrupt: Ctrl-C where they are not, or before any is finished, or twice.
     """
     problem = problem._replace(x=np.asarray(problem.x))  # every replicate asks for all of them
+    told = problem.told
     same, count = np.shape(starts.weights)[0] == 1, np.shape(starts.weights)[1]
     first = begin([Start(jax.tree.map(itemgetter((0, 0)), starts))], options)
     first = first._replace(trace=first.trace[:, :4])  # that nobody looks at
@@ -176,9 +177,8 @@ def refit(
 
     def replicate(row: int) -> tuple[Observations, np.ndarray]:
         drawn, weight = RESAMPLE[kind](keys[row], problem, source)
-        same_rows = drawn is problem.x
-        given = problem.told if same_rows else None
-        data = observe(drawn, weight, problem.structure, x if same_rows else None, given)
+        own = (x, told) if drawn is problem.x else (None, None)
+        data = observe(drawn, weight, problem.structure, *own)
         rows = np.repeat(blank, count, axis=0)
         places = jax.tree.leaves(layout.views(rows).mixture)
         for place, values in zip(places, jax.tree.leaves(starts), strict=True):

@@ -159,7 +159,8 @@ def sample_posterior(
     problem = _problem(k, structure, x, sample_weight, conjugate)
     if method == "gibbs":
         problem.whole("gibbs draws a whole number of allocations", "use method='nuts'")
-    given = np.where(problem.keep, as_labels(labels, len(problem.points), k), -1)
+    given = as_labels(labels, k, problem.keep)
+    given = np.full(len(problem.points), -1) if given is None else given
     from bayesmix.stories import Reading, alike, read
 
     known = _attributes(model, prior, method, key, n_warmup) | {"thinning": thinning}

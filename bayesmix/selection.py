@@ -11,8 +11,6 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
 from bayesmix.acceleration import asked
 from bayesmix.cells import fit_cells
 from bayesmix.checkpoints import Checkpoint, fingerprint
@@ -116,7 +114,8 @@ def search(
             raise ValueError("labels are for searches of mixtures; k-means knows none: leave them out")
         return search_centres(x, weight, counts, n_starts=max(n_starts, 10), criterion=criterion, key=key)
     chosen = as_name("bic" if criterion is None else criterion, "criterion", CRITERIA)
-    given = None if labels is None else np.where(weight > 0, as_labels(labels, len(points), counts[-1]), -1)
+    keep = weight > 0
+    given = as_labels(labels, counts[-1], keep)
     named = 0 if given is None else 1 + int(given.max())
     if chosen == "nec" and (1 not in counts or named > 1):
         raise ValueError(
@@ -133,7 +132,6 @@ def search(
         structures = list(dict.fromkeys(structure_of(name, d).name for name in as_list(covariance)))
         if not structures:
             raise ValueError("covariance is empty; pass structures such as ['EEE', 'VVV'], or 'all'")
-    keep = weight > 0
     rows = points[keep]
     cells = [Cell(k, name) for name in structures for k in counts]
     fitted = [cell for cell in cells if named <= cell.n_components <= len(rows)]
@@ -193,7 +191,6 @@ def search(
                 + ("" if kept is None else f"; the same call goes on from {str(kept.path)!r}"),
                 stacklevel=2,
             )
-    given = given if named else None
     return Search(found, chosen, reasons, points, weight, given, hold)
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "AGREE", "Verdict", "agreeing", "best_of_each", "best_start", "headed_for", "judge", "judge_all", "verdict",
 ]  # fmt: skip
 
+_SHRANK = "shrank onto a point, line or plane, where the variance floor held it"
 AGREE = 0.1  # nats within which two runs count as one optimum
 
 
@@ -72,11 +73,9 @@ def verdict(
     if held.size or code == CODE["collapsed"]:
         if not held.size:
             return Verdict("collapsed", {int(np.argmin(count)): "was drawn too few points, again and again"})
-        empty, floor = (
-            "holds no points",
-            "shrank onto a point, line or plane, where the variance floor held it",
+        return Verdict(
+            "collapsed", {c: _SHRANK if count[c] > 0 else "holds no points" for c in held.tolist()}
         )
-        return Verdict("collapsed", {c: floor if count[c] > 0 else empty for c in held.tolist()})
     reasons = {} if mixture is None else spurious_clusters(mixture, count, problem.grid)
     return Verdict("spurious", reasons) if reasons else Verdict(NAME[code])
 
