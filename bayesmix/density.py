@@ -11,6 +11,7 @@ NumPy where they are given NumPy arrays, which for few points takes less time th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from itertools import accumulate
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
 
 __all__ = [
-    "classify", "draw_cluster", "factor_of", "inverse_factor", "is_single", "is_written_out", "log_density",
-    "log_determinant", "log_joint", "log_sum", "precision_factor", "report", "responsibilities", "simulate",
-    "simulate_numbers", "within_euclidean", "within_mahalanobis",
+    "OF_LOGITS", "classify", "draw_cluster", "factor_of", "inverse_factor", "is_single", "is_written_out",
+    "log_density", "log_determinant", "log_joint", "log_sum", "log_weights", "precision_factor", "report", "reported",
+    "responsibilities", "shares", "simulate", "simulate_numbers", "within_euclidean", "within_mahalanobis",
 ]  # fmt: skip
 
 _SINGLE = 1e30  # far from the ends of float32
@@ -107,7 +108,7 @@ def log_determinant(covariance: Covariance, factor: Array, n_features: int) -> A
     return n.sum(n.log(n.broadcast_to(diagonal, (*diagonal.shape[:-1], n_features))), axis=-1)
 
 
-def _log_weights(weights: Array) -> Array:
+def log_weights(weights: Array) -> Array:
     positive, n = weights > 0, numbers(weights)
     return n.where(positive, n.log(n.where(positive, weights, 1)), -n.inf)
 
@@ -168,7 +169,7 @@ def log_joint(
 ) -> Float[Array, "k b"]:
     """log p(x, z=k); `factor` is any triangular W_k with |W_k (x - m_k)|² the squared Mahalanobis distance."""
     distance, log_det = _distance(mixture, x, factor)
-    constant = _log_weights(mixture.weights) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
+    constant = log_weights(mixture.weights) + log_det - mixture.n_features / 2 * math.log(2 * math.pi)
     logits = constant.astype(x.dtype)[:, None] - distance / 2
     # In a kernel each loop that reads them would compute them again.
     return jax.lax.optimization_barrier(logits) if in_kernel() else logits
@@ -186,21 +187,25 @@ def report(
     Where its cluster is known, not -1, that of the others is zero.
     """
     logits = log_joint(mixture, x, factor)
-    logits = logits if label is None else possible(logits, label)
+    return reported(logits if label is None else possible(logits, label))
+
+
+def reported(logits: Float[Array, "k b"]) -> Float[Array, "4 b"]:
+    """What `report` says of points with such log p(x, z)."""
     n = numbers(logits)
     top, each = _softmax(logits)
     sums = n.sum(each, axis=0)
     total = top + _log(sums)
     entropy = -n.sum(n.where(each > 0, each / sums * (logits - total), 0), axis=0)
     label, highest = _most_probable(logits)
-    return n.stack([total, highest, entropy, label.astype(x.dtype)])
+    return n.stack([total, highest, entropy, label.astype(logits.dtype)])
 
 
 def responsibilities(mixture: GaussianMixture, x: Any, factor: Any = None) -> Any:
-    return _shares(log_joint(mixture, x, factor))
+    return shares(log_joint(mixture, x, factor))
 
 
-def _shares(logits: Any) -> Any:
+def shares(logits: Any) -> Any:
     """exp(logits) over their sum; equal ones of a point so far away that none is finite."""
     _, each = _softmax(logits)
     n, total = numbers(logits), each.sum(axis=0)
@@ -216,6 +221,16 @@ def _most_probable(logits: Float[Array, "k b"]) -> tuple[Array, ...]:
     if numbers(logits) is np:
         return logits.argmax(axis=0), logits.max(axis=0)
     return largest(logits if in_kernel() else lax.optimization_barrier(logits))
+
+
+# What the functions of a mixture and points make of log p(x, z) (k, b), which `missing` computes otherwise.
+OF_LOGITS: dict[Callable, Callable] = {
+    log_joint: lambda logits: logits,
+    log_density: log_sum,
+    responsibilities: shares,
+    classify: lambda logits: _most_probable(logits)[0],
+    report: reported,
+}
 
 
 def _nearest(distance: Array, z_score: Array, radius: float) -> Array:
@@ -253,7 +268,7 @@ def simulate(mixture: GaussianMixture, key: Array, n: int) -> tuple[Array, Array
     storage = mixture.covariance.storage
     factor = storage.cholesky(jnp.asarray(mixture.covariance.values))
     factor = jnp.broadcast_to(factor, (k, *factor.shape[1:]))
-    logits = _log_weights(jnp.asarray(mixture.weights))
+    logits = log_weights(jnp.asarray(mixture.weights))
 
     def block(key: Array) -> tuple[Array, Array]:
         coin, noise = jax.random.split(key)

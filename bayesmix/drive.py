@@ -114,7 +114,7 @@ def run(
     options = suited(options._replace(apart=ends_itself), states, observations)
     ends = states.step + limits
     till = ends if most is None else most
-    each = observations.weight.size * states.statistics.moments[0].size
+    each = observations.size * states.statistics.moments[0].size
     moved = {}
     decide = accelerate is None and pays(_PASSES * len(ends) * each)
     expected = _passes(states.mixture) if decide else np.zeros_like(states.step)

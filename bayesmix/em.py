@@ -19,9 +19,10 @@ from bayesmix.engines import METHODS, batch_rows
 from bayesmix.finish import finished
 from bayesmix.given import given_start
 from bayesmix.initialize import Start, from_partition, known_centres, unit_spheres
-from bayesmix.inputs import as_count, as_name, as_names, as_tol, cores
+from bayesmix.inputs import as_count, as_name, as_names, as_points, as_tol, as_weights, cores
 from bayesmix.keys import as_generator
 from bayesmix.loop import Options
+from bayesmix.missing import allowed, completed
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.prior import ConjugatePrior
@@ -34,6 +35,7 @@ __all__ = ["fit", "optima", "solve"]
 
 _STARTS = ("kmeans", *SEEDS)
 _START_ALIASES = {"k-means": "kmeans", "kmeans++": "k-means++"}
+_INTEGRATING = ("soft", "annealed")  # methods that integrate missing cells out
 _FEW_ROWS = 2000  # and a hundred a cluster, at most: a start need not be exact
 _LLOYD_STEPS = 100  # of k-means on those
 _SEED_ROWS = 2**17  # at most, where seeds are all that there is of a start
@@ -49,6 +51,7 @@ def fit(
     init: Any = None,
     sample_weight: Any = None,
     labels: Any = None,
+    missing: str | None = None,
     hold: Collection[str] = (),
     key: Any = 0,
     tol: float = 1e-4,
@@ -78,6 +81,9 @@ def fit(
         labels: (n,) clusters that are known, -1 where they are not: such a row is wholly in its cluster and counts by
             log p(x, z), and starts grow from it. All of them known is discriminant analysis. An `init` of labels is
             where the search begins, no more.
+        missing: what missing cells (NaN, null, masked) are; `None` for an error. "at_random": whether a cell is missing
+            may depend on the row's known cells, never on what it would have been. Then they are integrated out, and
+            what is maximised is the likelihood of the known cells, exactly; for method "soft" or "annealed".
         hold: what stays as the start has it: "weights", "covariance" or both. Starts that are no mixture
             have equal weights.
         key: seeds the starts and draws; a JAX key or an int.
@@ -98,13 +104,15 @@ def fit(
         A `Fit`. Its log-likelihood is that of its mixture.
 
     Raises:
-        ValueError: bad data or options, fewer rows than clusters, or a prior that is a NumPyro program.
+        ValueError: bad data or options, fewer rows than clusters, missing cells (or a row or a column that has no
+            value), or a prior that is a NumPyro program.
 
     Status:
         converged; reached max_steps; collapsed component; spurious; degenerate data; non-finite: each with a
         sentence in `Fit.status`. Collapse never raises and never gives NaN.
 
     References:
+        Ghahramani & Jordan (1994), Supervised learning from incomplete data via an EM approach, NIPS 6.
         Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
         Celeux & Govaert (1992), A classification EM algorithm for clustering and two stochastic versions.
         Ueda & Nakano (1998), Deterministic annealing EM algorithm.
@@ -119,6 +127,10 @@ def fit(
     """
     if not isinstance(model, MixtureModel):
         raise ValueError(f"model must be a MixtureModel, such as MixtureModel(3); it is {model!r}")
+    may = allowed(missing)
+    x = as_points(x, missing=may)
+    if may:
+        x = completed(x, as_weights(sample_weight, len(x.values)))
     prior = None if model.prior is None else model.resolve(x, sample_weight=sample_weight).prior
     if not (prior is None or isinstance(prior, ConjugatePrior)):
         raise ValueError(
@@ -187,6 +199,8 @@ def solve(
         raise ValueError(f"a given init is one start, so n_starts must be 1, not {n_starts!r}")
     count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named or row.draws else 1
     problem = prepare(n_components, covariance, x, sample_weight, tol, prior, labels)
+    if method not in _INTEGRATING or relocate:
+        problem.without_gaps("k-means" if relocate else f"method={method!r}")
     climbs = n_components > 1 and not added_variance
     problem = problem._replace(accelerate=wanted if climbs else False)
     if method == "online":

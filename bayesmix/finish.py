@@ -14,6 +14,7 @@ from bayesmix.blocks import CACHED, chunks_of
 from bayesmix.covariance import Covariance
 from bayesmix.drive import Path
 from bayesmix.initialize import known_centres
+from bayesmix.inputs import Gaps, Points
 from bayesmix.mixture import GaussianMixture
 from bayesmix.prior import ConjugatePrior
 from bayesmix.problem import Problem
@@ -29,19 +30,28 @@ _REPORTED = 2**19  # rows at once
 
 
 def likelihoods(
-    mixture: GaussianMixture, points: np.ndarray, weight: np.ndarray, given: np.ndarray | None = None
+    mixture: GaussianMixture,
+    points: np.ndarray,
+    weight: np.ndarray,
+    given: np.ndarray | None = None,
+    gaps: Gaps | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted sums of log density, largest log joint and entropy; and the most probable cluster of each row.
 
-    Of a row whose cluster is given, not -1, there is no other, and what counts is the log joint density.
+    Of a row whose cluster is given, not -1, there is no other, and what counts is the log joint density. `gaps` says
+    which cells count, where not all do.
     """
+
+    def of(rows: slice | np.ndarray) -> Points:
+        return Points(points[rows], mixture.feature_names or (), None if gaps is None else gaps.taken(rows))
+
     sums, labels = np.zeros(3), np.empty(len(points), np.int64)
     ends = np.linspace(0, len(points), 1 + -(-len(points) // _REPORTED), dtype=int)
     for part in map(slice, ends[:-1], ends[1:]):
-        report = mixture._each(density.report, points[part], last=True)
+        report = mixture._each(density.report, of(part), last=True)
         if given is not None and (rows := np.flatnonzero(given[part] >= 0)).size:
             own = given[part][rows]
-            report[:2, rows] = mixture.log_joint(points[part][rows])[np.arange(rows.size), own]
+            report[:2, rows] = mixture.log_joint(of(part.start + rows))[np.arange(rows.size), own]
             report[2:, rows] = np.stack([np.zeros_like(own), own])
         sums += report[:3].astype(np.float64) @ weight[part]
         labels[part] = report[3]
@@ -66,7 +76,8 @@ def finished(
     if relocate:
         near: Any = nearest(problem.x, path.mixture(winner).means.astype(problem.x.dtype))
         mixture, inertia = _around_centres(problem, near, mixture)
-    (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight, problem.given)
+    given, gaps = problem.given, problem.gaps
+    (total_log, top, entropy), labels = likelihoods(mixture, problem.points, problem.weight, given, gaps)
     # Where rounding decides it is that of the data's own units.
     if relocate and verdicts[winner].name in ("converged", "few_rows"):
         counted = states.statistics.moments[winner, :, 0]
@@ -119,7 +130,8 @@ def finished(
         n_redraws=0 if states.redraws is None else int(states.redraws[winner]),
         hold=hold,
         best_visited=best,
-        known_labels=problem.given,
+        known_labels=given,
+        n_missing=0 if gaps is None else int((~gaps.seen[problem.keep]).sum()),
         prior=prior,
         inertia=inertia,
         traces=tuple(traces[s] for s in np.flatnonzero(copies == np.arange(len(copies)))),

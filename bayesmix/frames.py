@@ -232,8 +232,13 @@ def quoted(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names[:20])) + more
 
 
-def refuse(values: np.ndarray, names: tuple[str, ...], name: str, blame: dict[int, str]) -> None:
-    """One error that names every column that is no number, and every one with a missing or infinite cell."""
+def refuse(
+    values: np.ndarray, names: tuple[str, ...], name: str, blame: dict[int, str], instead: bool = False
+) -> None:
+    """One error that names every column that is no number, and every one with a missing or infinite cell.
+
+    `instead` says that cells may be missing if a user says so.
+    """
     if not blame and all(np.isfinite(values[rows]).all() for rows in chunks_of(len(values))):
         return
     finite = np.isfinite(values)
@@ -252,7 +257,10 @@ def refuse(values: np.ndarray, names: tuple[str, ...], name: str, blame: dict[in
         remedies.append("drop or encode such columns")
     if cells:
         parts.append(f"has {first_of(cells)}")
-        remedies.append("drop or impute such rows first")
+        says = instead and np.isnan(values).any() and not np.isinf(values).any()
+        remedies.append(
+            "drop such rows, or pass missing='at_random'" if says else "drop or impute such rows first"
+        )
     raise ValueError(f"{name} {', and '.join(parts)}; {' and '.join(remedies)}")
 
 

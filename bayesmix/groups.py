@@ -19,7 +19,7 @@ from bayesmix.inputs import Points
 from bayesmix.loop import Options, State
 from bayesmix.mixture import GaussianMixture
 from bayesmix.mstep import families
-from bayesmix.observations import observe
+from bayesmix.observations import Observations, observe
 from bayesmix.packing import Layout, Packed
 from bayesmix.partitions import Starts
 from bayesmix.problem import Problem, prepare
@@ -28,7 +28,7 @@ from bayesmix.status import CODE
 from bayesmix.storage import per_cluster
 from bayesmix.verdict import Verdict
 
-__all__ = ["FIRST", "Cell", "Group", "advance_some", "begin", "compile_ahead", "group_cells"]
+__all__ = ["FIRST", "Cell", "Group", "advance_some", "begin", "compile_ahead", "group_cells", "shapes"]
 
 _PRODUCTS = 8e6  # of a step of all the starts of a call of a program,
 _BATCH = (8, 64)  # which are so many
@@ -82,7 +82,7 @@ class Group:
     def products(self) -> int:
         """Of one step of a start."""
         row, d = self.problem.structure, self.problem.x.shape[1]
-        return self.problem.observations.weight.size * self.largest * row.n_moments(d)
+        return self.problem.observations.size * self.largest * row.n_moments(d)
 
     @cached_property
     def terms(self) -> Packed:
@@ -156,18 +156,23 @@ def _problem(
         )
         problem = problem._replace(
             structure=row,
-            observations=observe(problem.x, problem.w, row, given=problem.told),
+            observations=observe(problem.x, problem.w, row, given=problem.told, seen=problem.seen),
             rules=rules._replace(floor=floor),
         )
     with double_precision():
         return problem._replace(observations=jax.device_put(problem.observations))
 
 
+def shapes(observations: Observations) -> tuple:
+    """What of the data a program is compiled for."""
+    leaves, form = jax.tree.flatten(observations)
+    return form, *((a.shape, str(a.dtype)) for a in leaves)
+
+
 def compile_ahead(group: Group, options: Options) -> None:
     """Compile the program of a group, unless it was before, while its starts are not known yet: no step of any."""
     row, observations = group.problem.structure, group.problem.observations
-    x, blind = observations.x, observations.label is None
-    program = row.general, options, x.shape, x.dtype, blind, group.largest, group.accelerated
+    program = row.general, options, shapes(observations), group.largest, group.accelerated
     if program in _COMPILED:
         return
     blank = replace(group, cells=group.cells[:1], verdicts={})

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from bayesmix.frames import default_names, first_of, numbers_of, order_of, quoted, refuse, table_of
 
 __all__ = [
-    "Points", "are_chances", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names",
+    "Gaps", "Points", "are_chances", "as_count", "as_feature_names", "as_floats", "as_list", "as_name", "as_names",
     "as_points", "as_share", "as_tol", "as_weights", "cores", "is_number", "is_traced", "require_alike",
     "require_squares", "to_numpy",
 ]  # fmt: skip
@@ -29,11 +29,24 @@ _ALIKE = 1e40  # largest by smallest, at most
 _WEIGHED = 1e-90, 1e150  # weights in all, at least and at most
 
 
+class Gaps(NamedTuple):
+    """Which cells of some data are known, see `missing`; the others were filled in."""
+
+    seen: np.ndarray  # (n, d)
+    hidden: np.ndarray  # what covariances (d, d) of the filled data are to be enlarged by
+
+    def taken(self, rows: np.ndarray) -> Gaps | None:
+        """Those of some rows, or `None` if all of their cells are known."""
+        seen = self.seen[rows]
+        return None if seen.all() else Gaps(seen, self.hidden)
+
+
 class Points(NamedTuple):
     """Rows of data that passed the door: `values` (n, d), float64 or float32, and a name per column."""
 
     values: np.ndarray
     names: tuple[str, ...]
+    gaps: Gaps | None = None
 
 
 def is_traced(*trees: Any) -> bool:
@@ -59,6 +72,7 @@ def as_points(
     feature_names: Iterable[str] | None = None,
     known: tuple[str, ...] | None = None,
     infinite: bool = False,
+    missing: bool | None = None,
 ) -> Points:
     """Data as an (n, d) float array; (n,) is one feature.
 
@@ -72,15 +86,16 @@ def as_points(
         feature_names: what to call them, in place of their own names.
         known: the features' names in the order in which they are needed: a table's columns are taken by name.
         infinite: whether infinities are numbers too.
+        missing: whether cells may be missing, which are NaN then; `None` if nobody can say that they may.
 
     Raises:
         ValueError: not numeric, missing or infinite cells, empty, more than two axes, not `n_features` columns, or
             other columns than the known ones; the message names the argument and every column that is to blame.
     """
     if isinstance(x, Points):
-        names, by_name, (values, blame) = x.names, True, (x.values, {})
+        names, by_name, (values, blame), gaps = x.names, True, (x.values, {}), x.gaps
     else:
-        names, by_name, (values, blame) = _read(x, name)
+        names, by_name, (values, blame), gaps = *_read(x, name), None
     if values.ndim == 1:
         if blame:  # no number has a shape
             refuse(values[:, None], names or default_names(1), name, blame)
@@ -100,6 +115,7 @@ def as_points(
         blame = {place: blame[j] for place, j in enumerate(order) if j in blame}
         values, names = np.ascontiguousarray(values[:, order]), tuple(names[j] for j in order)
         d = len(order)
+        gaps = None if gaps is None else Gaps(gaps.seen[:, order], gaps.hidden[np.ix_(order, order)])
     if n == 0 or d == 0:
         raise ValueError(f"{name} is empty: its shape is {values.shape}")
     if n_features is not None and d != n_features:
@@ -108,8 +124,11 @@ def as_points(
         names = as_feature_names(feature_names, d)
     if names is None:
         names = default_names(d)
-    refuse(np.nan_to_num(values, nan=np.nan) if infinite else values, names, name, blame)
-    return Points(values, names)
+    judged = np.nan_to_num(values, nan=np.nan) if infinite else values
+    if missing:
+        judged = np.where(np.isnan(values), 0, values)
+    refuse(judged, names, name, blame, instead=missing is False)
+    return Points(values, names, gaps)
 
 
 def as_feature_names(feature_names: Any, d: int) -> tuple[str, ...]:

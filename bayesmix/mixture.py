@@ -25,6 +25,7 @@ from bayesmix.covariance import Covariance, covariance_values, structure_of
 from bayesmix.evaluate import each_point
 from bayesmix.frames import frame_like
 from bayesmix.inputs import (
+    Points,
     are_chances,
     as_count,
     as_feature_names,
@@ -36,6 +37,7 @@ from bayesmix.inputs import (
     is_traced,
 )
 from bayesmix.keys import as_generator, as_key
+from bayesmix.missing import allowed, imputed, log_joint_of_seen
 from bayesmix.storage import numbers
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ class GaussianMixture:
             values = covariance_values(covariances, row, *m.shape)
             names = None if feature_names is None else as_feature_names(feature_names, m.shape[1])
             return cls(w, m, Covariance(values, row.name), names)
-        m, names = as_points(means, "means", feature_names=feature_names)
+        m, names, _ = as_points(means, "means", feature_names=feature_names)
         k, d = m.shape
         w = as_points(weights, "weights", n_features=1).values[:, 0]
         if w.shape != (k,):
@@ -154,15 +156,19 @@ class GaussianMixture:
         k, d = self.n_components, self.n_features
         return k - 1 + k * d + self.covariance.row.n_parameters(k, d)
 
-    def log_joint(self, x: Any) -> Float[Any, "n k"]:
-        """log p(x, z=k) in nats, of each point with each cluster."""
-        return self._each(density.log_joint, x)
+    def log_joint(self, x: Any, *, missing: str | None = None) -> Float[Any, "n k"]:
+        """log p(x, z=k) in nats, of each point with each cluster; `missing` as in `log_density`."""
+        return self._each(density.log_joint, x, gaps=allowed(missing))
 
-    def log_density(self, x: Any, *, as_frame: bool = False) -> Float[Any, " n"]:
+    def log_density(
+        self, x: Any, *, missing: str | None = None, as_frame: bool = False
+    ) -> Float[Any, " n"]:
         """log p(x) in nats, of each point.
 
         Args:
             x: points (n, d); a table's columns are taken by name where the features have names.
+            missing: what missing cells are, `None` for an error: "at_random" has the density of the others alone,
+                which of a point without any is 1. Outside jit, vmap and grad.
             as_frame: give a frame of x's own library (polars, pyarrow; else pandas, with the index of x) with the
                 column `log_density`.
 
@@ -171,21 +177,25 @@ class GaussianMixture:
             >>> bm.GaussianMixture.of([1.0], [[0.0]], [[[1.0]]]).log_density([0.0]).round(4)
             array([-0.9189])
         """
-        return _framed(self._each(density.log_density, x), x, as_frame, "log_density")
+        found = self._each(density.log_density, x, gaps=allowed(missing))
+        return _framed(found, x, as_frame, "log_density")
 
-    def responsibilities(self, x: Any, *, as_frame: bool = False) -> Float[Any, "n k"]:
+    def responsibilities(
+        self, x: Any, *, missing: str | None = None, as_frame: bool = False
+    ) -> Float[Any, "n k"]:
         """p(z=k | x), the soft assignment of each point; rows add up to one.
 
         Of a point so far away (1e19 standard deviations in float32) that no log density is finite they are equal. With
-        `as_frame` as in `log_density`, with a column `cluster_0`, `cluster_1`, ... each.
+        `missing` and `as_frame` as in `log_density`, with a column `cluster_0`, `cluster_1`, ... each.
         """
         names = [f"cluster_{j}" for j in range(self.n_components)]
-        return _framed(self._each(density.responsibilities, x), x, as_frame, *names)
+        found = self._each(density.responsibilities, x, gaps=allowed(missing))
+        return _framed(found, x, as_frame, *names)
 
-    def classify(self, x: Any, *, as_frame: bool = False) -> Int[Any, " n"]:
+    def classify(self, x: Any, *, missing: str | None = None, as_frame: bool = False) -> Int[Any, " n"]:
         """The most probable cluster of each point; a tie goes to the lowest index.
 
-        With `as_frame` as in `log_density`, with the column `cluster`.
+        With `missing` and `as_frame` as in `log_density`, with the column `cluster`.
 
         Example:
             >>> import bayesmix as bm
@@ -197,7 +207,35 @@ class GaussianMixture:
             1      1.800       54        0
             2      3.333       74        1
         """
-        return _framed(self._each(density.classify, x), x, as_frame, "cluster")
+        return _framed(self._each(density.classify, x, gaps=allowed(missing)), x, as_frame, "cluster")
+
+    def impute(self, x: Any, *, key: Any = None, as_frame: bool = False) -> Float[Any, "n d"]:
+        """The points with a value in each missing cell: the one expected given the others, E[x_missing | x_known].
+
+        Args:
+            x: points (n, d) with missing cells; those that are known come back as they are.
+            key: a JAX key or an int: values are then drawn given the known ones, first z and then x, so that they
+                spread as values do; several such draws are multiple imputations.
+            as_frame: as in `log_density`, with the features as columns.
+
+        References:
+            Rubin (1987), Multiple Imputation for Nonresponse in Surveys.
+
+        Example:
+            >>> import bayesmix as bm
+            >>> mixture = bm.GaussianMixture.of([1.0], [[0.0, 1.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+            >>> mixture.impute([[2.0, None], [None, None]])
+            array([[2., 2.], [0., 1.]])
+        """
+        self._check_one()
+        points = as_points(x, n_features=self.n_features, known=self.feature_names, missing=True)
+        values, seen = points.values, ~np.isnan(points.values)
+        generator = None if key is None else as_generator(key)
+        rows = np.flatnonzero(~seen.all(axis=1))
+        found = values.copy()
+        if rows.size:
+            found[rows] = imputed(self, values[rows], seen[rows], generator)
+        return _framed(found, x, as_frame, *points.names)
 
     def within(
         self,
@@ -405,16 +443,29 @@ class GaussianMixture:
             return int(feature)
         raise ValueError(f"feature must be a name or an index below {self.n_features}; it is {feature!r}")
 
-    def _each(self, block: Callable[..., Array], x: Any, *more: float, last: bool = False) -> Any:
-        """Apply a function of one block, points last, to all points, which come first in the result unless `last`."""
+    def _each(
+        self, block: Callable[..., Array], x: Any, *more: float, last: bool = False, gaps: bool | None = None
+    ) -> Any:
+        """Apply a function of one block, points last, to all points, which come first in the result unless `last`.
+
+        `gaps` says whether cells may be missing, of the functions in `density.OF_LOGITS`.
+        """
         if is_traced(self, x, more):
+            if gaps:
+                raise ValueError("missing='at_random' is for numbers; under jit, vmap and grad pass whole points")
             points = jnp.asarray(x)
             points = points[:, None] if points.ndim == 1 and self.n_features == 1 else points
             if points.ndim != 2 or points.shape[1] != self.n_features:
                 raise ValueError(f"x must be (n, {self.n_features}); it is {jnp.shape(x)}")
             return jnp.moveaxis(block(self._arrays(), points.T, *more), -1, 0)
         self._check_one()
-        points = as_points(x, n_features=self.n_features, known=self.feature_names).values
+        came = as_points(x, n_features=self.n_features, known=self.feature_names, missing=gaps)
+        points, seen = came.values, None if came.gaps is None else came.gaps.seen
+        if gaps and np.isnan(points).any():
+            seen = ~np.isnan(points)
+        if seen is not None:
+            out = self._each_seen(block, points, seen)
+            return out if last else np.ascontiguousarray(np.moveaxis(out, -1, 0))
         once = (
             density.factor_of
             if density.is_written_out(self) and block is not density.within_euclidean
@@ -431,6 +482,18 @@ class GaussianMixture:
             last,
         )
         return out.astype(np.float32) if wide and out.dtype.kind == "f" else out
+
+    def _each_seen(self, block: Callable[..., Array], points: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """The same of the cells that are seen, points last; whole rows are computed as ever."""
+        whole = seen.all(axis=1)
+        some = density.OF_LOGITS[block](log_joint_of_seen(self, points[~whole], seen[~whole]))
+        some = some.astype(points.dtype) if some.dtype.kind == "f" else some
+        if not whole.any():
+            return some
+        out = np.empty((*some.shape[:-1], len(points)), some.dtype)
+        out[..., ~whole] = some
+        out[..., whole] = self._each(block, Points(points[whole], self.feature_names or ()), last=True)
+        return out
 
     def _check_one(self) -> None:
         if self.means.ndim != 2:

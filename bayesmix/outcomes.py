@@ -15,7 +15,8 @@ from bayesmix.compilation import wide
 from bayesmix.contest import as_cell, limits, winners
 from bayesmix.covariance import Covariance
 from bayesmix.devices import double_precision
-from bayesmix.groups import Cell, Group
+from bayesmix.gaps import report_sums
+from bayesmix.groups import Cell, Group, shapes
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.problem import Problem
@@ -105,7 +106,7 @@ def sum_ahead(group: Group) -> None:
     import pandas  # noqa: F401
 
     k, d, observations = group.largest, group.problem.x.shape[1], group.problem.observations
-    program = k, observations.x.shape, observations.x.dtype, observations.label is None
+    program = k, shapes(observations)
     if program in _SUMMED:
         return
     values = np.broadcast_to(np.eye(d), (1, k, d, d))
@@ -148,8 +149,9 @@ def _sums(mixtures: GaussianMixture, count: Array, observations: Observations) -
             sums = density.report(mixture, x, factor, label)[:3] @ weight
             return total + sums.astype(float), None
 
-        parts = observations.x, observations.weight, observations.label
-        return jax.lax.scan(block, jnp.zeros(3), parts)[0]
+        parts, gaps = (observations.x, observations.weight, observations.label), observations.gaps
+        sums = jax.lax.scan(block, jnp.zeros(3), parts)[0]
+        return sums if gaps is None else sums + report_sums(mixture, gaps)
 
     def put(s: Array, sums: Array) -> Array:
         own = one(jax.tree.map(lambda a: a[s], mixtures))

@@ -192,12 +192,15 @@ def counted_rows(x: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def moments(x: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean (d,), correlations (d, d) and standard deviations (d,) of the data, repaired as `weak_prior` says."""
+    x = as_points(x)
     values, weight = counted_rows(x, sample_weight)
     total = weight.sum()
     origin = values[0]
     with np.errstate(over="ignore", invalid="ignore"):  # of data that are refused
         shift = weight @ (values - origin) / total
-        found = _correlation(values - origin - shift, weight, max(total - 1, total / 2))
+        divisor = max(total - 1, total / 2)
+        hidden = None if x.gaps is None else x.gaps.hidden * (total / divisor)
+        found = _correlation(values - origin - shift, weight, divisor, hidden)
     require_squares(values, found[1])
     return origin + shift, *found
 
@@ -208,16 +211,22 @@ def filled(size: np.ndarray, constant: np.ndarray) -> np.ndarray:
     return np.where(constant, np.sqrt(np.mean(others**2)) if others.size else 1.0, size)
 
 
-def _correlation(y: np.ndarray, weight: np.ndarray, divisor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Correlations and standard deviations of centred data."""
+def _correlation(
+    y: np.ndarray, weight: np.ndarray, divisor: float, hidden: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Correlations and standard deviations of centred data, of which some covariance (d, d) is hidden."""
     largest = np.abs(y).max(axis=0)
     constant = np.ptp(y, axis=0) == 0
     unit = y / np.where(constant, 1, largest)
     unit[:, constant] = 0
-    deviation = np.sqrt(weight @ unit**2 / divisor)
-    scaled = unit / np.where(constant, 1, deviation)
+    covariance = (weight * unit.T) @ unit / divisor
+    if hidden is not None:
+        inverse = np.where(constant, 0, 1 / np.where(constant, 1, largest))
+        covariance = covariance + inverse[:, None] * hidden * inverse
+    deviation = np.sqrt(np.diagonal(covariance))
+    safe = np.where(constant, 1, deviation)
+    correlation = covariance / safe[:, None] / safe
     deviation = filled(deviation * largest, constant)
-    correlation = (weight * scaled.T) @ scaled / divisor
     np.fill_diagonal(correlation, 1)
     if np.linalg.eigvalsh(correlation)[0] < 1e-10:
         correlation = np.where(np.eye(len(correlation)) > 0, 1, (1 - 1e-6) * correlation)

@@ -9,9 +9,10 @@ import numpy as np
 
 from bayesmix.covariance import Covariance, Structure, structure_of
 from bayesmix.devices import blas_on_one_thread
-from bayesmix.inputs import as_labels, as_points, as_weights
+from bayesmix.inputs import Gaps, as_labels, as_points, as_weights
 from bayesmix.labels import exchangeable, unnamed
 from bayesmix.loop import Rules
+from bayesmix.missing import completed
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations, observe
 from bayesmix.penalty import penalty, to_data_units
@@ -27,7 +28,7 @@ class Problem(NamedTuple):
     """Data and the rules of a run; rows of weight zero are absent from `x`."""
 
     names: tuple[str, ...]
-    points: np.ndarray  # all rows, in the data's units
+    points: np.ndarray  # all rows, in the data's units; of missing cells what one Gaussian expects
     weight: np.ndarray  # of all rows
     keep: np.ndarray  # which rows have positive weight
     x: Any  # those rows, in loop units: `Rows`, or an array
@@ -40,6 +41,7 @@ class Problem(NamedTuple):
     n_components: int
     accelerate: bool | None = False  # EM; None where that is worth compiling
     batch: int | None = None  # rows of a step, of online EM
+    gaps: Gaps | None = None  # which cells of all rows are known, where some are missing
     given: np.ndarray | None = None  # clusters of all rows, -1 where they are not known; `None` where none is
 
     def adding(self, variance: float) -> Problem:
@@ -47,6 +49,11 @@ class Problem(NamedTuple):
         matrix = variance * np.diag(self.units.scale**-2.0)[None]
         asked = self.structure.form.sparse(matrix)
         return self._replace(rules=self.rules._replace(floor=self.rules.floor._replace(asked=asked)))
+
+    @property
+    def seen(self) -> np.ndarray | None:
+        """Which cells of the rows of `x` are known, or `None`."""
+        return None if self.gaps is None else self.gaps.seen[self.keep]
 
     @property
     def told(self) -> np.ndarray | None:
@@ -64,7 +71,15 @@ class Problem(NamedTuple):
         own = 0.0
         if self.rules.penalty is not None:
             own = to_data_units(self.units, self.structure, self.n_components)
-        return own + self.units.log_volume * float(self.w.sum())
+        if self.gaps is None:
+            return own + self.units.log_volume * float(self.w.sum())
+        return own - float(self.w @ self.seen @ np.log(self.units.scale))
+
+    def without_gaps(self, what: str) -> None:
+        """Raise where cells are missing."""
+        if self.gaps is not None:
+            count = int((~self.gaps.seen.all(axis=1)).sum())
+            raise ValueError(f"{what} needs rows without missing cells; {count} of {len(self.points)} lack some")
 
     def whole(self, why: str, instead: str) -> None:
         """Raise unless weights are whole numbers."""
@@ -90,7 +105,7 @@ def prepare(
     Raises:
         ValueError: bad data or labels, or fewer rows than clusters.
     """
-    points, names = as_points(x)
+    points, names, gaps = as_points(x)
     structure = structure_of(covariance, points.shape[1])
     weight = as_weights(sample_weight, points.shape[0])
     keep = weight > 0
@@ -101,11 +116,14 @@ def prepare(
             f"n_components={n_components}; ask for fewer clusters"
         )
     given = as_labels(labels, n_components, keep)
+    seen = None if gaps is None else gaps.seen[keep]
     with blas_on_one_thread(rows.size):
-        units = standardize(rows, w, names, structure)
+        units = standardize(rows, w, names, structure, None if gaps is None else gaps.hidden)
         scaled = Rows(rows, units)
-        observations = observe(scaled, w, structure, given=None if given is None else given[keep])
-    grid = np.array([spacing(column, w) for column in rows.T]) / units.scale
+        told = None if given is None else given[keep]
+        observations = observe(scaled, w, structure, given=told, seen=seen)
+    known = [slice(None)] * len(names) if seen is None else seen.T
+    grid = np.array([spacing(column[own], w[own]) for column, own in zip(rows.T, known)]) / units.scale
     summed = observations.x.dtype
     # Points err in the data's precision, each on its own; their sum does in float64.
     own, double = (4 * float(np.finfo(dtype).eps) for dtype in (summed, np.float64))
@@ -129,6 +147,7 @@ def prepare(
         observations,
         rules,
         n_components,
+        gaps=gaps,
         given=given,
     )
 
@@ -138,7 +157,11 @@ def problem_of(fit: Any, x: Any, sample_weight: Any, tol: float = 1e-4) -> Probl
     if not isinstance(fit, Fit):
         raise ValueError(f"fit must be what bm.fit returned; it is {type(fit).__name__}")
     mixture = fit.mixture
-    points = as_points(x, n_features=mixture.n_features, known=mixture.feature_names)
+    points = as_points(
+        x, n_features=mixture.n_features, known=mixture.feature_names, missing=fit.n_missing > 0 or None
+    )
+    if fit.n_missing:
+        points = completed(points, as_weights(sample_weight, len(points.values)))
     labels = fit.known_labels
     if labels is not None and len(points.values) != len(labels):
         raise ValueError(

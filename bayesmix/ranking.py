@@ -124,7 +124,7 @@ class Search:
         )
 
     def _labels(self, mixture: GaussianMixture) -> np.ndarray:
-        labels, given = mixture.classify(self._x), self._given
+        labels, given = mixture.classify(self._x, missing="at_random"), self._given
         return labels if given is None else np.where(given >= 0, given, labels)
 
     @property
@@ -181,6 +181,7 @@ class Search:
             n_spurious=found.n_spurious,
             hold=self._hold,
             known_labels=self._given,
+            n_missing=int(np.isnan(self._x[self._weight > 0]).sum()),
         )
 
     def merge(self, other: Search) -> Search:
@@ -193,7 +194,7 @@ class Search:
         pairs: list[tuple[Any, Any]] = [
             (getattr(self, name), getattr(other, name, None)) for name in ("_x", "_weight", "_given")
         ]
-        if not (same and all(np.array_equal(*pair) for pair in pairs)):
+        if not (same and all(_same(*pair) for pair in pairs)):
             raise ValueError("only searches on the same data, weights, labels and held parts can be merged")
         cells = dict(self.cells)
         for cell, found in other.cells.items():
@@ -213,6 +214,11 @@ class Search:
         names = [name for name in STRUCTURES if any(cell.covariance == name for cell in self.cells)]
         clean = sum(found.verdict.clean for found in self.cells.values())
         return f"Search(n_components={k}, covariance={names}, {clean} of {len(self.cells)} cells clean)"
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two arrays, or nothing twice, are equal; missing cells are."""
+    return a is b if a is None or b is None else np.array_equal(a, b, equal_nan=True)
 
 
 def _rank(found: CellFit) -> tuple[bool, float]:

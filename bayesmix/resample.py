@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -161,11 +162,10 @@ def refit(
         KeyboardInterrupt: Ctrl-C where they are not, or before any is finished, or twice.
     """
     problem = problem._replace(x=np.asarray(problem.x))  # every replicate asks for all of them
-    told = problem.told
     same, count = np.shape(starts.weights)[0] == 1, np.shape(starts.weights)[1]
     first = begin([Start(jax.tree.map(itemgetter((0, 0)), starts))], options)
     first = first._replace(trace=first.trace[:, :4])  # that nobody looks at
-    work = len(keys) * count * _SAVED * problem.observations.weight.size
+    work = len(keys) * count * _SAVED * problem.observations.size
     if problem.n_components > 1 and pays(work * first.statistics.moments[0].size):
         first = remember(first)
     slices = [np.arange(i, min(i + _BATCH, len(keys))) for i in range(0, len(keys), _BATCH)]
@@ -173,11 +173,11 @@ def refit(
     blank = layout.rows(first)
     with double_precision():  # handed over once: with each call it would take longer than the call itself
         limit, terms = jax.device_put((np.full(1, _STEPS), Packed.by_host((1.0, problem.rules))))
-        x = jax.device_put(problem.observations.x)
+        known = replace(problem.observations, x=jax.device_put(problem.observations.x))
 
     def replicate(row: int) -> tuple[Observations, np.ndarray]:
         drawn, weight = RESAMPLE[kind](keys[row], problem, source)
-        own = (x, told) if drawn is problem.x else (None, None)
+        own = (known, problem.told, problem.seen) if drawn is problem.x else ()
         data = observe(drawn, weight, problem.structure, *own)
         rows = np.repeat(blank, count, axis=0)
         places = jax.tree.leaves(layout.views(rows).mixture)

@@ -69,6 +69,7 @@ class Fit:
         best_visited: stochastic EM: the mixture with the largest likelihood along the chain; no verdict is passed on
             it, so it may be a spurious one that the chain came through.
         known_labels: what `fit` was told of the clusters of the rows (n,), -1 where it was told nothing, or `None`.
+        n_missing: how many cells of the data were missing, of rows that count.
         inertia: k-means: weighted sum of squared distances to the assigned centres, in squared data units.
         traces: as `objective`, of every start that differs from those before it, the winner among them; only the
             winner was taken to its end. Empty where nothing was kept, as in a cell of a search.
@@ -93,6 +94,7 @@ class Fit:
     prior: ConjugatePrior | None = None
     best_visited: GaussianMixture | None = None
     known_labels: Any = None
+    n_missing: int = field(default=0, metadata=_STATIC)
     inertia: Any = None
     traces: tuple[Any, ...] = ()
 
@@ -200,6 +202,8 @@ class Fit:
         }
         if self.known_labels is not None:
             rows["rows whose cluster was known"] = int((self.known_labels >= 0).sum())
+        if self.n_missing:
+            rows["missing cells"] = self.n_missing
         if self.inertia is not None:
             rows["inertia"] = f"{self.inertia:.6g}"
         return pandas.DataFrame({"value": rows})

@@ -264,7 +264,7 @@ def sample_posterior(
 
 def _problem(k: int, structure: str, x: Any, sample_weight: Any, prior: ConjugatePrior | None) -> Problem:
     """In float64, whatever the data's type: a posterior is k-sized."""
-    points, names = as_points(x)
+    points, names, _ = as_points(x)
     return prepare(k, structure, Points(points.astype(np.float64), names), sample_weight, 1e-4, prior)
 
 

@@ -30,6 +30,7 @@ from bayesmix.inputs import (
     as_weights,
 )
 from bayesmix.keys import as_words
+from bayesmix.missing import allowed, completed
 from bayesmix.outcomes import CellFit
 from bayesmix.partitions import partition
 from bayesmix.progress import Progress
@@ -47,6 +48,7 @@ def search(
     criterion: str | None = None,
     sample_weight: Any = None,
     labels: Any = None,
+    missing: str | None = None,
     hold: Collection[str] = (),
     key: Any = 0,
     tol: float = 1e-3,
@@ -69,6 +71,7 @@ def search(
         sample_weight: (n,); an integer weight is repetition, zero is absence.
         labels: (n,) clusters that are known, -1 where they are not, as in `fit`. Cells with fewer clusters than they
             name are listed with that reason.
+        missing: "at_random" to integrate missing cells out, as in `fit`; not for "kmeans".
         hold: "weights" for equal proportions.
         key: seeds the draws.
         tol: as in `fit`: a cell ends when less than this many nats are left to gain.
@@ -97,10 +100,12 @@ def search(
         >>> found.best.mixture.structure, found.best.mixture.n_components
         ('EEE', 3)
     """
-    x = as_points(x)
-    points, names = x
+    may = allowed(missing)
+    x = as_points(x, missing=may)
+    points, names, _ = x
     d = points.shape[1]
     weight = as_weights(sample_weight, len(points))
+    x = completed(x, weight) if may else x
     counts = _counts(n_components)
     n_starts = as_count(n_starts, "n_starts")
     if isinstance(covariance, str) and covariance == "kmeans":
@@ -110,6 +115,8 @@ def search(
             raise ValueError(
                 f"hold is for searches of mixtures; of k-means nothing is held: leave out {hold!r}"
             )
+        if x.gaps is not None:
+            raise ValueError("missing='at_random' is for searches of mixtures; k-means needs rows without missing cells")
         if labels is not None:
             raise ValueError("labels are for searches of mixtures; k-means knows none: leave them out")
         return search_centres(x, weight, counts, n_starts=max(n_starts, 10), criterion=criterion, key=key)
@@ -132,7 +139,7 @@ def search(
         structures = list(dict.fromkeys(structure_of(name, d).name for name in as_list(covariance)))
         if not structures:
             raise ValueError("covariance is empty; pass structures such as ['EEE', 'VVV'], or 'all'")
-    rows = points[keep]
+    rows, gaps = x.values[keep], None if x.gaps is None else x.gaps.taken(keep)
     cells = [Cell(k, name) for name in structures for k in counts]
     fitted = [cell for cell in cells if named <= cell.n_components <= len(rows)]
     reasons = {
@@ -170,7 +177,7 @@ def search(
             within = [k for k in counts if named <= k <= len(rows)]
             with blas_on_one_thread(), ThreadPoolExecutor(1) as beside:
                 fits, interrupted = fit_cells(
-                    Points(rows, names),
+                    Points(rows, names, gaps),
                     weight[keep],
                     fitted,
                     beside.submit(partition, rows, weight[keep], within, n_starts, key, told),

@@ -36,6 +36,7 @@ from bayesmix.compilation import one_kernel
 from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
 from bayesmix.elementary import exp_below, log_positive
+from bayesmix.gaps import GapRows, expected_moments
 from bayesmix.maxima import largest
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
@@ -174,13 +175,26 @@ def summarize(
         moments = parts[0] if order is None else jnp.concatenate(parts)[jnp.argsort(order)]
     objective = objective / beta
     if not shared:
-        return Statistics(moments, objective)
-    if whitened:
+        found = Statistics(moments, objective)
+    elif whitened:
         first, second = jnp.split(moments, (1 + mixture.n_features,), axis=1)
         second = lean.sum(mixture.covariance.storage.second(second, mixture.n_features), axis=0)
-        return Statistics(first, objective, second[None])
-    objective = objective - _common_part(mixture, observations.second, factor)
-    return Statistics(moments, objective, jnp.asarray(observations.second))
+        found = Statistics(first, objective, second[None])
+    else:
+        objective = objective - _common_part(mixture, observations.second, factor)
+        found = Statistics(moments, objective, jnp.asarray(observations.second))
+    return found if observations.gaps is None else found + _of_gaps(mixture, observations.gaps, assign, beta)
+
+
+def _of_gaps(mixture: GaussianMixture, gaps: GapRows, assign: Assign, beta: Any) -> Statistics:
+    """What the rows with missing cells add."""
+    storage, row = mixture.covariance.storage, mixture.covariance.row
+    count, means, scatter, objective = expected_moments(mixture, gaps, assign, beta)
+    scatter = storage.sparse(scatter)
+    second = None
+    if row.shared:
+        second = jnp.sum(scatter + storage.outer(means) * per_cluster(count, storage.axes), axis=0)[None]
+    return Statistics(moments_of(count, means, scatter, row), objective / beta, second)
 
 
 def _some(

@@ -49,24 +49,25 @@ def parts_of(observations: Observations, products: float) -> list[Observations]:
 
     The total second moment stays with the first part, so that statistics of the parts add up to those of the whole.
     """
-    blocks = observations.x.shape[0]
+    blocks, gaps = observations.x.shape[0], observations.gaps
+    steps = 0 if gaps is None else gaps.weight.shape[0]
     count = 1
     on_device = not isinstance(observations.x, np.ndarray)
     if products * observations.x.dtype.itemsize > _WORTH and not on_device:
-        count = max(c for c in range(1, cores() + 1) if blocks % c == 0)
+        count = max(c for c in range(1, cores() + 1) if blocks % c == steps % c == 0)
     if count == 1:
         return [observations]
-    size = blocks // count
     second = observations.second
-    return [
-        Observations(
-            observations.x[first : first + size],
-            observations.weight[first : first + size],
-            None if observations.label is None else observations.label[first : first + size],
-            second if first == 0 or second is None else np.zeros_like(second),
-        )
-        for first in range(0, blocks, size)
-    ]
+
+    def part(i: int) -> Observations:
+        def own(a: Any) -> Any:
+            size = len(a) // count
+            return a[i * size : (i + 1) * size]
+
+        some: Observations = jax.tree.map(own, replace(observations, second=None))
+        return replace(some, second=second if i == 0 or second is None else np.zeros_like(second))
+
+    return [part(i) for i in range(count)]
 
 
 def assigned_of(parts: Sequence[Observations], options: Options, states: State) -> list[Assigned]:
@@ -76,7 +77,7 @@ def assigned_of(parts: Sequence[Observations], options: Options, states: State) 
     """
     moments = states.statistics.moments
     shared = len(parts) > 1 and parts[0].second is not None and jax.default_backend() == "cpu"
-    shared = shared and not options.whitened and parts[0].label is None
+    shared = shared and not options.whitened and parts[0].label is None and parts[0].gaps is None
     if not shared or options.responsibilities != "hard" or (options.few and moments[0].size < _HOST):
         return []
     nearest = _is_nearest(states.mixture, options)

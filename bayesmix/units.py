@@ -172,8 +172,14 @@ class Rows:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of data that are refused
-def standardize(x: np.ndarray, weight: np.ndarray, names: tuple[str, ...], structure: Structure) -> Units:
-    """The units of the loop for these data."""
+def standardize(
+    x: np.ndarray,
+    weight: np.ndarray,
+    names: tuple[str, ...],
+    structure: Structure,
+    hidden: np.ndarray | None = None,
+) -> Units:
+    """The units of the loop for these data, whose covariance (d, d) is larger by what is `hidden` of it."""
     total, d = weight.sum(), x.shape[1]
     size = min(len(x), max(256, _NUMBERS // d))
     parts = [(rows, slice(rows.stop - rows.start)) for rows in chunks_of(len(x), size)]
@@ -193,6 +199,8 @@ def standardize(x: np.ndarray, weight: np.ndarray, names: tuple[str, ...], struc
         away /= unit[own]
         covariance += (away * weight[rows, None]).T @ away
     covariance /= total
+    if hidden is not None:
+        covariance += hidden / np.outer(held, held)
     deviation = held * np.sqrt(np.diag(covariance))
     varying = deviation[~constant]
     typical = np.sqrt(np.mean((varying / varying.max()) ** 2)) * varying.max() if varying.size else 1.0

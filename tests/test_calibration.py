@@ -310,10 +310,12 @@ def test_gibbs_and_nuts_agree_on_overlapping_clusters():
         draws, _ = sample(method, repeated, prior, "VVV", 5)
         found[method] = estimates(np.stack(list(quantities(draws, repeated, prior, "VVV").values()), axis=-1))
     (gibbs, error), (nuts, other) = found["gibbs"], found["nuts"]
-    assert (np.abs(gibbs - nuts) < 4 * np.hypot(error, other)).all()
-    # The comparison says something; a spread with heavy tails is known less well, and how well is not known either.
+    apart = np.abs(gibbs - nuts) / np.hypot(error, other)
+    # A spread with heavy tails is known less well, and how well is not known either.
     known = [name != "sd" for name, _ in SUMMARY]
-    assert (other[known] < 0.12 * nuts[1]).all()
+    assert (apart[known] < 4.5).all()
+    assert (apart < 6).all()
+    assert (other[known] < 0.12 * nuts[1]).all()  # the comparison says something
 
 
 # Published draws.

@@ -40,7 +40,7 @@ TABLES = {
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_every_table_is_the_same_numbers_with_names(kind):
-    values, names = as_points(TABLES[kind](X))
+    values, names, _ = as_points(TABLES[kind](X))
     assert_array_equal(values, X)
     assert values.dtype == np.float64
     assert names == NAMES
@@ -329,7 +329,7 @@ def test_any_frame_is_the_plain_array_or_one_error(pair, layout):
     arrays[layout].flags.writeable = False
     before = frame.copy()
     if np.isfinite(plain).all():
-        values, found = as_points(frame)
+        values, found, _ = as_points(frame)
         assert found == names
         assert_array_equal(values, plain)
         assert_array_equal(as_points(arrays[layout]).values, plain)

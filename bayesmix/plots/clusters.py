@@ -61,7 +61,7 @@ def plot_clusters(
     columns = [mixture._feature(f) for f in shown]
     cloud = None
     if x is not None:
-        points, given = as_points(x, n_features=mixture.n_features, known=mixture.feature_names)
+        points, given, _ = as_points(x, n_features=mixture.n_features, known=mixture.feature_names)
         named = names or tuple(given[j] for j in columns)
         step = -(-points.shape[0] // _MOST_POINTS)
         cloud = _Cloud(points[:, columns], step, mixture.responsibilities(points[::step]))

@@ -152,7 +152,7 @@ def chosen(
 
 def rows_of(mixture: GaussianMixture, x: Any, columns: list[int]) -> tuple[np.ndarray, list[str]]:
     """Data (n, d), a table's columns by name, and what the drawn columns are called."""
-    points, given = as_points(x, n_features=mixture.n_features, known=mixture.feature_names)
+    points, given, _ = as_points(x, n_features=mixture.n_features, known=mixture.feature_names)
     names = mixture.feature_names or given
     return points, [names[j] for j in columns]
 
