@@ -122,7 +122,7 @@ def _climb_apart(
 
 
 def suited(options: Options, states: State, observations: Observations) -> Options:
-    """The options with `few`, if passes of such states are to be one kernel."""
+    """The options with `few`, if passes of such states are to be one kernel, and with `gaps`."""
     numbers, d = states.statistics.moments.size // states.code.size, states.mixture.n_features
     products = numbers * observations.size
     row = states.mixture.covariance.row
@@ -131,10 +131,11 @@ def suited(options: Options, states: State, observations: Observations) -> Optio
     raw = doubled or not options.whitened
     if not row.shared and options.responsibilities != "hard":  # then logits read x alone, see `by_lanes`
         numbers = {"full": numbers // 2, "diagonal": numbers * 3 // 4}.get(row.storage, numbers)
-    few = raw and observations.gaps is None and is_few(numbers, np.float64 if doubled else dtype)
+    gaps = observations.gaps is not None
+    few = raw and not gaps and is_few(numbers, np.float64 if doubled else dtype)
     if row.storage == "full" and not row.shared and d > _SOON:
         few = few and products > _REPAID
-    return options._replace(few=few and options.responsibilities != "sampled_counts")
+    return options._replace(few=few and options.responsibilities != "sampled_counts", gaps=gaps)
 
 
 def is_whole(state: State, options: Options) -> bool:

@@ -201,7 +201,7 @@ def solve(
     problem = prepare(n_components, covariance, x, sample_weight, tol, prior, labels)
     if method not in _INTEGRATING or relocate:
         problem.without_gaps("k-means" if relocate else f"method={method!r}")
-    climbs = n_components > 1 and not added_variance
+    climbs = (n_components > 1 or problem.gaps is not None) and not added_variance
     problem = problem._replace(accelerate=wanted if climbs else False)
     if method == "online":
         problem = problem._replace(batch=batch_size or batch_rows(problem))

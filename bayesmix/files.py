@@ -231,7 +231,7 @@ _FIT: dict[str, tuple[Callable[[Any], Any], Callable[[Any, str], Any]]] = {
         lambda v, what: None if v is None else array_from(v, (None,), np.int64, what),
     ),
     "method": (str, text_from),
-    **dict.fromkeys(("n_steps", "n_starts", "n_agree", "n_spurious", "n_redraws"), (int, count_from)),
+    **dict.fromkeys(("n_steps", "n_starts", "n_agree", "n_spurious", "n_redraws", "n_missing"), (int, count_from)),
     "code": (int, lambda v, what: count_from(v, what, min(NAME))),
     "status": (str, text_from),
     "hold": (
@@ -259,7 +259,8 @@ def _list(value: Any, what: str) -> list[Any]:
 
 
 def _fit(document: dict[str, Any], sealed: bool) -> Fit:
-    body = fields_of({"known_labels": None, **document}, "the fit", _FIT)  # which older files do not have
+    older = {"known_labels": None, "n_missing": 0}  # of files from before there were any
+    body = fields_of({**older, **document}, "the fit", _FIT)
     found = {name: read(body[name], name) for name, (_, read) in _FIT.items()}
     mixture = found["mixture"] = _mixture(body["mixture"], True)
     if body["best_visited"] is not None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bayesmix.density import log_weights, reported
+from bayesmix.density import log_sum, log_weights, reported
 from bayesmix.maxima import possible
 from bayesmix.missing import Regression, regression
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
     from bayesmix.passes import Assign
 
-__all__ = ["GapRows", "expected_moments", "lay_out", "report_sums"]
+__all__ = ["GapRows", "expected_moments", "lay_out", "log_likelihood", "report_sums"]
 
 _GROUP = 8, 256  # rows of a group, at least and at most
 _STEP = 512  # rows of a step, about
@@ -142,3 +142,12 @@ def report_sums(mixture: GaussianMixture, gaps: GapRows) -> Float[Array, " 3"]:
         return total + reported(_look(mixture, rows).logits)[:3] @ rows.weight, None
 
     return lax.scan(step, jnp.zeros(3), gaps)[0]
+
+
+def log_likelihood(mixture: GaussianMixture, gaps: GapRows) -> Array:
+    """Σ weight log p of the known cells; of known clusters log p(x, z)."""
+
+    def step(total: Array, rows: GapRows) -> tuple[Array, None]:
+        return total + log_sum(_look(mixture, rows).logits) @ rows.weight, None
+
+    return lax.scan(jax.checkpoint(step), jnp.zeros(()), gaps)[0]

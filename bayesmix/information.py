@@ -6,6 +6,7 @@ means and covariances by the delta method.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import numpy as np
 from bayesmix.chart import Chart, chart
 from bayesmix.density import precision_factor
 from bayesmix.devices import double_precision
+from bayesmix.gaps import GapRows, log_likelihood
 from bayesmix.inputs import to_numpy
 from bayesmix.mixture import GaussianMixture
 from bayesmix.penalty import Penalty, log_prior
@@ -76,8 +78,8 @@ def standard_errors(fit: Fit, x: Any, *, sample_weight: Any = None) -> StandardE
 
     The Hessian of the log-likelihood (plus the log prior, for a posterior mode) at the fit, in an unconstrained
     parametrisation, inverted and mapped to weights, means and covariances by the delta method. What the fit held
-    fixed has error zero. The data enter by Louis' formula, in one pass; the parametrisation is differentiated
-    automatically.
+    fixed has error zero. The data enter by Louis' formula, in one pass; the parametrisation, and the part of rows with missing cells,
+    are differentiated automatically.
 
     Args:
         fit: a fit by EM that ended at a maximum; of one that ended early the numbers are about where it stopped.
@@ -152,12 +154,14 @@ def _information(problem: Problem, around: Chart) -> tuple[np.ndarray, tuple[np.
     constant = np.log(mixture.weights) + np.log(np.diagonal(inverse, axis1=1, axis2=2)).sum(axis=1)
     moments, between = np.zeros((*inner.shape[:2], inner.shape[1])), np.zeros((p, p))
     step, told = max(64, _NUMBERS // (p + inner[..., 0].size)), problem.told
-    for first in range(0, len(problem.x), step):
-        x, w = problem.x[first : first + step].astype(np.float64), problem.w[first : first + step]
+    whole = np.arange(len(problem.x)) if problem.seen is None else np.flatnonzero(problem.seen.all(axis=1))
+    for first in range(0, len(whole), step):
+        rows = whole[first : first + step]
+        x, w = problem.x[rows].astype(np.float64), problem.w[rows]
         y = inverse @ (x.T - mixture.means[:, :, None])
         logits = constant[:, None] - (y * y).sum(axis=1) / 2
         if told is not None:
-            own = told[first : first + step]
+            own = told[rows]
             logits[(own >= 0) & (own != np.arange(len(logits))[:, None])] = -np.inf
         r = np.exp(logits - logits.max(axis=0))
         r /= r.sum(axis=0)
@@ -182,6 +186,9 @@ def _information(problem: Problem, around: Chart) -> tuple[np.ndarray, tuple[np.
     with double_precision():
         bend = to_numpy(_bend(around, count, slopes, problem.rules.penalty, size=p))
     hessian = (np.swapaxes(inner, 1, 2) @ second @ inner).sum(axis=0) - between + bend
+    if problem.gaps is not None:
+        with double_precision():
+            hessian = hessian + to_numpy(_of_gaps(around, problem.observations.gaps, size=p))
     return -(hessian + hessian.T) / 2, jacobian
 
 
@@ -207,6 +214,17 @@ def _bend(around: Chart, count: Array, slopes: Array, penalty: Penalty | None, s
             return total
         return total + log_prior(penalty, mixture, precision_factor(mixture.covariance, mixture.n_features))
 
+    return _hessian(objective, size)
+
+
+@partial(jax.jit, static_argnames="size")
+def _of_gaps(around: Chart, gaps: GapRows, size: int) -> Array:
+    """The Hessian of what the rows with missing cells add to the log-likelihood."""
+    return _hessian(lambda vector: log_likelihood(around.mixture(vector), gaps), size)
+
+
+def _hessian(objective: Callable[[Array], Array], size: int) -> Array:
+    """Of a function of the chart's vector at its centre, column by column."""
     zero = jnp.zeros(size)
 
     def column(direction: Array) -> Array:

@@ -54,6 +54,7 @@ class Options(NamedTuple):
     apart: bool = False  # where a climb could be one kernel it is three, see `climb`
     batches: bool = False  # a step passes over one block of points, which stands for all of them
     padded: bool = False  # the last clusters may be of no weight, and be there for the shape alone
+    gaps: bool = False  # cells are missing
 
 
 class Rules(NamedTuple):
@@ -261,7 +262,8 @@ def _calm(
 
     Aitken: gains of EM's own steps shrink by a = gain / previous gain a step, so gain a / (1 - a) remains. A proposal
     says itself what remains; it knows only the directions that it came by, so a hundred times as much is assumed. Hard
-    responsibilities have come to rest when the statistics, so the assignment, repeat. One cluster is a closed form.
+    responsibilities have come to rest when the statistics, so the assignment, repeat. One cluster is a closed form, but
+    for missing cells.
     """
     if options.batches:
         return state.calm
@@ -274,7 +276,7 @@ def _calm(
         return lean.where(stepped & repeated, 2, 0)
     if options.responsibilities.startswith("sampled"):
         return state.calm
-    if state.mixture.n_components == 1:
+    if state.mixture.n_components == 1 and not options.gaps:
         return lean.where(stepped, 2, 0)
     ratio = gain / state.gain
     remaining = lean.where(ratio < 1, jnp.abs(gain * ratio / (1 - ratio)), jnp.inf)

@@ -101,6 +101,8 @@ def bootstrap(
             "kind='parametric' draws new rows, of which no cluster is known, and the fit knew some; "
             "use kind='weighted' or 'nonparametric'"
         )
+    if kind == "parametric":
+        problem.without_gaps("kind='parametric' draws whole rows, so it")
     total = float(problem.w.sum())
     if kind != "weighted" and abs(total - round(total)) > 1e-9 * total:
         raise ValueError(
