@@ -231,7 +231,9 @@ _FIT: dict[str, tuple[Callable[[Any], Any], Callable[[Any, str], Any]]] = {
         lambda v, what: None if v is None else array_from(v, (None,), np.int64, what),
     ),
     "method": (str, text_from),
-    **dict.fromkeys(("n_steps", "n_starts", "n_agree", "n_spurious", "n_redraws", "n_missing"), (int, count_from)),
+    **dict.fromkeys(
+        ("n_steps", "n_starts", "n_agree", "n_spurious", "n_redraws", "n_missing"), (int, count_from)
+    ),
     "code": (int, lambda v, what: count_from(v, what, min(NAME))),
     "status": (str, text_from),
     "hold": (

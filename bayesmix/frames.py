@@ -257,10 +257,9 @@ def refuse(
         remedies.append("drop or encode such columns")
     if cells:
         parts.append(f"has {first_of(cells)}")
-        says = instead and np.isnan(values).any() and not np.isinf(values).any()
-        remedies.append(
-            "drop such rows, or pass missing='at_random'" if says else "drop or impute such rows first"
-        )
+        remedies.append("drop or impute such rows first")
+    if instead and np.isnan(values).any() and not (blame or np.isinf(values).any()):
+        remedies = ["drop or impute such rows first, or pass missing='at_random'"]
     raise ValueError(f"{name} {', and '.join(parts)}; {' and '.join(remedies)}")
 
 

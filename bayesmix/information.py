@@ -78,8 +78,8 @@ def standard_errors(fit: Fit, x: Any, *, sample_weight: Any = None) -> StandardE
 
     The Hessian of the log-likelihood (plus the log prior, for a posterior mode) at the fit, in an unconstrained
     parametrisation, inverted and mapped to weights, means and covariances by the delta method. What the fit held
-    fixed has error zero. The data enter by Louis' formula, in one pass; the parametrisation, and the part of rows with missing cells,
-    are differentiated automatically.
+    fixed has error zero. The data enter by Louis' formula, in one pass; the parametrisation is differentiated
+    automatically, as is what rows with missing cells add.
 
     Args:
         fit: a fit by EM that ended at a maximum; of one that ended early the numbers are about where it stopped.

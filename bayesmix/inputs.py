@@ -35,7 +35,7 @@ class Gaps(NamedTuple):
     seen: np.ndarray  # (n, d)
     hidden: np.ndarray  # what covariances (d, d) of the filled data are to be enlarged by
 
-    def taken(self, rows: np.ndarray) -> Gaps | None:
+    def taken(self, rows: Any) -> Gaps | None:
         """Those of some rows, or `None` if all of their cells are known."""
         seen = self.seen[rows]
         return None if seen.all() else Gaps(seen, self.hidden)

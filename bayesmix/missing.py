@@ -22,7 +22,7 @@ from bayesmix.inputs import Gaps, Points, as_name
 from bayesmix.storage import STORAGES, numbers
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Bool, Float
 
     from bayesmix.mixture import GaussianMixture
 
@@ -35,13 +35,15 @@ _STEPS, _SETTLED = 500, 1e-6  # of one Gaussian, at most, and the change in stan
 class Regression(NamedTuple):
     """Of covariances (..., d, d) and the cells that are known, ones of `seen` (..., d)."""
 
-    whiten: Any  # W: |W e|² is the squared Mahalanobis distance of deviations e, zero where they are not known
+    whiten: (
+        Any  # W: |W e|² is the squared Mahalanobis distance of deviations e, zero where they are not known
+    )
     log_det: Any  # log |W| of the known part
     lift: Any  # with y = W e the expected deviations of the others are lift @ y, of the known ones zero
     hidden: Any  # covariance of the others given the known ones, zero elsewhere
 
 
-def regression(covariances: Float[Array, "... d d"], seen: Float[Array, "... d"]) -> Regression:
+def regression(covariances: Float[Any, "... d d"], seen: Float[Any, "... d"]) -> Regression:
     """The regression of cells that are not known on those that are."""
     n, full = numbers(covariances), STORAGES["full"]
     unseen = 1 - seen
@@ -86,12 +88,12 @@ def _stretches(mixture: GaussianMixture, values: np.ndarray, seen: np.ndarray) -
         y = np.einsum("rkij,rkj->rki", some.whiten[place], away)
         part = some.log_det[place] - seen[rows].sum(axis=1)[:, None] / 2 * np.log(2 * np.pi)
         joint = constant + part - np.einsum("rki,rki->rk", y, y) / 2
-        yield _Some(
-            rows, joint.T, away + np.einsum("rkij,rkj->rki", some.lift[place], y), some.hidden[place]
-        )
+        yield _Some(rows, joint.T, away + np.einsum("rkij,rkj->rki", some.lift[place], y), some.hidden[place])
 
 
-def log_joint_of_seen(mixture: GaussianMixture, values: np.ndarray, seen: Bool[np.ndarray, "n d"]) -> np.ndarray:
+def log_joint_of_seen(
+    mixture: GaussianMixture, values: np.ndarray, seen: Bool[np.ndarray, "n d"]
+) -> np.ndarray:
     """log p(x, z) of the known cells of each row (k, n), float64; without any it is log p(z)."""
     found = np.empty((len(mixture.weights), len(values)))
     for some in _stretches(mixture, values, seen):
@@ -148,9 +150,7 @@ def completed(points: Points, weight: np.ndarray, name: str = "x") -> Points:
     patterns, which = np.unique(seen, axis=0, return_inverse=True)
     members = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
     origin = np.array([_middle(values[counted[:, j], j]) for j in range(len(names))])
-    scale = np.array(
-        [np.abs(values[counted[:, j], j] - origin[j]).max() or 1.0 for j in range(len(names))]
-    )
+    scale = np.array([np.abs(values[counted[:, j], j] - origin[j]).max() or 1.0 for j in range(len(names))])
     mean, covariance = _one_gaussian((values - origin) / scale, weight, patterns, members)
     filled, hidden = values.copy(), np.zeros_like(covariance)
     for pattern, rows in zip(patterns, members):
@@ -179,8 +179,9 @@ def _one_gaussian(
     d = values.shape[1]
     every = -(-len(patterns) * d * d // _NUMBERS)
     kept = [rows[rows % every == 0] for rows in members]
-    kept, patterns = zip(*((r, p) for r, p in zip(kept, patterns) if weight[r].any()))
-    seen = np.array(patterns, np.float64)
+    counted = np.array([weight[rows].any() for rows in kept])
+    kept, patterns = [rows for rows in kept if weight[rows].any()], patterns[counted]
+    seen = patterns.astype(np.float64)
     count = np.array([weight[rows].sum() for rows in kept])
     first, second = np.zeros((len(kept), d)), np.zeros((len(kept), d, d))
     for p, rows in enumerate(kept):
@@ -194,7 +195,9 @@ def _one_gaussian(
         own = regression(covariance, seen)
         if not np.isfinite(own.whiten).all():  # columns that determine each other
             break
-        whole = own.lift @ own.whiten + seen[:, None] * np.eye(d)  # deviations of the known cells to those of all
+        whole = own.lift @ own.whiten + seen[:, None] * np.eye(
+            d
+        )  # deviations of the known cells to those of all
         away = first - count[:, None] * seen * mean
         cross = away[:, :, None] * (seen * mean)[:, None]
         about = second - np.swapaxes(first[:, :, None] * (seen * mean)[:, None], 1, 2) - cross

@@ -160,9 +160,7 @@ class GaussianMixture:
         """log p(x, z=k) in nats, of each point with each cluster; `missing` as in `log_density`."""
         return self._each(density.log_joint, x, gaps=allowed(missing))
 
-    def log_density(
-        self, x: Any, *, missing: str | None = None, as_frame: bool = False
-    ) -> Float[Any, " n"]:
+    def log_density(self, x: Any, *, missing: str | None = None, as_frame: bool = False) -> Float[Any, " n"]:
         """log p(x) in nats, of each point.
 
         Args:
@@ -452,7 +450,9 @@ class GaussianMixture:
         """
         if is_traced(self, x, more):
             if gaps:
-                raise ValueError("missing='at_random' is for numbers; under jit, vmap and grad pass whole points")
+                raise ValueError(
+                    "missing='at_random' is for numbers; under jit, vmap and grad pass whole points"
+                )
             points = jnp.asarray(x)
             points = points[:, None] if points.ndim == 1 and self.n_features == 1 else points
             if points.ndim != 2 or points.shape[1] != self.n_features:

@@ -63,7 +63,8 @@ def observe(
     """
     gaps = None
     if seen is not None:
-        gaps = lay_out(x, seen, weight, given) if known is None else known.gaps.weighing(weight)
+        rows = None if known is None else known.gaps
+        gaps = lay_out(x, seen, weight, given) if rows is None else rows.weighing(weight)
         whole = np.flatnonzero(seen.all(axis=1))
         if whole.size:
             x, weight, given = x[whole], weight[whole], None if given is None else given[whole]

@@ -79,7 +79,9 @@ class Problem(NamedTuple):
         """Raise where cells are missing."""
         if self.gaps is not None:
             count = int((~self.gaps.seen.all(axis=1)).sum())
-            raise ValueError(f"{what} needs rows without missing cells; {count} of {len(self.points)} lack some")
+            raise ValueError(
+                f"{what} needs rows without missing cells; {count} of {len(self.points)} lack some"
+            )
 
     def whole(self, why: str, instead: str) -> None:
         """Raise unless weights are whole numbers."""

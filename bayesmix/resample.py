@@ -177,8 +177,10 @@ def refit(
 
     def replicate(row: int) -> tuple[Observations, np.ndarray]:
         drawn, weight = RESAMPLE[kind](keys[row], problem, source)
-        own = (known, problem.told, problem.seen) if drawn is problem.x else ()
-        data = observe(drawn, weight, problem.structure, *own)
+        if drawn is problem.x:
+            data = observe(drawn, weight, problem.structure, known, problem.told, problem.seen)
+        else:
+            data = observe(drawn, weight, problem.structure)
         rows = np.repeat(blank, count, axis=0)
         places = jax.tree.leaves(layout.views(rows).mixture)
         for place, values in zip(places, jax.tree.leaves(starts), strict=True):

@@ -116,7 +116,9 @@ def search(
                 f"hold is for searches of mixtures; of k-means nothing is held: leave out {hold!r}"
             )
         if x.gaps is not None:
-            raise ValueError("missing='at_random' is for searches of mixtures; k-means needs rows without missing cells")
+            raise ValueError(
+                "missing='at_random' is for searches of mixtures; k-means needs rows without missing cells"
+            )
         if labels is not None:
             raise ValueError("labels are for searches of mixtures; k-means knows none: leave them out")
         return search_centres(x, weight, counts, n_starts=max(n_starts, 10), criterion=criterion, key=key)

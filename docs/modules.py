@@ -9,10 +9,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 GROUPS = {
-    "Data and the door": "inputs frames blocks keys documents",
+    "Data and the door": "inputs frames blocks keys documents missing",
     "A mixture": "mixture storage covariance density evaluate parts peaks regions tails quadratic axes",
     "The story and its priors": "model distribution supports prior conjugate programs hierarchical lkj laws",
-    "The loop": "statistics observations passes units problem estimate mstep penalty acceleration loop climb "
+    "The loop": "statistics observations gaps passes units problem estimate mstep penalty acceleration loop climb "
     "threads drive",
     "Starts, engines and verdicts": "seeds initialize given engines em limit stochastic status spurious "
     "verdict finish results",

@@ -9,9 +9,10 @@ import pytest
 from cases import FEW, NAMES, K, N, data, mixture
 from reference import load, rows
 from scipy.stats import multivariate_normal
+from typer.testing import CliRunner
 
 import bayesmix as bm
-from bayesmix import gaps, threads
+from bayesmix import cli, gaps, threads
 from bayesmix.chart import chart
 from bayesmix.covariance import STRUCTURES
 from bayesmix.devices import double_precision
@@ -243,7 +244,7 @@ def test_weights_repeat_and_omit(name):
 @pytest.mark.parametrize(("scale", "shift"), [(1e-12, 0.0), (1e9, 1e17), (1.0, 1e6)])
 @pytest.mark.parametrize("name", ["VVV", "EII"])
 def test_moved_and_rescaled_data_give_the_fit_moved_and_rescaled(name, scale, shift):
-    x, z = holed(name)
+    x, _ = holed(name)
     x = np.round(x * 256) / 256  # so that what is moved is exact
     one = fit(bm.MixtureModel(K, name), x, tol=1e-9)
     other = fit(bm.MixtureModel(K, name), x * scale + shift, tol=1e-9)
@@ -311,7 +312,7 @@ def test_what_is_missing_at_random_biases_no_estimate():
 
 
 def test_a_prior_is_scaled_by_what_is_known():
-    x, z = holed("VVV")
+    x, _ = holed("VVV")
     one = fit(bm.MixtureModel(1), x, tol=1e-10).mixture
     found = fit(bm.MixtureModel(1, prior="weak"), x)
     np.testing.assert_allclose(found.prior.mean, one.means[0], rtol=1e-4, atol=1e-4)
@@ -321,7 +322,7 @@ def test_a_prior_is_scaled_by_what_is_known():
 
 
 def test_many_rows_of_one_size_share_a_program():
-    x, z = holed("VVV")
+    x, _ = holed("VVV")
     sizes = [lay_out(x[:n], ~np.isnan(x[:n]), np.ones(n), None).weight.shape for n in (100, 110, 120)]
     assert len(set(sizes)) == 1
 
@@ -388,14 +389,16 @@ def test_replicates_lack_the_same_cells():
     own = problem.observations.gaps.weighing(weight)
     assert own.weight.sum() == pytest.approx(weight[np.isnan(x).any(axis=1)].sum())
     assert again.converged
-    with pytest.raises(ValueError, match="kind='parametric' draws whole rows, so it needs rows without missing"):
+    with pytest.raises(
+        ValueError, match="kind='parametric' draws whole rows, so it needs rows without missing"
+    ):
         bm.bootstrap(found, x, key=1, kind="parametric")
     one = fit(bm.MixtureModel(1), x, tol=1e-9)
     np.testing.assert_allclose(bm.jackknife(one, x).means, bm.standard_errors(one, x).means, rtol=0.2)
 
 
 def test_a_search_integrates_them_out():
-    x, z = holed("VVV")
+    x, _ = holed("VVV")
     found = bm.search(x, n_components=[1, 2, 3], covariance=["VVV", "EEE", "VVI", "EII"], missing="at_random")
     for cell in found.cells:
         mine = found.fit(*cell)
@@ -464,3 +467,30 @@ def test_a_column_of_which_the_known_cells_are_equal_is_named():
     found = fit(MODEL, x)
     assert "column 'x1' is constant" in found.status
     assert np.isfinite(found.mixture.means).all()
+
+
+def test_the_command_line_integrates_them_out(tmp_path):
+    x, _ = holed("VVV")
+    table, out, page = tmp_path / "table.csv", tmp_path / "out", tmp_path / "page.html"
+    pd.DataFrame(x, columns=["a", "b", "c"]).to_csv(table, index=False)
+    words = [str(table), "-k", "1:2", "--missing", "at_random", "--out", str(out)]
+    refused = CliRunner().invoke(cli.app, ["fit", str(table)])
+    assert refused.exit_code == 2
+    assert "drop such rows, or use other columns by --features, or --missing at_random" in refused.stderr
+    unknown = CliRunner().invoke(cli.app, ["fit", str(table), "--missing", "never"])
+    assert unknown.exit_code == 2
+    assert "missing must be one of 'at_random'; it is 'never'" in unknown.stderr
+    found = CliRunner().invoke(cli.app, ["fit", *words, "--report", str(page)])
+    assert found.exit_code == 0, found.stderr
+    assert f"{np.isnan(x).sum()} missing cells" in found.stdout
+    filled = pd.read_csv(out / "imputed.csv").drop(columns="row").to_numpy()
+    np.testing.assert_allclose(filled[~np.isnan(x)], x[~np.isnan(x)])
+    mixture = bm.GaussianMixture.load(out / "mixture.json")
+    np.testing.assert_allclose(filled, mixture.impute(x), rtol=1e-12)
+    np.testing.assert_array_equal(
+        pd.read_csv(out / "clusters.csv")["cluster"], mixture.classify(x, missing="at_random")
+    )
+    assert "Not checked: rows with missing cells" in page.read_text()
+    searched = CliRunner().invoke(cli.app, ["search", *words, "--covariance", "EEE,VVV", "--json"])
+    assert searched.exit_code == 0, searched.stderr
+    assert json.loads(searched.stdout)["data"]["n_missing"] == np.isnan(x).sum()

@@ -49,10 +49,12 @@ def finish(choice: Choice, data: Data, output: Output, document: Mapping[str, An
     pictures = [clusters_picture(mixture, data.x), *choice.pictures]
     files: dict[Path, bytes] = {}
     if output.folder is not None:
+        rows = mixture.responsibilities(data.x, missing="at_random")
+        tables = {"clusters": cluster_rows(fit.labels, rows), **choice.tables}
+        if fit.n_missing:
+            tables["imputed"] = mixture.impute(data.x, as_frame=True).rename_axis("row")
         files[output.folder / "mixture.json"] = saved_bytes(mixture, ".json")
-        files |= output.tables(
-            {"clusters": cluster_rows(fit.labels, mixture.responsibilities(data.x)), **choice.tables}
-        )
+        files |= output.tables(tables)
         files |= {output.folder / f"{picture.name}.png": picture.png() for picture in pictures}
     if output.report is not None:
         files[output.report] = choice_page(choice, data, agreement, pictures, output.command).encode()

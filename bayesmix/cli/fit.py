@@ -18,6 +18,7 @@ from bayesmix.cli.shared import (
     JsonOption,
     KeyOption,
     LabelsOption,
+    MissingOption,
     OutOption,
     ReportOption,
     bad_input_ends,
@@ -51,6 +52,7 @@ def fit_command(
         int | None, typer.Option(help="Starts of each fit; by default as many as bayesmix.fit runs.")
     ] = None,
     labels: LabelsOption = None,
+    missing: MissingOption = None,
     features: FeaturesOption = None,
     out: OutOption = None,
     report: ReportOption = None,
@@ -72,9 +74,9 @@ def fit_command(
         counts_of(n_components)
         as_name(criterion, "--criterion", _CRITERIA)
         output = Output.of(context, out, report, table_format, as_json)
-        read = read_data(data, labels=labels, features=words_of(features))
+        read = read_data(data, labels=labels, features=words_of(features), missing=missing)
         counts = counts_of(n_components, most=len(read.x))
-        fits = _fit_each(read, counts, covariance, prior, n_starts, key)
+        fits = _fit_each(read, counts, covariance, prior, n_starts, key, missing)
     clean = [k for k in fits if not fits[k].spurious]
     best = min(clean, key=lambda k: getattr(fits[k], criterion), default=None)
     records = _records(fits, best)
@@ -110,14 +112,21 @@ def fit_command(
 
 
 def _fit_each(
-    data: Data, counts: list[int], covariance: str, prior: str | None, n_starts: int | None, key: int
+    data: Data,
+    counts: list[int],
+    covariance: str,
+    prior: str | None,
+    n_starts: int | None,
+    key: int,
+    missing: str | None,
 ) -> dict[int, Fit]:
     import bayesmix as bm
 
     models = [bm.MixtureModel(k, covariance, prior=prior) for k in counts]
     bar = Progress("fitting", "k", len(models))
     return {
-        model.n_components: bm.fit(model, data.x, n_starts=n_starts, key=key) for model in bar.over(models)
+        model.n_components: bm.fit(model, data.x, missing=missing, n_starts=n_starts, key=key)
+        for model in bar.over(models)
     }
 
 

@@ -124,6 +124,9 @@ def clusters_picture(mixture: GaussianMixture, x: Any) -> Picture:
     caption = (
         "The mixture over the data: ellipses at one and two standard deviations, contours of the density."
     )
+    if x is not None and np.isnan(np.asarray(x)).any():
+        x = mixture.impute(x, as_frame=True)
+        caption += " Missing cells are where the mixture expects them."
     if mixture.n_features == 1:
         caption = "The mixture over a histogram of the data: each cluster (dashed) and their sum."
     return Picture("clusters", caption, lambda ax: plots.plot_clusters(mixture, x, ax=ax), panels, size)

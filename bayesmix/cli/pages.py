@@ -149,7 +149,7 @@ def data_section(data: Data) -> Html:
         first = first.assign(**{f"{data.column} (left out of the fit)": data.labels[:_FIRST]})
     return report.section(
         "The data",
-        report.paragraph(f"{data.name}: {data.size}, none missing."),
+        report.paragraph(f"{data.name}: {data.size}{'' if data.n_missing else ', none missing'}."),
         report.table(as_text(columns).rename_axis("feature"), "Each feature"),
         report.table(as_text(first, 6).rename_axis("row"), "The first rows"),
     )
@@ -242,6 +242,8 @@ def _check(fit: Fit, x: pandas.DataFrame) -> list[Html]:
                 f"Not checked: a report simulates at most {_MOST_ROWS:,} rows; use bayesmix.check_fit."
             )
         ]
+    if fit.n_missing:
+        return [report.paragraph("Not checked: rows with missing cells have no distance from their cluster.")]
     check = check_fit(fit, x)
     differs = any(one.differs for one in check.checks.values())
     count = len(check.distances) + (check.transform is not None)

@@ -18,6 +18,7 @@ from bayesmix.cli.shared import (
     JsonOption,
     KeyOption,
     LabelsOption,
+    MissingOption,
     OutOption,
     ReportOption,
     bad_input_ends,
@@ -49,6 +50,7 @@ def search_command(
     n_starts: Annotated[int, typer.Option(help="Starts of each cell.")] = 4,
     top: Annotated[int, typer.Option(help="How many of the best cells the terminal shows.", min=1)] = 10,
     labels: LabelsOption = None,
+    missing: MissingOption = None,
     features: FeaturesOption = None,
     out: OutOption = None,
     report: ReportOption = None,
@@ -78,10 +80,11 @@ def search_command(
             )
         output = Output.of(context, out, report, table_format, as_json)
         check_checkpoint(context, checkpoint)
-        read = read_data(data, labels=labels, features=words_of(features))
+        read = read_data(data, labels=labels, features=words_of(features), missing=missing)
         structures = "all" if covariance == "all" else words_of(covariance) or [covariance]
         found = bm.search(
             read.x,
+            missing=missing,
             n_components=counts,
             covariance=structures,
             criterion=criterion,

@@ -29,7 +29,7 @@ __all__ += [
     "FormatOption",
     "JsonOption",
 ]
-__all__ += ["KeyOption", "LabelsOption", "OutOption", "ReportOption"]
+__all__ += ["KeyOption", "LabelsOption", "MissingOption", "OutOption", "ReportOption"]
 __all__ += ["bad_input_ends", "command_line", "counts_of", "emit", "plural", "say", "show"]
 __all__ += ["whole_results", "words_of"]
 
@@ -66,6 +66,13 @@ LabelsOption = Annotated[
 FeaturesOption = Annotated[
     str | None,
     typer.Option(metavar="COLUMNS", help="The columns to use, such as width,height; all by default."),
+]
+MissingOption = Annotated[
+    str | None,
+    typer.Option(
+        help="at_random: cells without a value are integrated out, which is right where whether a cell is missing does "
+        "not depend on what it would have been. By default they are an error.",
+    ),
 ]
 CheckpointOption = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bayesmix.cli.shared import say
+from bayesmix.cli.shared import plural, say
 from bayesmix.frames import never_named
 
 if TYPE_CHECKING:
@@ -40,11 +40,18 @@ class Data(NamedTuple):
     @property
     def size(self) -> str:
         rows, features = self.x.shape
-        return f"{rows} rows, {features} feature{'s' if features > 1 else ''}"
+        gone = f", {plural(self.n_missing, 'missing cell')}" if self.n_missing else ""
+        return f"{rows} rows, {features} feature{'s' if features > 1 else ''}{gone}"
+
+    @property
+    def n_missing(self) -> int:
+        """How many cells have no value."""
+        return int(self.x.isna().to_numpy().sum())
 
     def document(self) -> dict[str, Any]:
         """For scripts."""
-        return {"name": self.name, "n_rows": len(self.x), "features": list(self.x.columns)}
+        told = {"name": self.name, "n_rows": len(self.x), "features": list(self.x.columns)}
+        return told | ({"n_missing": self.n_missing} if self.n_missing else {})
 
 
 def named(names: Sequence[str] | None, columns: Iterable[str]) -> list[str] | None:
@@ -60,14 +67,16 @@ def read_data(
     labels: str | None = None,
     features: Sequence[str] | None = None,
     known: Sequence[str] | None = None,
+    missing: str | None = None,
 ) -> Data:
     """The table: the known classes taken out, then the features as numbers, all by default, or those of a mixture.
 
     Raises:
-        ValueError: no such file or column, a column in two roles, or a cell that is no number; the message names its
-            column and row.
+        ValueError: no such file or column, a column in two roles, or a cell that is no number, unless it is `missing`
+            and may be; the message names its column and row.
     """
     from bayesmix import datasets
+    from bayesmix.missing import allowed
 
     frame: Any
     frame, name = _read(source, labels)
@@ -103,7 +112,7 @@ def read_data(
         frame = frame.drop(columns="label", errors="ignore")
     if not frame.shape[1]:
         raise ValueError(f"{name} has no column left to use as a feature")
-    return Data(name, _numbers(frame, name), labels, classes)
+    return Data(name, _numbers(frame, name, allowed(missing)), labels, classes)
 
 
 def _read(source: str, labels: str | None) -> tuple[pandas.DataFrame, str]:
@@ -228,8 +237,8 @@ def _without_row_names(frame: pandas.DataFrame) -> pandas.DataFrame:
     return frame
 
 
-def _numbers(frame: pandas.DataFrame, name: str) -> pandas.DataFrame:
-    """The table as float64, or the first cell that is no finite number."""
+def _numbers(frame: pandas.DataFrame, name: str, gaps: bool = False) -> pandas.DataFrame:
+    """The table as float64, or the first cell that is no finite number, which with `gaps` may have no value."""
     import pandas
 
     if frame.empty:
@@ -239,7 +248,7 @@ def _numbers(frame: pandas.DataFrame, name: str) -> pandas.DataFrame:
         moments = own.dtype.kind in "mM" or isinstance(own.dtype, pandas.PeriodDtype)  # numbers to pandas
         read = np.full(len(own), np.nan) if moments else pandas.to_numeric(own, errors="coerce")
         columns[column] = values = np.asarray(read, np.float64)
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~np.isfinite(values) & ~(own.isna().to_numpy() & gaps))
         if not bad.size:
             continue
         cell = str(own.iloc[bad[0]])[:80]
@@ -248,11 +257,12 @@ def _numbers(frame: pandas.DataFrame, name: str) -> pandas.DataFrame:
                 f"{name}: column {str(column)!r} holds {cell!r} in row {bad[0]}; write numbers with a decimal "
                 "point and no other marks (the first row is row 0)"
             )
-        what = "has no value" if own.isna().iloc[bad[0]] else f"holds {cell!r}, not a finite number,"
+        empty = own.isna().iloc[bad[0]]
+        what = "has no value" if empty else f"holds {cell!r}, not a finite number,"
         more = f" ({bad.size} of {len(frame)} rows are affected)" if bad.size > 1 else ""
         raise ValueError(
             f"{name}: column {str(column)!r} {what} in row {bad[0]}{more}; drop such rows, or use other columns by "
-            "--features (the first row is row 0)"
+            f"--features{', or --missing at_random' if empty else ''} (the first row is row 0)"
         )
     return pandas.DataFrame(columns, index=frame.index)
 
