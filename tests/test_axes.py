@@ -38,7 +38,7 @@ def terms(varying, d):
 
 
 @pytest.mark.parametrize("varying", [True, False], ids=["VVE", "EVE"])
-@pytest.mark.parametrize("d", [2, 3, 5])
+@pytest.mark.parametrize("d", [2, 5])
 def test_newtons_step_turns_all_pairs_together(monkeypatch, d, varying):
     with double_precision():
         w = jnp.asarray(scatters(d, d, 0.05))
