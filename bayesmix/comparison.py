@@ -33,8 +33,9 @@ def compare(posteriors: Mapping[Any, xarray.DataTree], *, key: Any) -> pandas.Da
         A row a model: `elpd_loo`, its standard error, the effective number of parameters `p_loo`, the difference to the
         best and that difference's standard error, `pareto_k_over`, how many points have a Pareto k above ArviZ's limit,
         where LOO cannot be trusted; `log_evidence` and its standard error, and the `probability` of each model if all
-        are equally probable before. The last three are missing for a prior that is not conjugate. A row of weight w is
-        w points, one of which is left out at a time; a row whose cluster was given is judged by log p(x, z).
+        are equally probable before. The last three are missing for a prior that is not conjugate, and for data with
+        missing cells. A row of weight w is w points, one of which is left out at a time; a row whose cluster was given
+        is judged by log p(x, z).
 
     Raises:
         ValueError: fewer than two posteriors, of different data, weights or known labels, or without pointwise
@@ -69,14 +70,17 @@ def compare(posteriors: Mapping[Any, xarray.DataTree], *, key: Any) -> pandas.Da
                 )
         own = dict(zip(("data", "weights", "labels"), observed_of(tree)))
         data = own if data is None else data
-        other = [what for what, values in own.items() if not np.array_equal(values, data[what])]
+        other = [
+            what for what, values in own.items() if not np.array_equal(values, data[what], equal_nan=True)
+        ]
         if other:
             raise ValueError(
                 f"posterior {name!r} is of other {other[0]} than {first!r}, so they cannot be compared"
             )
         weight = own["weights"]
         terms[name], row = _left_out(tree, weight)
-        if str(tree["posterior"].attrs.get("prior", "")).startswith("conjugate"):
+        conjugate = str(tree["posterior"].attrs.get("prior", "")).startswith("conjugate")
+        if conjugate and not np.isnan(own["data"]).any():
             value = log_evidence(tree, key=folded(key, turn))
             row |= {"log_evidence": value.value, "evidence_se": value.standard_error}
         rows[name] = row

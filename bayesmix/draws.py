@@ -65,7 +65,7 @@ def tree_calls(
     """Those that make a tree of so many draws of each chain, for sampled `points` of these shapes."""
     k, n = problem.n_components, plan.n_chains * n_draws
     drawn = blank(problem.structure, (n, k, problem.points.shape[1]))
-    some = [call_of_allocate(drawn, with_points(problem.points, drawn, given))]
+    some = [call_of_allocate(drawn, with_points(problem.came, drawn, given))]
     if plan.method != "gibbs":
         flat = jax.tree.map(lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), points)
         some.append(Call(realize, (plan.story, evidence, flat)))
@@ -127,7 +127,7 @@ def posterior_tree(
     n, d = problem.points.shape
     flat = flat_draws(mixture)
     words = key_data(key, chains * draws)
-    logs, z, mean = allocate(flat, with_points(problem.points, flat, given), words)
+    logs, z, mean = allocate(flat, with_points(problem.came, flat, given), words)
     times = np.where(problem.keep, problem.weight, 0)
     if (times != 1).any():
         logs *= times
@@ -160,7 +160,7 @@ def posterior_tree(
         tree["posterior_predictive"] = dataset({"x": new.reshape(*shape, n, d)}, {"x": ["obs_id", "feature"]})
         allocations["z_predictive"] = drawn.reshape(*shape, n).astype(z.dtype)
     tree["allocations"] = dataset(allocations, {name: ["obs_id"] for name in allocations})
-    observed: dict[str, Any] = {"x": problem.points}
+    observed: dict[str, Any] = {"x": problem.came}
     dims = {"x": ["obs_id", "feature"]}
     if (given >= 0).any():
         observed["given"], dims["given"] = given, ["obs_id"]

@@ -200,7 +200,9 @@ def solve(
     count = as_count(row.n_starts if n_starts is None else n_starts, "n_starts") if named or row.draws else 1
     problem = prepare(n_components, covariance, x, sample_weight, tol, prior, labels)
     if method not in _INTEGRATING or relocate:
-        problem.without_gaps("k-means" if relocate else f"method={method!r}")
+        problem.without_gaps(
+            "k-means" if relocate else f"method={method!r}", "use method='soft', or impute them"
+        )
     climbs = (n_components > 1 or problem.gaps is not None) and not added_variance
     problem = problem._replace(accelerate=wanted if climbs else False)
     if method == "online":

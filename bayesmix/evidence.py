@@ -93,7 +93,7 @@ def log_evidence(
 
     Raises:
         ValueError: a tree that `sample_posterior` did not make, a prior that is not conjugate (compare by LOO
-            instead), more than 10 clusters, fewer than 100 draws, or of a chain fewer than 8.
+            instead), more than 10 clusters, rows with missing cells, fewer than 100 draws, or of a chain fewer than 8.
 
     References:
         Frühwirth-Schnatter (2004), Econometrics Journal 7, section 4.
@@ -174,6 +174,10 @@ def _problem(
         float(attributes["prior_degrees_of_freedom"]),
         scale.reshape(d, d) if row.storage == "full" else scale if scale.size == d > 1 else scale.reshape(()),
     )
+    if np.isnan(x).any():
+        raise ValueError(
+            "the evidence needs rows without missing cells, and the posterior is of rows that lack some: compare by LOO"
+        )
     problem = prepare(k, row.name, x, weight, 1e-4)
     return problem, rescaled(prior, problem.units, row), given
 

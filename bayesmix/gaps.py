@@ -6,18 +6,20 @@ groups, of which several make a step of the pass.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bayesmix.density import log_sum, log_weights, reported
+from bayesmix.density import draw_cluster, log_sum, reported
 from bayesmix.maxima import possible
-from bayesmix.missing import Regression, regression
+from bayesmix.missing import Looked, groups_of, look
+from bayesmix.storage import STORAGES
+from bayesmix.variates import normal_of, split, uniform
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from bayesmix.mixture import GaussianMixture
     from bayesmix.passes import Assign
 
-__all__ = ["GapRows", "expected_moments", "lay_out", "log_likelihood", "report_sums"]
+__all__ = ["GapRows", "drawn_moments", "expected_moments", "lay_out", "log_likelihood", "report_sums"]
 
 _GROUP = 8, 256  # rows of a group, at least and at most
 _STEP = 512  # rows of a step, about
@@ -63,49 +65,30 @@ def lay_out(
     rows = np.flatnonzero(~seen.all(axis=1))
     if not rows.size:
         return None
-    patterns, which, counts = np.unique(seen[rows], axis=0, return_inverse=True, return_counts=True)
-    least, most = _GROUP
-    size = int(np.clip(2 ** int(np.ceil(np.log2(counts.mean()))), least, most))
-    groups = -(-counts // size)  # of each pattern
+    patterns, places = groups_of(seen[rows], *_GROUP)
+    (groups, size), d = places.shape, seen.shape[1]
     each = max(1, _STEP // size)
-    steps = -(-int(groups.sum()) // each)
+    steps = -(-groups // each)
     unit = max(1, 2 ** (steps.bit_length() - 4))
     steps = -(-steps // unit) * unit  # so that few shapes serve every n
-    order = np.argsort(which, kind="stable")
-    rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    first = np.repeat(np.cumsum(groups) - groups, counts)
-    group, place = first + rank // size, rank % size
-    d = seen.shape[1]
-    points, row = np.zeros((steps * each, d, size)), np.full((steps * each, size), -1, np.int32)
-    known = np.ones((steps * each, d))
-    known[: groups.sum()] = np.repeat(patterns, groups, axis=0)
-    rows = rows[order]
-    points[group, :, place] = np.where(seen[rows], x[rows], 0)
-    row[group, place] = rows
+    points, known = np.zeros((steps * each, d, size)), np.ones((steps * each, d))
+    row = np.full((steps * each, size), -1, np.int32)
+    known[:groups] = patterns
+    row[:groups] = np.where(places >= 0, rows[places], -1)
+    group, place = np.nonzero(row >= 0)
+    own = row[group, place]
+    points[group, :, place] = np.where(seen[own], x[own], 0)
     row = row.reshape(steps, -1)
     own = np.where(row >= 0, weight[row], 0.0)
     label = None if given is None else np.where(row >= 0, given[row], -1).astype(np.float64)
     return GapRows(points.reshape(steps, each, d, size), known.reshape(steps, each, d), own, row, label)
 
 
-class _Looked(NamedTuple):
-    """A step of rows under a mixture."""
-
-    logits: Array  # log p(x, z) of the cells that are known (k, groups * rows)
-    own: Regression  # (groups, k|1, ...)
-    away: Array  # deviations from the means, zero where they are not known (groups, k, d, rows)
-    y: Array  # and whitened
-
-
-def _look(mixture: GaussianMixture, rows: GapRows, beta: Any = 1.0) -> _Looked:
-    covariances = mixture.covariance.storage.dense(mixture.covariance.values, mixture.n_features)
-    own = regression(covariances, rows.seen[:, None])
-    away = (rows.x[:, None] - mixture.means[:, :, None]) * rows.seen[:, None, :, None]
-    y = own.whiten @ away
-    cells = own.log_det - jnp.sum(rows.seen, axis=1)[:, None] / 2 * math.log(2 * math.pi)
-    logits = log_weights(mixture.weights)[:, None] + (cells[..., None] - jnp.sum(y * y, axis=2) / 2)
-    logits = beta * jnp.moveaxis(logits, 1, 0).reshape(mixture.n_components, -1)
-    return _Looked(logits if rows.label is None else possible(logits, rows.label), own, away, y)
+def _logits(looked: Looked, label: Any, beta: Any = 1.0) -> Array:
+    """log p(x, z) of a step (k, groups * rows), times `beta`; where a cluster is known no other is possible."""
+    logits = jnp.moveaxis(looked.logits, 1, 0)
+    logits = beta * logits.reshape(len(logits), -1)
+    return logits if label is None else possible(logits, label)
 
 
 def expected_moments(
@@ -115,21 +98,53 @@ def expected_moments(
 
     `assign` and `beta` are as in `statistics.summarize`; it is no row that draws.
     """
+
+    def of(rows: GapRows, looked: Looked, words: Any) -> tuple[Array, Array, Array, Array]:
+        r, objective = assign(_logits(looked, rows.label, beta), rows.weight, None)
+        _, own, away, y = looked
+        return r, away + own.lift @ y, own.hidden, objective
+
+    return _moments(mixture, gaps, of, None)
+
+
+def drawn_moments(mixture: GaussianMixture, gaps: GapRows, words: Array) -> tuple[Array, Array, Array, Array]:
+    """The same where z is drawn given the known cells, and the others given both; of rows that weigh one each."""
+    full, d = STORAGES["full"], mixture.n_features
+
+    def of(rows: GapRows, looked: Looked, words: Array) -> tuple[Array, Array, Array, Array]:
+        _, own, away, y = looked
+        z, total = draw_cluster(words, _logits(looked, rows.label))
+        r = jnp.where(jnp.arange(mixture.n_components)[:, None] == z, rows.weight, 0)
+        seen = rows.seen[:, None, :, None]
+        noise = normal_of(uniform(split(words, 1)[0], (2, *rows.x.shape)))
+        size = full.diagonal(own.hidden)[..., None] * (
+            1e-13 * jnp.eye(d)
+        )  # so that rounding leaves it positive
+        root = full.cholesky(own.hidden + size + seen * jnp.eye(d))
+        whole = away + own.lift @ y + (1 - seen) * (root @ noise[:, None])
+        return r, whole, jnp.zeros_like(own.hidden), total * rows.weight
+
+    return _moments(mixture, gaps, of, split(words, gaps.weight.shape[0]))
+
+
+def _moments(
+    mixture: GaussianMixture, gaps: GapRows, of: Callable, words: Any
+) -> tuple[Array, Array, Array, Array]:
+    """Out of what a step says `of` its rows: r (k, groups * rows), deviations, a covariance beside them, objective."""
     k, d = mixture.means.shape
 
-    def step(total: tuple, rows: GapRows) -> tuple[tuple, None]:
-        logits, own, away, y = _look(mixture, rows, beta)
-        r, objective = assign(logits, rows.weight, None)
+    def step(total: tuple, part: tuple[GapRows, Any]) -> tuple[tuple, None]:
+        rows, words = part
+        r, whole, beside, objective = of(rows, look(mixture, rows.x, rows.seen), words)
         r = jnp.moveaxis(r.reshape(k, *rows.x.shape[::2]), 0, 1)  # (groups, k, rows)
-        whole = away + own.lift @ y
         count = jnp.sum(r, axis=2)
-        spread = (r[:, :, None] * whole) @ jnp.swapaxes(whole, -1, -2) + count[..., None, None] * own.hidden
+        spread = (r[:, :, None] * whole) @ jnp.swapaxes(whole, -1, -2) + count[..., None, None] * beside
         first = jnp.sum(r[:, :, None] * whole, axis=3)
         sums = jnp.sum(count, axis=0), jnp.sum(first, axis=0), jnp.sum(spread, axis=0), jnp.sum(objective)
         return tuple(map(jnp.add, total, sums)), None
 
     zero = jnp.zeros(k), jnp.zeros((k, d)), jnp.zeros((k, d, d)), jnp.zeros(())
-    (count, first, spread, objective), _ = lax.scan(step, zero, gaps)
+    (count, first, spread, objective), _ = lax.scan(step, zero, (gaps, words))
     moved = first / jnp.maximum(count, 1e-300)[:, None]
     scatter = spread - first[:, :, None] * moved[:, None]
     return count, mixture.means + moved, scatter, objective
@@ -139,7 +154,7 @@ def report_sums(mixture: GaussianMixture, gaps: GapRows) -> Float[Array, " 3"]:
     """Weighted sums of log density, largest log joint and entropy, as of `density.report`."""
 
     def step(total: Array, rows: GapRows) -> tuple[Array, None]:
-        return total + reported(_look(mixture, rows).logits)[:3] @ rows.weight, None
+        return total + reported(_logits(look(mixture, rows.x, rows.seen), rows.label))[:3] @ rows.weight, None
 
     return lax.scan(step, jnp.zeros(3), gaps)[0]
 
@@ -148,6 +163,6 @@ def log_likelihood(mixture: GaussianMixture, gaps: GapRows) -> Array:
     """Σ weight log p of the known cells; of known clusters log p(x, z)."""
 
     def step(total: Array, rows: GapRows) -> tuple[Array, None]:
-        return total + log_sum(_look(mixture, rows).logits) @ rows.weight, None
+        return total + log_sum(_logits(look(mixture, rows.x, rows.seen), rows.label)) @ rows.weight, None
 
     return lax.scan(jax.checkpoint(step), jnp.zeros(()), gaps)[0]

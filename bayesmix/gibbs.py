@@ -19,6 +19,7 @@ from numpyro.infer.mcmc import MCMCKernel
 from bayesmix.conjugate import Parameters, conditional_law, draw
 from bayesmix.covariance import Covariance, Structure
 from bayesmix.density import log_determinant
+from bayesmix.missing import covariance_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.prior import ConjugatePrior
@@ -86,8 +87,9 @@ class GibbsKernel(MCMCKernel):
         weights, means, cholesky = state.z
         structure, axes = self._row, self._row.form.axes
         factor = jnp.swapaxes(cholesky, -1, -2) if axes == 2 else cholesky
-        # The values are not looked at: the factor says all.
-        mixture = GaussianMixture(weights, means, Covariance(factor, structure.name))
+        # The values are not looked at but by rows with missing cells: the factor says all.
+        values = factor if self._observations.gaps is None else covariance_of(structure.form, factor)
+        mixture = GaussianMixture(weights, means, Covariance(values, structure.name))
         log_det = log_determinant(mixture.covariance, factor, means.shape[-1])
         statistics = summarize(
             mixture,

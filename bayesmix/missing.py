@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,14 +20,16 @@ import numpy as np
 
 from bayesmix import density
 from bayesmix.inputs import Gaps, Points, as_name
-from bayesmix.storage import STORAGES, numbers
+from bayesmix.storage import STORAGES, Storage, numbers
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
     from bayesmix.mixture import GaussianMixture
 
-__all__ = ["Regression", "allowed", "completed", "imputed", "log_joint_of_seen", "regression"]
+__all__ = [
+    "Looked", "allowed", "completed", "covariance_of", "groups_of", "imputed", "log_joint_of_seen", "look",
+]  # fmt: skip
 
 _NUMBERS = 2**21  # of the matrices of a stretch of rows, and of the moments of all patterns
 _STEPS, _SETTLED = 500, 1e-6  # of one Gaussian, at most, and the change in standard deviations that ends them
@@ -54,6 +57,49 @@ def regression(covariances: Float[Any, "... d d"], seen: Float[Any, "... d"]) ->
     lift = (covariances * (unseen[..., :, None] * seen[..., None, :])) @ n.swapaxes(whiten, -1, -2)
     between = unseen[..., :, None] * unseen[..., None, :]
     return Regression(whiten, log_det, lift, between * (covariances - lift @ n.swapaxes(lift, -1, -2)))
+
+
+class Looked(NamedTuple):
+    """Blocks of points (..., d, b), each with the same cells known, under a mixture."""
+
+    logits: Any  # log p(x, z) of the cells that are known (..., k, b)
+    own: Regression  # (..., k|1, ...)
+    away: Any  # deviations from the means, zero where they are not known (..., k, d, b)
+    y: Any  # and whitened
+
+
+def look(mixture: GaussianMixture, x: Float[Any, "... d b"], seen: Float[Any, "... d"]) -> Looked:
+    """What the known cells say of the clusters, and of the other cells."""
+    n, means = numbers(x), mixture.means
+    covariances = mixture.covariance.storage.dense(mixture.covariance.values, means.shape[-1])
+    own = regression(covariances, seen[..., None, :])
+    away = (x[..., None, :, :] - means[:, :, None]) * seen[..., None, :, None]
+    y = own.whiten @ away
+    cells = own.log_det - n.sum(seen, axis=-1)[..., None] / 2 * math.log(2 * math.pi)
+    logits = density.log_weights(mixture.weights)[:, None] + (cells[..., None] - n.sum(y * y, axis=-2) / 2)
+    return Looked(logits, own, away, y)
+
+
+def covariance_of(storage: Storage, factor: Any) -> Any:
+    """Covariances in a storage of their factors W, of whatever triangle."""
+    if storage.axes < 2:
+        return 1 / (factor * factor)
+    inverse = storage.inverse(storage.cholesky(storage.gram(factor)))
+    return numbers(inverse).swapaxes(inverse, -1, -2) @ inverse
+
+
+def groups_of(
+    seen: Bool[np.ndarray, "n d"], least: int, most: int
+) -> tuple[Bool[np.ndarray, "g d"], Int[np.ndarray, "g m"]]:
+    """Groups of rows with the same cells known: those cells, and which rows, -1 where a group has fewer than others."""
+    patterns, which, counts = np.unique(seen, axis=0, return_inverse=True, return_counts=True)
+    size = int(np.clip(2 ** int(np.ceil(np.log2(counts.mean()))), least, most))
+    groups = -(-counts // size)
+    rank = np.arange(len(seen)) - np.repeat(np.cumsum(counts) - counts, counts)
+    group = np.repeat(np.cumsum(groups) - groups, counts) + rank // size
+    rows = np.full((groups.sum(), size), -1)
+    rows[group, rank % size] = np.argsort(which, kind="stable")
+    return np.repeat(patterns, groups, axis=0), rows
 
 
 def allowed(missing: Any) -> bool:

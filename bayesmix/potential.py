@@ -24,6 +24,7 @@ from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 from bayesmix.compilation import one_kernel
 from bayesmix.covariance import Covariance
 from bayesmix.density import log_determinant
+from bayesmix.missing import covariance_of
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel
 from bayesmix.observations import Observations
@@ -66,7 +67,12 @@ def log_likelihood(mixture: GaussianMixture, factor: Array, evidence: Evidence, 
     """Σ log p(x), and log p(x, z) of the points whose z is given, in nats and in the units of the loop."""
     both = factor, log_determinant(mixture.covariance, factor, mixture.n_features)
     # The factor says all that the covariances say, so no gradient has to flow through both.
-    mixture = replace(mixture, covariance=jax.lax.stop_gradient(mixture.covariance))
+    covariance = jax.lax.stop_gradient(mixture.covariance)
+    if (
+        evidence.observations.gaps is not None
+    ):  # they look at the covariances, whose derivatives are the factor's
+        covariance = Covariance(covariance_of(covariance.storage, factor), covariance.structure)
+    mixture = replace(mixture, covariance=covariance)
     free = _log_density(mixture, both, evidence.observations, few)
     return free + expected_log_joint(mixture, evidence.fixed, both)
 

@@ -51,6 +51,11 @@ class Problem(NamedTuple):
         return self._replace(rules=self.rules._replace(floor=self.rules.floor._replace(asked=asked)))
 
     @property
+    def came(self) -> np.ndarray:
+        """All rows as they came, in the data's units: NaN where a cell is missing."""
+        return self.points if self.gaps is None else np.where(self.gaps.seen, self.points, np.nan)
+
+    @property
     def seen(self) -> np.ndarray | None:
         """Which cells of the rows of `x` are known, or `None`."""
         return None if self.gaps is None else self.gaps.seen[self.keep]
@@ -75,12 +80,12 @@ class Problem(NamedTuple):
             return own + self.units.log_volume * float(self.w.sum())
         return own - float(self.w @ self.seen @ np.log(self.units.scale))
 
-    def without_gaps(self, what: str) -> None:
+    def without_gaps(self, what: str, instead: str) -> None:
         """Raise where cells are missing."""
         if self.gaps is not None:
-            count = int((~self.gaps.seen.all(axis=1)).sum())
+            count, n = int((~self.gaps.seen.all(axis=1)).sum()), len(self.points)
             raise ValueError(
-                f"{what} needs rows without missing cells; {count} of {len(self.points)} lack some"
+                f"{what} needs rows without missing cells, and {count} of {n} lack some: {instead}"
             )
 
     def whole(self, why: str, instead: str) -> None:

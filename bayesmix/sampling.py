@@ -19,9 +19,10 @@ import numpy as np
 from bayesmix import switching
 from bayesmix.checkpoints import Checkpoint, fingerprint
 from bayesmix.compilation import compiling, one_at_a_time
-from bayesmix.inputs import Points, as_count, as_labels, as_name, as_points, as_share, cores
+from bayesmix.inputs import Points, as_count, as_labels, as_name, as_points, as_share, as_weights, cores
 from bayesmix.keys import as_generator, as_words, key_words
 from bayesmix.labels import exchangeable, unnamed
+from bayesmix.missing import allowed, completed
 from bayesmix.mixture import GaussianMixture
 from bayesmix.model import MixtureModel, story_of
 from bayesmix.passes import is_few
@@ -52,6 +53,7 @@ def sample_posterior(
     n_draws: int = 1000,
     sample_weight: Any = None,
     labels: Any = None,
+    missing: str | None = None,
     init: GaussianMixture | Sequence[GaussianMixture] | None = None,
     relabelling: str | None = "ecr",
     pointwise: bool | None = None,
@@ -76,6 +78,7 @@ def sample_posterior(
         n_draws: of each chain.
         sample_weight: (n,); a weight counts repetitions. "nuts" takes any, "gibbs" whole numbers.
         labels: (n,) clusters that are known, -1 where they are not; those of rows of weight zero say nothing.
+        missing: "at_random" to integrate missing cells out, as in `fit`; not with labels, nor "gibbs" with weights.
         init: mixtures to start from, one or one a chain, in the data's units. By default the distinct clean optima of
             the posterior within 10 nats of the best, moved a little where one serves several chains; under a
             hierarchical or LKJ prior those of `weak_prior`, under a program the best of draws from it.
@@ -133,6 +136,10 @@ def sample_posterior(
         as_name(relabelling, "relabelling", switching.METHODS)
     target_accept = as_share(target_accept, "target_accept")
     k, structure = model.n_components, model.covariance
+    may = allowed(missing)
+    x = as_points(x, missing=may)
+    if may:
+        x = completed(x, as_weights(sample_weight, len(x.values)))
     resolved = model.resolve(x, sample_weight=sample_weight)
     prior = resolved.prior if isinstance(resolved.prior, FixedPrior) else None
     conjugate = prior if isinstance(prior, ConjugatePrior) else None
@@ -159,7 +166,11 @@ def sample_posterior(
     problem = _problem(k, structure, x, sample_weight, conjugate)
     if method == "gibbs":
         problem.whole("gibbs draws a whole number of allocations", "use method='nuts'")
+        if (problem.w != 1).any():
+            problem.without_gaps("gibbs of weighted rows", "use method='nuts'")
     given = as_labels(labels, k, problem.keep)
+    if given is not None:
+        problem.without_gaps("labels=", "impute them, or leave labels out")
     given = np.full(len(problem.points), -1) if given is None else given
     from bayesmix.stories import Reading, alike, read
 
@@ -170,7 +181,7 @@ def sample_posterior(
         checkpoint,
         "sample_posterior",
         lambda: {
-            "x": fingerprint(problem.points),
+            "x": fingerprint(problem.came),
             "sample_weight": fingerprint(problem.weight),
             "labels": fingerprint(given),
             "n_components": k,
@@ -213,7 +224,9 @@ def sample_posterior(
         permute=permute or (method == "gibbs" and bool(np.ptp(getattr(prior, "concentration", 0)))),
         target_accept=target_accept,
         thinning=thinning,
-        few=is_few(k * model.structure.n_moments(problem.x.shape[1])) and not (counts and method == "gibbs"),
+        few=is_few(k * model.structure.n_moments(problem.x.shape[1]))
+        and problem.gaps is None
+        and not (counts and method == "gibbs"),
     )
     unkept = -(-n_warmup // thinning)  # draws in as many steps, or some more
     chosen = given_starts(problem, init, n_chains)
@@ -264,8 +277,8 @@ def sample_posterior(
 
 def _problem(k: int, structure: str, x: Any, sample_weight: Any, prior: ConjugatePrior | None) -> Problem:
     """In float64, whatever the data's type: a posterior is k-sized."""
-    points, names, _ = as_points(x)
-    return prepare(k, structure, Points(points.astype(np.float64), names), sample_weight, 1e-4, prior)
+    points, names, gaps = as_points(x)
+    return prepare(k, structure, Points(points.astype(np.float64), names, gaps), sample_weight, 1e-4, prior)
 
 
 def _warn_of_collapse(mixtures: GaussianMixture, problem: Problem) -> None:

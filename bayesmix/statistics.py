@@ -36,12 +36,13 @@ from bayesmix.compilation import one_kernel
 from bayesmix.covariance import Structure
 from bayesmix.density import draw_cluster, log_sum, precision_factor
 from bayesmix.elementary import exp_below, log_positive
-from bayesmix.gaps import GapRows, expected_moments
+from bayesmix.gaps import drawn_moments, expected_moments
 from bayesmix.maxima import largest
 from bayesmix.mixture import GaussianMixture
 from bayesmix.observations import Observations
 from bayesmix.passes import Assign, by_blocks, by_lanes
 from bayesmix.storage import Storage, numbers, per_cluster, with_one
+from bayesmix.variates import split
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -52,6 +53,7 @@ __all__ = [
 ]  # fmt: skip
 
 EVERY = math.inf  # cluster
+_BESIDE = 2**30  # a stream of random numbers that no part of the blocks has
 
 
 @jax.tree_util.register_dataclass
@@ -183,18 +185,25 @@ def summarize(
     else:
         objective = objective - _common_part(mixture, observations.second, factor)
         found = Statistics(moments, objective, jnp.asarray(observations.second))
-    return found if observations.gaps is None else found + _of_gaps(mixture, observations.gaps, assign, beta)
+    if observations.gaps is None:
+        return found
+    if responsibilities == "sampled":
+        words = split(key, 1, _BESIDE)[0]  # of none of the blocks
+        return found + _of_gaps(mixture, *drawn_moments(mixture, observations.gaps, words))
+    count, means, scatter, objective = expected_moments(mixture, observations.gaps, assign, beta)
+    return found + _of_gaps(mixture, count, means, scatter, objective / beta)
 
 
-def _of_gaps(mixture: GaussianMixture, gaps: GapRows, assign: Assign, beta: Any) -> Statistics:
+def _of_gaps(
+    mixture: GaussianMixture, count: Array, means: Array, scatter: Array, objective: Array
+) -> Statistics:
     """What the rows with missing cells add."""
     storage, row = mixture.covariance.storage, mixture.covariance.row
-    count, means, scatter, objective = expected_moments(mixture, gaps, assign, beta)
     scatter = storage.sparse(scatter)
     second = None
     if row.shared:
         second = jnp.sum(scatter + storage.outer(means) * per_cluster(count, storage.axes), axis=0)[None]
-    return Statistics(moments_of(count, means, scatter, row), objective / beta, second)
+    return Statistics(moments_of(count, means, scatter, row), objective, second)
 
 
 def _some(

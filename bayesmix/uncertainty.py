@@ -102,7 +102,9 @@ def bootstrap(
             "use kind='weighted' or 'nonparametric'"
         )
     if kind == "parametric":
-        problem.without_gaps("kind='parametric' draws whole rows, so it")
+        problem.without_gaps(
+            "kind='parametric' draws whole rows, so it", "use kind='weighted' or 'nonparametric'"
+        )
     total = float(problem.w.sum())
     if kind != "weighted" and abs(total - round(total)) > 1e-9 * total:
         raise ValueError(

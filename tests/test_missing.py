@@ -2,22 +2,30 @@
 
 import json
 
+import arviz as az
+import jax
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 from cases import FEW, NAMES, K, N, data, mixture
+from matplotlib.figure import Figure
 from reference import load, rows
 from scipy.stats import multivariate_normal
 from typer.testing import CliRunner
 
 import bayesmix as bm
-from bayesmix import cli, gaps, threads
+from bayesmix import cli, gaps, plots, threads
+from bayesmix.chain_starts import evidence_of
 from bayesmix.chart import chart
 from bayesmix.covariance import STRUCTURES
 from bayesmix.devices import double_precision
 from bayesmix.gaps import lay_out
-from bayesmix.inputs import to_numpy
+from bayesmix.inputs import as_points, to_numpy
+from bayesmix.missing import completed
+from bayesmix.model import story_of
+from bayesmix.observations import observe
+from bayesmix.potential import blank_points, potential, realize
 from bayesmix.problem import inside, problem_of
 
 
@@ -415,6 +423,104 @@ def test_a_search_integrates_them_out():
         found.merge(bm.search(data("VVV")[0], n_components=[2], covariance=["VII"]))
 
 
+# The posterior.
+
+
+def sampled(name="VVV", method="gibbs", x=None, **options):
+    x = holed(name)[0] if x is None else x
+    options = {"key": 3, "n_chains": 2, "n_warmup": 200, "n_draws": 300, "thinning": 1} | options
+    model = bm.MixtureModel(K, name, "weak")
+    return bm.sample_posterior(model, x, method=method, missing="at_random", **options), x
+
+
+@pytest.mark.parametrize(("name", "method"), [("VVV", "gibbs"), ("EEE", "nuts"), ("VII", "gibbs")])
+def test_draws_are_read_by_their_known_cells(name, method):
+    tree, x = sampled(name, method, relabelling=None)
+    np.testing.assert_array_equal(tree["observed_data"]["x"], x)
+    batch, mean = bm.mixtures(tree), np.zeros((N, K))
+    for chain, draw in ((0, 0), (1, 7), (1, 299)):
+        one = jax.tree.map(lambda a, at=(chain, draw): a[at], batch)
+        expected = np.logaddexp.reduce(log_joint(one, x), axis=1)
+        np.testing.assert_allclose(tree["log_likelihood"]["x"][chain, draw], expected, rtol=1e-8)
+        priors = sum(float(array[chain, draw]) for array in tree["log_prior"].data_vars.values())
+        assert float(tree["sample_stats"]["lp"][chain, draw]) == pytest.approx(expected.sum() + priors)
+    again = bm.relabel(tree, "stephens")
+    for one in (jax.tree.map(lambda a, i=i: a[i // 300, i % 300], bm.mixtures(again)) for i in range(600)):
+        mean += one.responsibilities(x, missing="at_random") / 600
+    np.testing.assert_allclose(again["allocations"]["responsibilities"], mean, atol=1e-8)
+    z = np.eye(K)[again["allocations"]["z"].values.astype(int)].mean(axis=(0, 1))
+    np.testing.assert_allclose(z, mean, atol=5 * np.sqrt(0.25 / 600))
+
+
+@pytest.mark.parametrize("name", ["VVV", "EEE", "VVI", "VII"])
+def test_the_potential_is_that_of_the_known_cells(name):
+    """NUTS's density and slopes, by SciPy and by differences."""
+    x, model = holed(name)[0], bm.MixtureModel(K, name, "weak")
+    problem = problem_of(fit(bm.MixtureModel(K, name), x, max_steps=3), x, None)
+    points = completed(as_points(x, missing=True), np.ones(N))
+    resolved = model.resolve(points)
+    evidence = evidence_of(resolved, problem, resolved.prior, np.full(N, -1))
+    story = story_of(K, name, None)
+    shapes = blank_points(story, evidence, 1)
+    rng = np.random.default_rng(0)
+    point = {site: 0.3 * rng.normal(size=a.shape[1:]) for site, a in shapes.items()}
+    none = evidence._replace(observations=observe(problem.x, np.full(N, 1e-300), problem.structure))
+    with double_precision():
+        value, slopes = jax.value_and_grad(lambda p: potential(story, evidence, p))(point)
+        prior = potential(story, none, point)  # rows that weigh nothing leave the prior
+        drawn = to_numpy(realize(story, evidence, jax.tree.map(lambda a: a[None], point))[0])
+        known = problem.units.leave(jax.tree.map(lambda a: a[0], drawn))
+        moved = np.log(problem.units.scale) @ (~np.isnan(x)).sum(axis=0)
+        assert float(value - prior) == pytest.approx(-(total(known, x) + moved), rel=1e-9)
+        for site, slope in slopes.items():
+            for i in np.ndindex(slope.shape):
+                ends = []
+                for h in (1e-5, -1e-5):
+                    there = {one: a.copy() for one, a in point.items()}
+                    there[site][i] += h
+                    ends.append(float(potential(story, evidence, there)))
+                assert float(slope[i]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["VVV", "EEE", "VII"])
+def test_gibbs_and_nuts_agree_about_missing_cells(name):
+    x = np.concatenate(
+        [holed(name, 0.4)[0][:40], 8 + holed(name, 0.4, key=6)[0][40:80]]
+    )  # two clusters, far apart
+
+    def draws(method):
+        tree = bm.sample_posterior(
+            bm.MixtureModel(2, name, "weak"), x, key=1, method=method, missing="at_random", n_draws=2000
+        )
+        first = np.argsort(tree["posterior"]["means"].values[..., 0], axis=-1)
+        means = np.take_along_axis(tree["posterior"]["means"].values, first[..., None], axis=2)
+        logs = np.log(np.linalg.det(tree["posterior"]["covariances"].values))
+        parts = [means, np.take_along_axis(logs, first, axis=2), tree["sample_stats"]["lp"].values]
+        return np.concatenate([part.reshape(4, 2000, -1) for part in parts], axis=2)
+
+    (a, b), moments = (draws("gibbs"), draws("nuts")), (lambda v: v, np.square)
+    for moment in moments:
+        one, two = moment(a), moment(b)
+        errors = [[float(az.mcse(v[..., i])) for i in range(v.shape[2])] for v in (one, two)]
+        apart = np.abs(one.mean(axis=(0, 1)) - two.mean(axis=(0, 1))) / np.hypot(*errors)
+        assert (apart < 5).all(), apart
+
+
+def test_what_compares_posteriors_leaves_out_the_evidence():
+    tree, x = sampled("VVI")
+    one = bm.sample_posterior(
+        bm.MixtureModel(1, "VVI", "weak"), x, key=1, method="gibbs", n_draws=300, missing="at_random"
+    )
+    table = bm.compare({"one": one, "three": tree}, key=0)
+    assert table.index[0] == "three"
+    assert "log_evidence" not in table
+    with pytest.raises(ValueError, match="the evidence needs rows without missing cells"):
+        bm.log_evidence(tree, key=0)
+    assert bm.coclustering(tree).shape == (N, N)
+    assert plots.plot_density_band(tree, ax=Figure().subplots(1, 3)).size == 3
+
+
 # The door, and files.
 
 
@@ -450,10 +556,12 @@ INFINITE = np.where(np.arange(N)[:, None] == 3, np.inf, HOLED)
         (lambda: bm.fit(MODEL, NO_ROW, missing="at_random"), r"no value at all in row 4, .* drop it"),
         (lambda: bm.fit(MODEL, NO_COLUMN, missing="at_random"), r"no value at all in column 'x1', .* drop it"),
         (lambda: bm.fit(MODEL, HOLED, missing="drop"), r"missing must be one of 'at_random'; it is 'drop'"),
-        (lambda: fit(MODEL, HOLED, method="hard"), r"method='hard' needs rows without missing cells; \d+ of 120 lack"),
+        (lambda: fit(MODEL, HOLED, method="hard"), r"method='hard' needs rows without missing cells, and \d+ of 120 lack"),
         (lambda: fit(MODEL, HOLED, method="online"), r"method='online' needs rows without missing cells"),
         (lambda: bm.search(HOLED, covariance="kmeans", missing="at_random"), r"k-means needs rows without missing"),
-        (lambda: bm.sample_posterior(MODEL, HOLED, key=0), r"drop or impute such rows first"),
+        (lambda: bm.sample_posterior(MODEL, HOLED, key=0), r"drop or impute such rows first, or pass missing="),
+        (lambda: sampled(labels=data("VVV")[1]), r"labels= needs rows without missing cells, and \d+ of 120 lack some"),
+        (lambda: sampled(sample_weight=np.full(N, 2)), r"gibbs of weighted rows needs rows without missing cells"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said(call, message):

@@ -169,7 +169,7 @@ def _loaded(data: Data, files: list[str]) -> dict[str, xarray.DataTree]:
     trees = {}
     for file in files:
         tree = load_posterior(file)
-        seen = as_points(tree["observed_data"]["x"]) if "observed_data" in tree else None
+        seen = as_points(tree["observed_data"]["x"], missing=True) if "observed_data" in tree else None
         x = data.x[list(seen.names)] if seen and set(seen.names) <= set(data.x) else data.x
         if seen is None or not np.array_equal(seen.values, x):
             raise ValueError(f"{file} is a posterior of other data than {data.name}")

@@ -60,7 +60,8 @@ def plot_density_band(
     axes = panels(ax, len(names), (4.6, 3.2), "plot_density_band")
     middle = jax.tree.map(lambda leaf: np.median(leaf, axis=(0, 1)), batch)  # says how fine the histogram is
     for j, (name, one) in enumerate(zip(names, axes)):
-        values = x[:, j]
+        known = ~np.isnan(x[:, j])
+        values, counted = x[known, j], None if weight is None else weight[known]
         low, high = values.min(), values.max()
         grid = np.linspace(low - 0.15 * (high - low), high + 0.15 * (high - low), _GRID)
         alone = posterior.isel(feature=[j], feature_bis=[j], missing_dims="ignore")
@@ -68,7 +69,7 @@ def plot_density_band(
         one.hist(
             values,
             bins=bins(values, middle.marginal([j])),
-            weights=weight,
+            weights=counted,
             density=True,
             color="0.85",
             edgecolor="white",
