@@ -88,11 +88,23 @@ def covariance_of(storage: Storage, factor: Any) -> Any:
     return numbers(inverse).swapaxes(inverse, -1, -2) @ inverse
 
 
+def patterns_of(seen: Bool[np.ndarray, "n d"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different rows (p, d), which of them each row is (n,), and how often (p,)."""
+    bits = np.packbits(seen, axis=1)
+    # Eight bytes as one number are sorted in a tenth of the time of rows.
+    bits = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8)))
+    keys = bits.view(np.uint64) if bits.shape[1] == 8 else bits.view(f"V{bits.shape[1]}")
+    _, first, which, counts = np.unique(
+        keys[:, 0], return_index=True, return_inverse=True, return_counts=True
+    )
+    return seen[first], which, counts
+
+
 def groups_of(
     seen: Bool[np.ndarray, "n d"], least: int, most: int
 ) -> tuple[Bool[np.ndarray, "g d"], Int[np.ndarray, "g m"]]:
     """Groups of rows with the same cells known: those cells, and which rows, -1 where a group has fewer than others."""
-    patterns, which, counts = np.unique(seen, axis=0, return_inverse=True, return_counts=True)
+    patterns, which, counts = patterns_of(seen)
     size = int(np.clip(2 ** int(np.ceil(np.log2(counts.mean()))), least, most))
     groups = -(-counts // size)
     rank = np.arange(len(seen)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -121,7 +133,7 @@ def _stretches(mixture: GaussianMixture, values: np.ndarray, seen: np.ndarray) -
     weights, means = (np.asarray(a, np.float64) for a in (mixture.weights, mixture.means))
     covariances = np.asarray(mixture.covariances, np.float64)
     k, d = means.shape
-    patterns, which = np.unique(seen, axis=0, return_inverse=True)
+    patterns, which, _ = patterns_of(seen)
     order, size = np.argsort(which, kind="stable"), max(1, _NUMBERS // (k * d * d))
     with np.errstate(divide="ignore"):
         constant = np.log(weights)
@@ -193,8 +205,8 @@ def completed(points: Points, weight: np.ndarray, name: str = "x") -> Points:
                 if len(empty) == 1
                 else f"{name} has no value at all in {len(empty)} {what}s, the first of them {which}; drop them"
             )
-    patterns, which = np.unique(seen, axis=0, return_inverse=True)
-    members = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
+    patterns, which, counts = patterns_of(seen)
+    members = np.split(np.argsort(which, kind="stable"), np.cumsum(counts)[:-1])
     origin = np.array([_middle(values[counted[:, j], j]) for j in range(len(names))])
     scale = np.array([np.abs(values[counted[:, j], j] - origin[j]).max() or 1.0 for j in range(len(names))])
     mean, covariance = _one_gaussian((values - origin) / scale, weight, patterns, members)
