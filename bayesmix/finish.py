@@ -131,7 +131,7 @@ def finished(
         hold=hold,
         best_visited=best,
         known_labels=given,
-        n_missing=0 if gaps is None else int((~gaps.seen[problem.keep]).sum()),
+        n_missing=0 if gaps is None else int((~gaps.seen).sum()),
         prior=prior,
         inertia=inertia,
         traces=tuple(traces[s] for s in np.flatnonzero(copies == np.arange(len(copies)))),

@@ -233,15 +233,23 @@ def quoted(names: Iterable[str]) -> str:
 
 
 def refuse(
-    values: np.ndarray, names: tuple[str, ...], name: str, blame: dict[int, str], instead: bool = False
+    values: np.ndarray,
+    names: tuple[str, ...],
+    name: str,
+    blame: dict[int, str],
+    missing: bool | None = None,
 ) -> None:
     """One error that names every column that is no number, and every one with a missing or infinite cell.
 
-    `instead` says that cells may be missing if a user says so.
+    `missing` says whether cells may be; `None` if no user can say that they may.
     """
-    if not blame and all(np.isfinite(values[rows]).all() for rows in chunks_of(len(values))):
+
+    def right(cells: np.ndarray) -> np.ndarray:
+        return ~np.isinf(cells) if missing else np.isfinite(cells)
+
+    if not blame and all(right(values[rows]).all() for rows in chunks_of(len(values))):
         return
-    finite = np.isfinite(values)
+    finite = right(values)
     whole = [f"column {names[j]!r} ({why})" for j, why in blame.items()]
     cells = []
     for j in np.flatnonzero(~finite.all(axis=0)).tolist():
@@ -258,7 +266,7 @@ def refuse(
     if cells:
         parts.append(f"has {first_of(cells)}")
         remedies.append("drop or impute such rows first")
-    if instead and np.isnan(values).any() and not (blame or np.isinf(values).any()):
+    if missing is False and np.isnan(values).any() and not (blame or np.isinf(values).any()):
         remedies = ["drop or impute such rows first, or pass missing='at_random'"]
     raise ValueError(f"{name} {', and '.join(parts)}; {' and '.join(remedies)}")
 

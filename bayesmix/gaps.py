@@ -31,6 +31,7 @@ __all__ = ["GapRows", "drawn_moments", "expected_moments", "lay_out", "log_likel
 
 _GROUP = 8, 256  # rows of a group, at least and at most
 _STEP = 512  # rows of a step, about
+_NUMBERS = 2**16  # of matrices of one cluster, of all groups of a step, at most
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +68,7 @@ def lay_out(
         return None
     patterns, places = groups_of(seen[rows], *_GROUP)
     (groups, size), d = places.shape, seen.shape[1]
-    each = max(1, _STEP // size)
+    each = max(1, min(_STEP // size, _NUMBERS // (d * d)))
     steps = -(-groups // each)
     unit = max(1, 2 ** (steps.bit_length() - 4))
     steps = -(-steps // unit) * unit  # so that few shapes serve every n
@@ -91,38 +92,44 @@ def _logits(looked: Looked, label: Any, beta: Any = 1.0) -> Array:
     return logits if label is None else possible(logits, label)
 
 
+def _whole(looked: Looked) -> Array:
+    """Deviations from the means, those that are not known expected."""
+    own = looked.own
+    return looked.away if own.lift is None else looked.away + own.lift @ looked.y
+
+
 def expected_moments(
     mixture: GaussianMixture, gaps: GapRows, assign: Assign, beta: Any
 ) -> tuple[Array, Array, Array, Array]:
-    """Counts (k,), means (k, d) and scatters about them (k, d, d) of what is expected of the rows, and the objective.
+    """Counts (k,), means (k, d) and scatters about them of what is expected of the rows, and the objective.
 
-    `assign` and `beta` are as in `statistics.summarize`; it is no row that draws.
+    Scatters are (k, d, d), or (k, d) where covariances are without correlations. `assign` and `beta` are as in
+    `statistics.summarize`; it is no row that draws.
     """
 
     def of(rows: GapRows, looked: Looked, words: Any) -> tuple[Array, Array, Array, Array]:
         r, objective = assign(_logits(looked, rows.label, beta), rows.weight, None)
-        _, own, away, y = looked
-        return r, away + own.lift @ y, own.hidden, objective
+        return r, _whole(looked), looked.own.hidden, objective
 
     return _moments(mixture, gaps, of, None)
 
 
 def drawn_moments(mixture: GaussianMixture, gaps: GapRows, words: Array) -> tuple[Array, Array, Array, Array]:
     """The same where z is drawn given the known cells, and the others given both; of rows that weigh one each."""
-    full, d = STORAGES["full"], mixture.n_features
+    full, eye = STORAGES["full"], jnp.eye(mixture.n_features)
 
     def of(rows: GapRows, looked: Looked, words: Array) -> tuple[Array, Array, Array, Array]:
-        _, own, away, y = looked
+        hidden = looked.own.hidden
         z, total = draw_cluster(words, _logits(looked, rows.label))
         r = jnp.where(jnp.arange(mixture.n_components)[:, None] == z, rows.weight, 0)
         seen = rows.seen[:, None, :, None]
-        noise = normal_of(uniform(split(words, 1)[0], (2, *rows.x.shape)))
-        size = full.diagonal(own.hidden)[..., None] * (
-            1e-13 * jnp.eye(d)
-        )  # so that rounding leaves it positive
-        root = full.cholesky(own.hidden + size + seen * jnp.eye(d))
-        whole = away + own.lift @ y + (1 - seen) * (root @ noise[:, None])
-        return r, whole, jnp.zeros_like(own.hidden), total * rows.weight
+        noise = normal_of(uniform(split(words, 1)[0], (2, *rows.x.shape)))[:, None]
+        if looked.own.lift is None:
+            drawn = jnp.sqrt(hidden)[..., None] * noise
+        else:  # a little more, so that rounding leaves it positive
+            more = 1e-13 * full.diagonal(hidden)[..., None] + seen
+            drawn = full.cholesky(hidden + more * eye) @ noise
+        return r, _whole(looked) + (1 - seen) * drawn, jnp.zeros_like(hidden), total * rows.weight
 
     return _moments(mixture, gaps, of, split(words, gaps.weight.shape[0]))
 
@@ -131,23 +138,26 @@ def _moments(
     mixture: GaussianMixture, gaps: GapRows, of: Callable, words: Any
 ) -> tuple[Array, Array, Array, Array]:
     """Out of what a step says `of` its rows: r (k, groups * rows), deviations, a covariance beside them, objective."""
-    k, d = mixture.means.shape
+    (k, d), correlated = mixture.means.shape, mixture.covariance.storage.axes == 2
 
     def step(total: tuple, part: tuple[GapRows, Any]) -> tuple[tuple, None]:
         rows, words = part
         r, whole, beside, objective = of(rows, look(mixture, rows.x, rows.seen), words)
         r = jnp.moveaxis(r.reshape(k, *rows.x.shape[::2]), 0, 1)  # (groups, k, rows)
-        count = jnp.sum(r, axis=2)
-        spread = (r[:, :, None] * whole) @ jnp.swapaxes(whole, -1, -2) + count[..., None, None] * beside
-        first = jnp.sum(r[:, :, None] * whole, axis=3)
-        sums = jnp.sum(count, axis=0), jnp.sum(first, axis=0), jnp.sum(spread, axis=0), jnp.sum(objective)
+        count, own = jnp.sum(r, axis=2), r[:, :, None] * whole
+        if correlated:
+            spread = own @ jnp.swapaxes(whole, -1, -2) + count[..., None, None] * beside
+        else:
+            spread = jnp.sum(own * whole, axis=3) + count[..., None] * beside
+        sums = count, jnp.sum(own, axis=3), spread
+        sums = *(jnp.sum(a, axis=0) for a in sums), jnp.sum(objective)
         return tuple(map(jnp.add, total, sums)), None
 
-    zero = jnp.zeros(k), jnp.zeros((k, d)), jnp.zeros((k, d, d)), jnp.zeros(())
+    zero = jnp.zeros(k), jnp.zeros((k, d)), jnp.zeros((k, d, d) if correlated else (k, d)), jnp.zeros(())
     (count, first, spread, objective), _ = lax.scan(step, zero, (gaps, words))
     moved = first / jnp.maximum(count, 1e-300)[:, None]
-    scatter = spread - first[:, :, None] * moved[:, None]
-    return count, mixture.means + moved, scatter, objective
+    outer = first[:, :, None] * moved[:, None] if correlated else first * moved
+    return count, mixture.means + moved, spread - outer, objective
 
 
 def report_sums(mixture: GaussianMixture, gaps: GapRows) -> Float[Array, " 3"]:

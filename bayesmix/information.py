@@ -186,9 +186,10 @@ def _information(problem: Problem, around: Chart) -> tuple[np.ndarray, tuple[np.
     with double_precision():
         bend = to_numpy(_bend(around, count, slopes, problem.rules.penalty, size=p))
     hessian = (np.swapaxes(inner, 1, 2) @ second @ inner).sum(axis=0) - between + bend
-    if problem.gaps is not None:
+    gaps = problem.observations.gaps
+    if gaps is not None:
         with double_precision():
-            hessian = hessian + to_numpy(_of_gaps(around, problem.observations.gaps, size=p))
+            hessian = hessian + to_numpy(_of_gaps(around, gaps, size=p))
     return -(hessian + hessian.T) / 2, jacobian
 
 

@@ -124,10 +124,7 @@ def as_points(
         names = as_feature_names(feature_names, d)
     if names is None:
         names = default_names(d)
-    judged = np.nan_to_num(values, nan=np.nan) if infinite else values
-    if missing:
-        judged = np.where(np.isnan(values), 0, values)
-    refuse(judged, names, name, blame, instead=missing is False)
+    refuse(np.nan_to_num(values, nan=np.nan) if infinite else values, names, name, blame, missing)
     return Points(values, names, gaps)
 
 

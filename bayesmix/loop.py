@@ -167,6 +167,10 @@ def end_turn(state: State, turn: Turn, statistics: Statistics, rules: Rules, opt
         memory = learn(state.memory, proposal, turn.inverse[0], accepted)
     calm = _calm(state, statistics, gain, rules, options, proposal, accepted)
     code = lean.where(calm >= 2, CODE["converged"], 0)
+    if (
+        options.gaps and rules.penalty is None
+    ):  # what is expected of missing cells shrinks with a cluster, on and on
+        code = lean.where(lean.any(turn.collapsed), CODE["collapsed"], code)
     if options.relocate:
         code = lean.where(lean.any(count <= 0) & ~state.tolerant, CODE["empty"], code)
     bad, failed, redraws = jnp.zeros((), bool), state.failed, state.redraws

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.inputs import as_count, as_name, as_weights
+from bayesmix.inputs import as_count, as_name, as_points, as_weights
 from bayesmix.mixture import GaussianMixture
 from bayesmix.results import Fit, mixture_of
 
@@ -158,7 +158,7 @@ def merge_clusters(fit: Fit | GaussianMixture, x: Any, *, sample_weight: Any = N
         array([0, 1, 0])
     """
     mixture = mixture_of(fit)
-    r = mixture.responsibilities(x)
+    r = mixture.responsibilities(as_points(x, n_features=mixture.n_features, known=mixture.feature_names))
     weight = as_weights(sample_weight, r.shape[0])
     merges, gains, touched = _merge(np.array(r.T, np.float64, order="C"), weight)
     return MergeHierarchy(

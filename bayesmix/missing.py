@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 
 from bayesmix import density
@@ -31,19 +32,24 @@ __all__ = [
     "Looked", "allowed", "completed", "covariance_of", "groups_of", "imputed", "log_joint_of_seen", "look",
 ]  # fmt: skip
 
-_NUMBERS = 2**21  # of the matrices of a stretch of rows, and of the moments of all patterns
-_STEPS, _SETTLED = 500, 1e-6  # of one Gaussian, at most, and the change in standard deviations that ends them
+_NUMBERS = 2**21  # of the matrices of a stretch of rows
+_ROUNDS = 3  # of filling in
 
 
 class Regression(NamedTuple):
-    """Of covariances (..., d, d) and the cells that are known, ones of `seen` (..., d)."""
+    """Of covariances (..., d, d), or variances (..., d), and the cells that are known, ones of `seen` (..., d).
 
-    whiten: (
-        Any  # W: |W e|² is the squared Mahalanobis distance of deviations e, zero where they are not known
-    )
-    log_det: Any  # log |W| of the known part
-    lift: Any  # with y = W e the expected deviations of the others are lift @ y, of the known ones zero
-    hidden: Any  # covariance of the others given the known ones, zero elsewhere
+    Attributes:
+        whiten: W: |W e|² is the squared Mahalanobis distance of deviations e, zero where they are not known.
+        log_det: log |W| of the known part.
+        lift: with y = W e the expected deviations of the others are lift @ y; `None` where they are zero, of variances.
+        hidden: covariance, or variance, of the others given the known ones, zero elsewhere.
+    """
+
+    whiten: Any
+    log_det: Any
+    lift: Any
+    hidden: Any
 
 
 def regression(covariances: Float[Any, "... d d"], seen: Float[Any, "... d"]) -> Regression:
@@ -59,6 +65,22 @@ def regression(covariances: Float[Any, "... d d"], seen: Float[Any, "... d"]) ->
     return Regression(whiten, log_det, lift, between * (covariances - lift @ n.swapaxes(lift, -1, -2)))
 
 
+def _alone(variances: Float[Any, "... d"], seen: Float[Any, "... d"]) -> Regression:
+    """The same of cells that say nothing of each other."""
+    n = numbers(variances)
+    logs = n.log(variances) * seen
+    return Regression(seen / n.sqrt(variances), -n.sum(logs, axis=-1) / 2, None, (1 - seen) * variances)
+
+
+def _regressed(mixture: GaussianMixture, seen: Float[Any, "... 1 d"]) -> Regression:
+    """Of the clusters of a mixture (..., k|1, ...)."""
+    values, storage, d = mixture.covariance.values, mixture.covariance.storage, mixture.means.shape[-1]
+    if storage.axes == 2:
+        return regression(values, seen)
+    values = values if storage.axes else values[..., None]
+    return _alone(numbers(values).broadcast_to(values, (*values.shape[:-1], d)), seen)
+
+
 class Looked(NamedTuple):
     """Blocks of points (..., d, b), each with the same cells known, under a mixture."""
 
@@ -71,10 +93,9 @@ class Looked(NamedTuple):
 def look(mixture: GaussianMixture, x: Float[Any, "... d b"], seen: Float[Any, "... d"]) -> Looked:
     """What the known cells say of the clusters, and of the other cells."""
     n, means = numbers(x), mixture.means
-    covariances = mixture.covariance.storage.dense(mixture.covariance.values, means.shape[-1])
-    own = regression(covariances, seen[..., None, :])
+    own = _regressed(mixture, seen[..., None, :])
     away = (x[..., None, :, :] - means[:, :, None]) * seen[..., None, :, None]
-    y = own.whiten @ away
+    y = own.whiten[..., None] * away if own.lift is None else own.whiten @ away
     cells = own.log_det - n.sum(seen, axis=-1)[..., None] / 2 * math.log(2 * math.pi)
     logits = density.log_weights(mixture.weights)[:, None] + (cells[..., None] - n.sum(y * y, axis=-2) / 2)
     return Looked(logits, own, away, y)
@@ -116,7 +137,11 @@ def groups_of(
 
 def allowed(missing: Any) -> bool:
     """Whether cells may be missing: whether a user said "at_random"."""
-    return missing is not None and bool(as_name(missing, "missing", ("at_random",)))
+    if missing is None:
+        return False
+    if not isinstance(missing, str):  # an array would be shown whole
+        raise ValueError(f"missing must be None or 'at_random'; it is {type(missing).__name__}")
+    return bool(as_name(missing, "missing", ("at_random",)))
 
 
 class _Some(NamedTuple):
@@ -125,28 +150,36 @@ class _Some(NamedTuple):
     rows: np.ndarray  # which (r,)
     joint: np.ndarray  # log p(x, z) of what is known (k, r)
     expected: np.ndarray  # deviations from the means, those that are not known expected (r, k, d)
-    hidden: np.ndarray  # (r, k, d, d)
+    hidden: np.ndarray  # (r, k, d, d), or without correlations (r, k, d)
 
 
 def _stretches(mixture: GaussianMixture, values: np.ndarray, seen: np.ndarray) -> Iterator[_Some]:
     """All rows, in stretches of which the matrices are not too many."""
-    weights, means = (np.asarray(a, np.float64) for a in (mixture.weights, mixture.means))
-    covariances = np.asarray(mixture.covariances, np.float64)
+    mixture = jax.tree.map(lambda a: np.asarray(a, np.float64), mixture)
+    means, correlated = mixture.means, mixture.covariance.storage.axes == 2
     k, d = means.shape
     patterns, which, _ = patterns_of(seen)
-    order, size = np.argsort(which, kind="stable"), max(1, _NUMBERS // (k * d * d))
-    with np.errstate(divide="ignore"):
-        constant = np.log(weights)
+    order, size = np.argsort(which, kind="stable"), max(1, _NUMBERS // (k * d * (d if correlated else 1)))
+    constant = density.log_weights(mixture.weights)
     for first in range(0, len(order), size):
         rows = order[first : first + size]
         own, place = np.unique(which[rows], return_inverse=True)
-        some = regression(covariances, patterns[own, None].astype(np.float64))
-        known = seen[rows, None]
-        away = np.where(known, values[rows, None] - means, 0)
-        y = np.einsum("rkij,rkj->rki", some.whiten[place], away)
-        part = some.log_det[place] - seen[rows].sum(axis=1)[:, None] / 2 * np.log(2 * np.pi)
+        some = _regressed(mixture, patterns[own, None].astype(np.float64))
+        # Of a covariance that all share there is one.
+        whiten, hidden, log_det = (
+            np.broadcast_to(a, (len(own), k, *a.shape[2:]))[place]
+            for a in (some.whiten, some.hidden, some.log_det)
+        )
+        away = np.where(seen[rows, None], values[rows, None] - means, 0)
+        if some.lift is None:
+            y, whole = whiten * away, away
+        else:
+            lift = np.broadcast_to(some.lift, (len(own), k, d, d))[place]
+            y = np.einsum("rkij,rkj->rki", whiten, away)
+            whole = away + np.einsum("rkij,rkj->rki", lift, y)
+        part = log_det - seen[rows].sum(axis=1)[:, None] / 2 * np.log(2 * np.pi)
         joint = constant + part - np.einsum("rki,rki->rk", y, y) / 2
-        yield _Some(rows, joint.T, away + np.einsum("rkij,rkj->rki", some.lift[place], y), some.hidden[place])
+        yield _Some(rows, joint.T, whole, hidden)
 
 
 def log_joint_of_seen(
@@ -175,99 +208,83 @@ def imputed(
             each = np.arange(len(rows))
             z = (joint + generator.gumbel(size=joint.shape)).argmax(axis=0)
             noise = generator.standard_normal((len(rows), values.shape[1]))
-            # A square root that singular matrices have too.
-            spread, axes = np.linalg.eigh(hidden[each, z])
-            noise = np.einsum("rij,rj->ri", axes * np.sqrt(np.maximum(spread, 0))[:, None], noise)
+            if hidden.ndim == 3:
+                noise = np.sqrt(hidden[each, z]) * noise
+            else:  # a square root that singular matrices have too
+                spread, axes = np.linalg.eigh(hidden[each, z])
+                noise = np.einsum("rij,rj->ri", axes * np.sqrt(np.maximum(spread, 0))[:, None], noise)
             whole = means[z] + expected[each, z] + noise
         found[rows] = np.where(seen[rows], values[rows], whole)
     return found
 
 
 def completed(points: Points, weight: np.ndarray, name: str = "x") -> Points:
-    """Data with missing cells as those that one Gaussian, fitted to the known ones, expects; and `Gaps` beside them.
+    """Data with missing cells filled as one Gaussian expects them, and `Gaps`: for starts, units and priors.
 
-    Where nothing is missing they are as they came.
+    The Gaussian has the means and variances of the known cells, and correlations of rows filled with means, which are
+    pulled towards zero by what is missing; then those of the rows as it fills them, and so on, a few times. A share of
+    d / (rows + d) of each correlation is left out, so that few rows do not predict from chance. Where nothing is
+    missing the data are as they came.
 
     Raises:
-        ValueError: a row, or a column, without any value.
+        ValueError: a row of positive weight, or a column in such rows, without any value.
     """
     values, names = points.values, points.names
     seen = ~np.isnan(values)
     if points.gaps is not None or seen.all():
         return points
     counted = seen & (weight > 0)[:, None]
-    for axis, what in ((0, "column"), (1, "row")):
-        empty = np.flatnonzero(~(counted if axis == 0 else seen).any(axis=axis)).tolist()
+    for axis, what, known in ((0, "column", counted), (1, "row", seen | (weight <= 0)[:, None])):
+        empty = np.flatnonzero(~known.any(axis=axis)).tolist()
         if empty:
-            which = ", ".join(repr(names[j]) if axis == 0 else str(j) for j in empty[:20])
+            which = repr(names[empty[0]]) if axis == 0 else str(empty[0])
+            where = " in rows of positive weight" if axis == 0 and not (weight > 0).all() else ""
+            few = len(empty) == 1
             raise ValueError(
-                f"{name} has no value at all in {what} {which}, so nothing is known of it; drop it"
-                if len(empty) == 1
-                else f"{name} has no value at all in {len(empty)} {what}s, the first of them {which}; drop them"
+                f"{name} has no value at all{where} in {what if few else f'{len(empty)} {what}s, the first of them'} "
+                f"{which}, so nothing is known of {'it; drop it' if few else 'them; drop them'}"
             )
+    # Half way between the ends, and the longest way from there, which no sum can overflow.
+    ends = np.where(counted, values, np.inf).min(axis=0), np.where(counted, values, -np.inf).max(axis=0)
+    middle, reach = ends[0] / 2.0 + ends[1] / 2.0, ends[1] / 2.0 - ends[0] / 2.0
+    reach = np.where(reach > 0, reach, 1.0)
+    away = np.where(seen, values - middle, 0) / reach
+    share = weight / weight.sum()
+    part = share @ seen  # of the rows that know a column
+    mean = share @ away / part
+    deviation = np.sqrt(share @ np.where(seen, (away - mean) ** 2, 0) / part)
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    y, correlation = np.where(seen, (away - mean) / deviation, 0), None
+    rows, d = np.count_nonzero(weight), len(names)
+    hidden = np.diag(1 - part)
+    for _ in range(_ROUNDS):
+        center = share @ y
+        covariance = (y * share[:, None]).T @ y - np.outer(center, center) + hidden
+        size = np.sqrt(np.diagonal(covariance))
+        size = np.where(size > 0, size, 1.0)
+        correlation = covariance / np.outer(size, size) * (rows / (rows + d))
+        np.fill_diagonal(correlation, 1)
+        y, hidden = _predicted(y, seen, share, center, correlation * np.outer(size, size))
+    scale = deviation * reach
+    filled = np.where(seen, values, (y * deviation + mean) * reach + middle).astype(values.dtype)
+    return Points(filled, names, Gaps(seen, hidden * np.outer(scale, scale)))
+
+
+def _predicted(
+    y: np.ndarray, seen: np.ndarray, share: np.ndarray, mean: np.ndarray, covariance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with their missing cells as one Gaussian expects them, and the mean covariance that this leaves open."""
+    found, hidden, d = y.copy(), np.zeros_like(covariance), len(covariance)
     patterns, which, counts = patterns_of(seen)
     members = np.split(np.argsort(which, kind="stable"), np.cumsum(counts)[:-1])
-    origin = np.array([_middle(values[counted[:, j], j]) for j in range(len(names))])
-    scale = np.array([np.abs(values[counted[:, j], j] - origin[j]).max() or 1.0 for j in range(len(names))])
-    mean, covariance = _one_gaussian((values - origin) / scale, weight, patterns, members)
-    filled, hidden = values.copy(), np.zeros_like(covariance)
-    for pattern, rows in zip(patterns, members):
-        if pattern.all():
-            continue
-        own = regression(covariance, pattern.astype(np.float64))
-        away = np.where(pattern, (values[rows] - origin) / scale - mean, 0)
-        there = (mean + away @ own.whiten.T @ own.lift.T) * scale + origin
-        filled[rows] = np.where(pattern, values[rows], there)
-        hidden += weight[rows].sum() * own.hidden
-    return Points(filled, names, Gaps(seen, hidden * np.outer(scale, scale) / weight.sum()))
-
-
-def _middle(column: np.ndarray) -> float:
-    """Half way between the ends, which no sum can overflow."""
-    return float(column.min() / 2 + column.max() / 2)
-
-
-def _one_gaussian(
-    values: np.ndarray, weight: np.ndarray, patterns: np.ndarray, members: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of one Gaussian by EM, of the moments of all rows that lack the same cells.
-
-    Where those are too many numbers, of every so many-th row.
-    """
-    d = values.shape[1]
-    every = -(-len(patterns) * d * d // _NUMBERS)
-    kept = [rows[rows % every == 0] for rows in members]
-    counted = np.array([weight[rows].any() for rows in kept])
-    kept, patterns = [rows for rows in kept if weight[rows].any()], patterns[counted]
-    seen = patterns.astype(np.float64)
-    count = np.array([weight[rows].sum() for rows in kept])
-    first, second = np.zeros((len(kept), d)), np.zeros((len(kept), d, d))
-    for p, rows in enumerate(kept):
-        some = np.where(patterns[p], values[rows], 0)
-        first[p], second[p] = weight[rows] @ some, (some * weight[rows, None]).T @ some
-    total, known = count.sum(), np.maximum(count @ seen, 1e-300)
-    mean = first.sum(axis=0) / known
-    variance = np.diagonal(second.sum(axis=0)) / known - mean**2
-    covariance = np.diag(np.where(variance > 1e-12, variance, 1.0))
-    for _ in range(_STEPS):
-        own = regression(covariance, seen)
-        if not np.isfinite(own.whiten).all():  # columns that determine each other
-            break
-        whole = own.lift @ own.whiten + seen[:, None] * np.eye(
-            d
-        )  # deviations of the known cells to those of all
-        away = first - count[:, None] * seen * mean
-        cross = away[:, :, None] * (seen * mean)[:, None]
-        about = second - np.swapaxes(first[:, :, None] * (seen * mean)[:, None], 1, 2) - cross
-        moved = np.einsum("pij,pj->i", whole, away) / total
-        spread = (whole @ about @ np.swapaxes(whole, 1, 2) + count[:, None, None] * own.hidden).sum(axis=0)
-        new = spread / total - np.outer(moved, moved)
-        new = (new + new.T) / 2
-        size = np.sqrt(np.diagonal(new))
-        if not (size > 0).all():
-            break
-        change = max(np.abs(moved / size).max(), np.abs((new - covariance) / np.outer(size, size)).max())
-        mean, covariance = mean + moved, new
-        if change < _SETTLED:
-            break
-    return mean, covariance
+    step = max(1, _NUMBERS // (8 * d * d))
+    for first in range(0, len(patterns), step):
+        own = regression(covariance, patterns[first : first + step].astype(np.float64))
+        maps = own.lift @ own.whiten
+        for p, (way, rows) in enumerate(zip(maps, members[first : first + step]), first):
+            if patterns[p].all():
+                continue
+            away = np.where(patterns[p], y[rows] - mean, 0)
+            found[rows] = np.where(patterns[p], y[rows], mean + away @ way.T)
+            hidden += share[rows].sum() * own.hidden[p - first]
+    return found, hidden

@@ -210,6 +210,8 @@ class GaussianMixture:
     def impute(self, x: Any, *, key: Any = None, as_frame: bool = False) -> Float[Any, "n d"]:
         """The points with a value in each missing cell: the one expected given the others, E[x_missing | x_known].
 
+        Outside jit, vmap and grad.
+
         Args:
             x: points (n, d) with missing cells; those that are known come back as they are.
             key: a JAX key or an int: values are then drawn given the known ones, first z and then x, so that they
@@ -225,6 +227,8 @@ class GaussianMixture:
             >>> mixture.impute([[2.0, None], [None, None]])
             array([[2., 2.], [0., 1.]])
         """
+        if is_traced(self, x):
+            raise ValueError("impute is for numbers, outside jit, vmap and grad")
         self._check_one()
         points = as_points(x, n_features=self.n_features, known=self.feature_names, missing=True)
         values, seen = points.values, ~np.isnan(points.values)
@@ -486,7 +490,8 @@ class GaussianMixture:
     def _each_seen(self, block: Callable[..., Array], points: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """The same of the cells that are seen, points last; whole rows are computed as ever."""
         whole = seen.all(axis=1)
-        some = density.OF_LOGITS[block](log_joint_of_seen(self, points[~whole], seen[~whole]))
+        with np.errstate(all="ignore"):  # as `evaluate` has it
+            some = density.OF_LOGITS[block](log_joint_of_seen(self, points[~whole], seen[~whole]))
         some = some.astype(points.dtype) if some.dtype.kind == "f" else some
         if not whole.any():
             return some

@@ -181,7 +181,7 @@ class Search:
             n_spurious=found.n_spurious,
             hold=self._hold,
             known_labels=self._given,
-            n_missing=int(np.isnan(self._x[self._weight > 0]).sum()),
+            n_missing=int(np.isnan(self._x).sum()),
         )
 
     def merge(self, other: Search) -> Search:

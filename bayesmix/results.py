@@ -69,7 +69,7 @@ class Fit:
         best_visited: stochastic EM: the mixture with the largest likelihood along the chain; no verdict is passed on
             it, so it may be a spurious one that the chain came through.
         known_labels: what `fit` was told of the clusters of the rows (n,), -1 where it was told nothing, or `None`.
-        n_missing: how many cells of the data were missing, of rows that count.
+        n_missing: how many cells of the data were missing.
         inertia: k-means: weighted sum of squared distances to the assigned centres, in squared data units.
         traces: as `objective`, of every start that differs from those before it, the winner among them; only the
             winner was taken to its end. Empty where nothing was kept, as in a cell of a search.

@@ -199,7 +199,7 @@ def _of_gaps(
 ) -> Statistics:
     """What the rows with missing cells add."""
     storage, row = mixture.covariance.storage, mixture.covariance.row
-    scatter = storage.sparse(scatter)
+    scatter = jnp.mean(scatter, axis=1) if storage.axes == 0 else scatter
     second = None
     if row.shared:
         second = jnp.sum(scatter + storage.outer(means) * per_cluster(count, storage.axes), axis=0)[None]
