@@ -153,8 +153,9 @@ def weak_prior(
         scale = trace(cov(x)) / d / k^(2/d)       diagonal and spherical storage
 
     Moving or rescaling the data moves and rescales the prior; for full storage each column by itself.
-    A weight counts repetitions. Of data with missing cells mean and covariance are those of the cells that are
-    known and of what these predict of the others (`missing.completed`). Below a total weight of two, where n - 1 vanishes, the divisor is half of it.
+    A weight counts repetitions. Below a total weight of two, where n - 1 vanishes, the divisor is half of it. Of data
+    with missing cells the moments are those of the known ones and of what these predict of the others
+    (`missing.completed`).
 
     Two repairs keep `scale` positive definite. A constant column says nothing of its own scale and takes
     the root mean square of the other columns' standard deviations (1 if every column is constant). Columns
