@@ -158,7 +158,8 @@ def merge_clusters(fit: Fit | GaussianMixture, x: Any, *, sample_weight: Any = N
         array([0, 1, 0])
     """
     mixture = mixture_of(fit)
-    r = mixture.responsibilities(as_points(x, n_features=mixture.n_features, known=mixture.feature_names))
+    points = as_points(x, n_features=mixture.n_features, known=mixture.feature_names)
+    r = mixture.responsibilities(points.values)
     weight = as_weights(sample_weight, r.shape[0])
     merges, gains, touched = _merge(np.array(r.T, np.float64, order="C"), weight)
     return MergeHierarchy(

@@ -519,7 +519,8 @@ def test_the_potential_is_that_of_the_known_cells(name):
     point = {site: 0.3 * rng.normal(size=a.shape[1:]) for site, a in shapes.items()}
     none = evidence._replace(observations=observe(problem.x, np.full(N, 1e-300), problem.structure))
     with double_precision():
-        value, slopes = jax.value_and_grad(lambda p: potential(story, evidence, p))(point)
+        energy = jax.jit(jax.value_and_grad(lambda p: potential(story, evidence, p)))
+        value, slopes = energy(point)
         prior = potential(story, none, point)  # rows that weigh nothing leave the prior
         drawn = to_numpy(realize(story, evidence, jax.tree.map(lambda a: a[None], point))[0])
         known = problem.units.leave(jax.tree.map(lambda a: a[0], drawn))
@@ -531,12 +532,12 @@ def test_the_potential_is_that_of_the_known_cells(name):
                 for h in (1e-5, -1e-5):
                     there = {one: a.copy() for one, a in point.items()}
                     there[site][i] += h
-                    ends.append(float(potential(story, evidence, there)))
+                    ends.append(float(energy(there)[0]))
                 assert float(slope[i]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["VVV", "EEE", "VII"])
+@pytest.mark.parametrize("name", ["VVV", "VII"])
 def test_gibbs_and_nuts_agree_about_missing_cells(name):
     x = np.concatenate(
         [holed(name, 0.4)[0][:40], 8 + holed(name, 0.4, key=6)[0][40:80]]
@@ -544,13 +545,13 @@ def test_gibbs_and_nuts_agree_about_missing_cells(name):
 
     def draws(method):
         tree = bm.sample_posterior(
-            bm.MixtureModel(2, name, "weak"), x, key=1, method=method, missing="at_random", n_draws=2000
+            bm.MixtureModel(2, name, "weak"), x, key=1, method=method, missing="at_random", n_draws=1000
         )
         first = np.argsort(tree["posterior"]["means"].values[..., 0], axis=-1)
         means = np.take_along_axis(tree["posterior"]["means"].values, first[..., None], axis=2)
         logs = np.log(np.linalg.det(tree["posterior"]["covariances"].values))
         parts = [means, np.take_along_axis(logs, first, axis=2), tree["sample_stats"]["lp"].values]
-        return np.concatenate([part.reshape(4, 2000, -1) for part in parts], axis=2)
+        return np.concatenate([part.reshape(4, 1000, -1) for part in parts], axis=2)
 
     (a, b), moments = (draws("gibbs"), draws("nuts")), (lambda v: v, np.square)
     for moment in moments:
